@@ -1,0 +1,19 @@
+"""The one way to refuse bad input: a `UserError` with one clear line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+  """A mistake in a config, path, dataset or checkpoint that the person running the job can mend.
+
+  The message is one line that says what is wrong, where, and what would be right. Programs print it as `error: ...` and
+  exit with status 2; every other exception keeps its traceback, because it is ours to mend.
+  """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """Ends an error line: ` (did you mean X?)` where a known name is close, else ` (known: A, B, C)`."""
+  known = sorted(known)
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+  return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
