@@ -1,0 +1,215 @@
+"""Resumable train state on disk: written in the background, whole or not at all, and checked before it is trusted.
+
+    checkpoints/STEP/                 Orbax's files, and
+    checkpoints/STEP/integrity.json   size and CRC-32 of every file, shape and dtype of every array
+    checkpoints/STEP.damaged/         set aside: a file was missing, truncated or changed
+
+Orbax copies the arrays off the devices and writes them in the background; when all processes are done, process 0 adds
+`integrity.json` and the folder is renamed into place. A folder of any other name was being written when the run ended,
+and does not count.
+"""
+
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from core import trees
+from core.errors import UserError
+
+_SEAL = "integrity.json"
+# Written by Orbax around the rename, and not needed to read the arrays.
+_NOT_SEALED = (_SEAL, "_CHECKPOINT_METADATA", "commit_success.txt")
+
+
+class Checkpoints:
+  """The checkpoints of one run.
+
+  Args:
+    folder: where they lie; made when the first is written.
+    keep_every: steps of which every multiple is kept for good; the newest two are always kept, so that there is one to
+      fall back to.
+    warn: called with one line when something is set aside or could not be written.
+  """
+
+  def __init__(self, folder: Path, *, keep_every: int | None = None, warn: Callable[[str], None] = print):
+    self._folder = Path(folder).absolute()
+    self._keep_every = keep_every
+    self._warn = warn
+    self._saving: int | None = None
+    self._contents: dict[str, Any] = {}
+    self._writer = ocp.AsyncCheckpointer(
+      # Floats barely compress, and trying costs the cores that training uses.
+      ocp.PyTreeCheckpointHandler(use_compression=False),
+      async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
+    )
+
+  def steps(self) -> list[int]:
+    """Steps of the finished checkpoints, ascending."""
+    return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
+
+  def newest_good(self) -> int | None:
+    """The newest checkpoint whose every byte is as written; damaged ones are set aside with one warning each.
+
+    All processes get the same answer: process 0 looks, the others hear.
+    """
+    step = -1
+    if jax.process_index() == 0:
+      self._remove_unfinished()
+      step = next((step for step in reversed(self.steps()) if not self._set_aside_if_damaged(step)), -1)
+    if jax.process_count() > 1:
+      step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+    return None if step < 0 else step
+
+  def newest_line(self) -> str:
+    """Words for a message: where the newest finished checkpoint is."""
+    steps = self.steps()
+    return f"the last good checkpoint is {self._folder / str(steps[-1])}" if steps else "there is no earlier checkpoint"
+
+  def restore(self, step: int, like: Any) -> Any:
+    """The state saved at `step`, on the shardings of `like` whatever mesh it was saved from.
+
+    Args:
+      step: one of `steps()`.
+      like: a tree of `jax.ShapeDtypeStruct` with shardings.
+
+    Raises:
+      UserError: the checkpoint is of another model or shape; the first arrays that differ are named.
+    """
+    self._check_arrays(step, like)
+    restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape), like)
+    path = self._folder / str(step)
+    return self._writer.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args))
+
+  def save(self, step: int, state: Any) -> float:
+    """Starts writing `state`, which may be donated as soon as this returns; gives the seconds it held the caller up."""
+    began = time.perf_counter()
+    self.wait()
+    path = self._folder / str(step)
+    self._saving = step
+    self._contents = {
+      "step": step,
+      "arrays": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in trees.flatten_with_names(state)},
+    }
+    try:
+      # Another process of the same run may be slower to look: `force` replaces what an earlier, killed run left there.
+      self._writer.save(path, args=ocp.args.PyTreeSave(state), force=True)
+    except OSError as error:
+      self._failed(error)
+    return time.perf_counter() - began
+
+  def wait(self) -> bool:
+    """Waits for the checkpoint being written, if any; False (after a warning) where it could not be written."""
+    try:
+      self._writer.wait_until_finished()
+    except Exception as error:  # Whatever the file system or TensorStore raised: the run can go on without it.
+      return self._failed(error)
+    written = self._saving is None or jax.process_index() != 0 or self._saving in self.steps()
+    self._saving = None
+    self._drop_old()
+    return written
+
+  def close(self) -> bool:
+    """Waits for the last write and ends the writer's threads; False where the last checkpoint could not be written."""
+    written = self.wait()
+    self._writer.close()
+    return written
+
+  def _failed(self, error: Exception) -> bool:
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    self._warn(f"warning: the checkpoint of step {self._saving} could not be written ({reason}); {self.newest_line()}")
+    self._saving = None
+    return False
+
+  def _seal(self) -> None:
+    """Runs in the background once all processes' files are complete, just before Orbax renames the folder."""
+    if jax.process_index() != 0:
+      return
+    (partial,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+    with (partial / _SEAL).open("w") as file:
+      json.dump(self._contents | {"files": _checksums(partial)}, file, indent=1)
+      file.flush()
+      os.fsync(file.fileno())
+
+  def _drop_old(self) -> None:
+    for step in self.steps()[:-2] if jax.process_index() == 0 else []:
+      if not (self._keep_every and step % self._keep_every == 0):
+        # Renamed first: a run killed half-way through the removal must not find half a checkpoint.
+        going = (self._folder / str(step)).rename(self._folder / f"{step}.old")
+        shutil.rmtree(going, ignore_errors=True)
+
+  def _remove_unfinished(self) -> None:
+    for path in self._folder.glob("*"):
+      if not path.name.isdigit() and path.suffix != ".damaged":
+        shutil.rmtree(path, ignore_errors=True)
+
+  def _set_aside_if_damaged(self, step: int) -> bool:
+    path = self._folder / str(step)
+    fault = _fault(path)
+    if fault is None:
+      return False
+    aside = path.with_name(f"{step}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    older = self.steps()
+    use = f"using {self._folder / str(older[-1])}" if older else "there is no earlier one: starting afresh"
+    self._warn(f"warning: checkpoint {path} is damaged ({fault}), set aside as {aside.name}; {use}")
+    return True
+
+  def _check_arrays(self, step: int, like: Any) -> None:
+    saved = json.loads((self._folder / str(step) / _SEAL).read_text())["arrays"]
+    wanted = {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in trees.flatten_with_names(like)}
+    lines = [
+      f"{name}: {_describe(saved.get(name))} in the checkpoint, {_describe(wanted.get(name))} in the model"
+      for name in sorted({*saved, *wanted})
+      if saved.get(name) != wanted.get(name)
+    ]
+    if lines:
+      more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+      raise UserError(f"checkpoint {self._folder / str(step)} is of another model: {'; '.join(lines[:3])}{more}")
+
+
+def _describe(array: list | None) -> str:
+  return "nothing" if array is None else f"{array[1]}{array[0]}"
+
+
+def _checksums(path: Path) -> dict[str, list[int]]:
+  """`{relative file: [bytes, CRC-32]}` of all files under `path` that the seal vouches for."""
+  files = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in _NOT_SEALED)
+  with ThreadPoolExecutor() as pool:  # zlib and file reads release the interpreter's lock.
+    return {str(file.relative_to(path)): crc for file, crc in zip(files, pool.map(_checksum, files))}
+
+
+def _checksum(file: Path) -> list[int]:
+  size, crc = 0, 0
+  with file.open("rb") as stream:
+    while block := stream.read(1 << 20):
+      size, crc = size + len(block), zlib.crc32(block, crc)
+  return [size, crc]
+
+
+def _fault(path: Path) -> str | None:
+  """What differs between the files under `path` and their seal, in a few words; None where all is well."""
+  try:
+    sealed = json.loads((path / _SEAL).read_text())["files"]
+  except (OSError, ValueError, KeyError):
+    return f"{_SEAL} is missing or unreadable"
+  found = _checksums(path)
+  for name, (size, crc) in sealed.items():
+    if name not in found:
+      return f"{name} is missing"
+    if found[name][0] != size:
+      return f"{name} has {found[name][0]:,} of {size:,} bytes"
+    if found[name][1] != crc:
+      return f"{name} has changed"
+  return None

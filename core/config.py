@@ -1,0 +1,194 @@
+"""Configs: a Python file whose `get_config(arg)` returns the run's table of hyper-parameters, plus overrides.
+
+    --config=projects/vit/configs/digits.py:runlocal,variant=Ti/16 --config.lr=3e-4 --config.input.batch_size=64
+
+What stands behind the colon is the config's own short arguments (`parse_arg`); `--config.KEY=VALUE` then changes any
+single entry. A config is a `ml_collections.ConfigDict` of plain values, so it can be saved as JSON and compared.
+"""
+
+import ast
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from core import durations
+from core.errors import UserError, nearest
+
+# Every top-level key of a config, and the types its value may have.
+KEYS: dict[str, tuple[type, ...]] = {
+  "seed": (int,),  # Seeds the parameters, the order of the data, augmentation, dropout and mixup.
+  "total": (int, float),  # Length of training, a duration: total_{steps,examples,epochs}.
+  "num_classes": (int,),
+  "loss": (str,),  # A function of core.training.losses.
+  "input": (Mapping,),  # data, pp, batch_size, ...: see core.data.pipeline.
+  "model_name": (str,),  # A module of core.models.
+  "model": (Mapping,),  # Options of that model.
+  "model_init": (str,),  # Weights to start from: PATH.npz[:subtree].
+  "model_load": (Mapping,),  # Options of the model's `load`: dont_load, ...
+  "optax_name": (str,),
+  "optax": (Mapping,),
+  "init_head_bias": (int, float),  # Initial bias of the classifier.
+  "lr": (int, float),
+  "lr_mults": (list, tuple),  # [(regex, multiplier)].
+  "wd": (int, float),  # Decoupled weight decay, not multiplied by lr.
+  "wd_mults": (list, tuple),
+  "grad_clip_norm": (int, float),
+  "grad_accum_steps": (int,),  # Splits each batch into this many parts, one after the other.
+  "schedule": (Mapping, list, tuple),  # One schedule, or [(regex, schedule or None = frozen)].
+  "mixup": (Mapping,),  # p: the Beta distribution's parameter.
+  "evals": (Mapping,),
+  "log_training": (int, float),  # A duration, as are the next two.
+  "ckpt": (int, float),
+  "keep_ckpt": (int, float),
+  "mesh": (list, tuple),  # [(axis name, size or -1 for the rest)].
+  "sharding_strategy": (list, tuple),  # [(parameter regex, how)].
+  "sharding_rules": (list, tuple),  # [(logical axis, mesh axes)].
+  "profile_steps": (list, tuple),  # (first, last) step of a profiler trace.
+}
+_DURATIONS = {"total", "log_training", "ckpt", "keep_ckpt"}
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+  """Reads a config's own arguments, `"runlocal,variant=B/16"`, each of the type of its default.
+
+  Args:
+    arg: what stood behind the colon of `--config=FILE.py:ARG`; a bare name sets a flag to True.
+    **defaults: every argument that the config has, with its default value.
+
+  Raises:
+    UserError: an unknown argument or a value of the wrong type.
+  """
+  values = dict(defaults)
+  for part in filter(None, (arg or "").split(",")):
+    name, _, text = part.partition("=")
+    if name not in defaults:
+      raise UserError(f"config argument {name!r} is unknown{nearest(name, defaults)}")
+    values[name] = _as_type(f"config argument {name}", text or "True", defaults[name])
+  return ConfigDict(values)
+
+
+def choose(name: str, value: str, table: Mapping[str, Any]) -> Any:
+  """`table[value]` for a config's argument `name`.
+
+  Raises:
+    UserError: the table has no such entry.
+  """
+  if value not in table:
+    raise UserError(f"config argument {name}={value!r} is unknown{nearest(value, table)}")
+  return table[value]
+
+
+def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
+  """The config of `spec = "FILE.py[:arg]"` with `overrides = [("lr", "0.1"), ...]` applied, checked and locked.
+
+  Raises:
+    UserError: no such file, no `get_config` in it, or an entry that `validate` refuses.
+  """
+  file, _, arg = spec.partition(":")
+  if not Path(file).is_file():
+    raise UserError(f"config: no file {file!r}")
+  module_spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+  if module_spec is None or module_spec.loader is None:
+    raise UserError(f"config: {file!r} is not a Python file")
+  module = importlib.util.module_from_spec(module_spec)
+  module_spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise UserError(f"config: {file!r} has no function get_config(arg)")
+  config = ConfigDict(module.get_config(arg or None))
+  config.unlock()
+  for key, text in overrides:
+    _override(config, key, text)
+  validate(config)
+  return config.lock()
+
+
+def validate(config: ConfigDict) -> None:
+  """Refuses unknown top-level keys and values of the wrong type; what is inside is checked by whom it is for."""
+  known = [f"{key}_{unit}" for key in _DURATIONS for unit in durations.UNITS] + [k for k in KEYS if k not in _DURATIONS]
+  for key, value in config.items():
+    if key not in known:
+      raise UserError(f"config.{key} is not a key of a config{nearest(key, known)}")
+    types = KEYS[key.rpartition("_")[0] if key not in KEYS else key]
+    types = (*types, Mapping) if types == (Mapping,) else types
+    if value is not None and (not isinstance(value, (*types, ConfigDict) if Mapping in types else types)):
+      raise UserError(f"config.{key} must be {_type_names(types)}, got {value!r}")
+    if isinstance(value, bool) and bool not in types:
+      raise UserError(f"config.{key} must be {_type_names(types)}, got {value!r}")
+
+
+def to_json(config: ConfigDict) -> str:
+  """The config as indented JSON, keys sorted: what a workdir keeps to know its config again."""
+  return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True)
+
+
+def differences(a: Any, b: Any, prefix: str = "config") -> list[str]:
+  """Lines `"config.lr: 0.1 there, 0.2 here"` for all that differs between two configs read from JSON."""
+  if isinstance(a, dict) and isinstance(b, dict):
+    missing = object()
+    lines = []
+    for key in sorted({*a, *b}):
+      left, right = a.get(key, missing), b.get(key, missing)
+      if left is missing or right is missing:
+        here = "only there" if right is missing else "only here"
+        lines.append(f"{prefix}.{key}: {here}")
+      else:
+        lines.extend(differences(left, right, f"{prefix}.{key}"))
+    return lines
+  return [] if a == b else [f"{prefix}: {a!r} there, {b!r} here"]
+
+
+def _override(config: ConfigDict, key: str, text: str) -> None:
+  *folders, last = key.split(".")
+  node = config
+  for depth, folder in enumerate(folders):
+    where = ".".join(["config", *folders[: depth + 1]])
+    if folder not in node:
+      if depth == 0 and folder not in KEYS:
+        raise UserError(f"{where} is not a key of a config{nearest(folder, {*KEYS, *config})}")
+      node[folder] = ConfigDict()
+    node = node[folder]
+    if not isinstance(node, ConfigDict):
+      raise UserError(f"{where} is {node!r}: it has no entry {last!r} to set")
+  if last in node:
+    node[last] = _as_type(f"config.{key}", text, node[last])
+    return
+  stem, _, unit = last.rpartition("_")
+  if unit in durations.UNITS:  # The same duration in another unit takes the place of the old one.
+    for other in durations.UNITS:
+      if f"{stem}_{other}" in node:
+        del node[f"{stem}_{other}"]
+  node[last] = _literal(text)
+
+
+def _literal(text: str) -> Any:
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def _as_type(where: str, text: str, old: Any) -> Any:
+  """`text` as a value of the type of `old`; an int where a float stood is a float."""
+  value = text if isinstance(old, str) else _literal(text)
+  if old is None or value is None:
+    return value
+  if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if isinstance(old, list | tuple) and isinstance(value, list | tuple):
+    return type(old)(value)
+  if isinstance(old, ConfigDict) and isinstance(value, dict):
+    return ConfigDict(value)
+  if type(value) is not type(old):
+    example = f" like {old!r}" if isinstance(old, int | float | str) else ""
+    raise UserError(f"{where} must be {_type_names((type(old),))}{example}, got {text!r}")
+  return value
+
+
+def _type_names(types: Iterable[type]) -> str:
+  words = {int: "an integer", float: "a number", str: "a string", bool: "True or False", Mapping: "a dict", ConfigDict: "a dict"}
+  names = [words.get(t, f"a {t.__name__}") for t in types]
+  return " or ".join(n for n in names if not (n == "an integer" and "a number" in names))

@@ -1,0 +1,186 @@
+"""The command line of every trainer: `train --config=FILE.py[:args] [--config.KEY=VALUE ...] [--workdir=DIR]`."""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from core import config as config_lib
+from core.errors import UserError, nearest
+
+_USAGE = """\
+usage: train [--config=FILE.py[:ARGS]] [--config.KEY=VALUE ...] [--workdir=DIR] [options]
+
+  --config=FILE.py:ARGS   the run's hyper-parameters; a bare NAME is one of this project's configs:
+                          {configs}
+  --config.KEY=VALUE      change one of them, e.g. --config.lr=3e-4 --config.input.batch_size=64
+  --workdir=DIR           where the run's results lie; start again with the same to resume (default: runs/...)
+
+  --cpu_devices=N         pretend that this machine's CPU is N devices
+  --cache_dir=DIR         compiled programs, shared by runs (default: .jax_cache beside the workdir)
+  --coordinator=HOST:PORT --process_id=I --processes=N
+                          one of N processes that train one job together, each started with its own I
+"""
+_FLAGS = ("config", "workdir", "cpu_devices", "cache_dir", "coordinator", "process_id", "processes", "help")
+
+EXIT_USER_ERROR = 2
+EXIT_NON_FINITE = 3
+EXIT_LOST_PROCESS = 4
+
+
+def main(
+  make_task: Callable[[ConfigDict], object], *, project: Path, default: str, argv: Sequence[str] | None = None
+) -> None:
+  """Runs a trainer from its command line and exits; every expected failure is one line and its own exit status.
+
+  Args:
+    make_task: the project's task for a config.
+    project: the project's folder, where `configs/` is.
+    default: name of the config used when none is given.
+    argv: arguments; those of the process by default.
+  """
+  _quiet()
+  status = 1
+  try:
+    status = _train(make_task, project, default, sys.argv[1:] if argv is None else argv)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    status = EXIT_USER_ERROR
+  sys.stdout.flush()
+  sys.exit(status)
+
+
+def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]) -> int:
+  flags, overrides = _parse(argv)
+  configs = sorted(path.stem for path in (project / "configs").glob("*.py") if not path.stem.endswith("_test"))
+  if "help" in flags:
+    print(_USAGE.format(configs=", ".join(configs)))
+    return 0
+  spec = _config_spec(flags.get("config", default), project, configs)
+  config = config_lib.load(spec, overrides)
+  name = Path(spec.partition(":")[0]).stem
+  workdir = _from_here(flags.get("workdir") or f"runs/{project.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+  _start_jax(flags, workdir)
+
+  import jax  # Only now: its platform and devices are settled by the flags.
+
+  from core.training import loop, preemption
+
+  try:
+    loop.run(make_task(config), config, workdir, title=f"{project.name} {name}")
+  except preemption.Preempted as stop:
+    print(f"{stop}: --config={flags.get('config', default)} --workdir={workdir}", file=sys.stderr)
+    return preemption.EXIT_CODE
+  except loop.NonFiniteLoss as error:
+    print(f"error: {error}", file=sys.stderr)
+    return EXIT_NON_FINITE
+  except OSError as error:
+    print(f"error: {error}; run: {workdir}", file=sys.stderr)
+    return 1
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    _leave_lost_job(error, workdir)
+  return 0
+
+
+def _parse(argv: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+  """Splits the arguments into flags and config overrides; `--flag value` and `--flag=value` both do."""
+  flags: dict[str, str] = {}
+  overrides: list[tuple[str, str]] = []
+  rest = list(argv)
+  while rest:
+    word = rest.pop(0)
+    if word in ("-h", "--help"):
+      return {"help": ""}, []
+    name, equals, value = word.removeprefix("--").partition("=")
+    if not word.startswith("--"):
+      raise UserError(f"argument {word!r} is not a flag; flags begin with --")
+    if not equals:
+      if not rest:
+        raise UserError(f"flag --{name} needs a value: --{name}=...")
+      value = rest.pop(0)
+    if name.startswith("config."):
+      overrides.append((name.removeprefix("config."), value))
+    elif name in _FLAGS:
+      flags[name] = value
+    else:
+      raise UserError(f"flag --{name} is unknown{nearest(name, _FLAGS)}")
+  return flags, overrides
+
+
+def _config_spec(spec: str, project: Path, configs: Sequence[str]) -> str:
+  """Finds the config's file: a path from where the person stands or from the checkout, or a name in the project."""
+  file, colon, arg = spec.partition(":")
+  if not file.endswith(".py"):
+    if file not in configs:
+      raise UserError(f"config: {project.name} has no config {file!r}{nearest(file, configs)}; or give a FILE.py")
+    return f"{project / 'configs' / file}.py{colon}{arg}"
+  for path in (_from_here(file), project.parent.parent / file):
+    if path.is_file():
+      return f"{path}{colon}{arg}"
+  raise UserError(f"config: no file {file!r}; {project.name} has: {', '.join(configs)}")
+
+
+def _from_here(path: str) -> Path:
+  """`path` as seen from the folder in which the person typed the command, which Bazel tells."""
+  return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), Path(path).expanduser()).absolute()
+
+
+def _start_jax(flags: dict[str, str], workdir: Path) -> None:
+  """Settles devices, processes and the compilation cache; nothing of JAX has been used before."""
+  import jax
+
+  if "cpu_devices" in flags:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", _int(flags, "cpu_devices"))
+  cache = _from_here(flags["cache_dir"]) if "cache_dir" in flags else workdir.parent / ".jax_cache"
+  jax.config.update("jax_compilation_cache_dir", str(cache))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  if "coordinator" not in flags:
+    return
+  jax.config.update("jax_enable_preemption_service", True)
+  try:
+    jax.distributed.initialize(
+      flags["coordinator"],
+      _int(flags, "processes"),
+      _int(flags, "process_id"),
+      initialization_timeout=60,
+      heartbeat_timeout_seconds=20,
+    )
+  except (RuntimeError, ValueError) as error:
+    reason = str(error).splitlines()[0]
+    raise UserError(f"could not join the other processes at {flags['coordinator']}: {reason}") from error
+
+
+def _int(flags: dict[str, str], name: str) -> int:
+  if not flags.get(name, "").isdigit():
+    raise UserError(f"flag --{name} must be a whole number, got {flags.get(name)!r}")
+  return int(flags[name])
+
+
+def _leave_lost_job(error: Exception, workdir: Path) -> None:
+  """Ends at once: an orderly exit would wait for the process that is gone."""
+  reason = str(error).splitlines()[0][:200]
+  print(
+    f"error: another process of this job is gone ({reason}); start all again with --workdir={workdir} to resume",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(EXIT_LOST_PROCESS)
+
+
+def _quiet() -> None:
+  """Keeps the libraries' own chatter off the screen; errors still show."""
+  import logging
+
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  logging.getLogger("jax").setLevel(logging.ERROR)
+  logging.getLogger("orbax").setLevel(logging.ERROR)
+  warnings.filterwarnings("ignore", module="(tensorflow|tensorflow_datasets|orbax|flax|keras)")

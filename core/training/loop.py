@@ -1,0 +1,263 @@
+"""The one training loop. It reads top to bottom; a project that outgrows it can copy this file and change a line."""
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from core import durations, sharding
+from core.checkpoint import pretrained
+from core.checkpoint.state import Checkpoints
+from core.data import feed, pipeline
+from core.errors import UserError
+from core.evaluators import registry as evaluators
+from core.optim import optimizer
+from core.training import metrics, profiling, progress, provenance
+from core.training.preemption import Preempted, Preemption
+from core.training.state import TrainState, step_rng
+from core.training.step import make_update
+from core.training.task import Task
+
+
+class NonFiniteLoss(Exception):
+  """The loss or its gradient became NaN or infinite; the newest checkpoint is from before."""
+
+
+def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> dict[str, float]:
+  """Trains `task` as `config` says, from the newest checkpoint in `workdir` if there is one, to the end.
+
+  Args:
+    task: the project's idea.
+    config: the hyper-parameters; see `core.config.KEYS`.
+    workdir: where everything the run leaves behind lies, and where a stopped run is found again.
+    title: names the run in its first line.
+
+  Returns:
+    The results of the last evaluation, `{"val/prec@1": ...}`.
+
+  Raises:
+    UserError: a mistake in the config, data, weights or checkpoint, before the first step.
+    Preempted: the run was asked to stop, and can be started again.
+    NonFiniteLoss: training diverged.
+  """
+  first = jax.process_index() == 0
+  out = progress.default_stream(first)
+  provenance.claim_workdir(workdir, config)
+
+  # Where things live, and how long the run is.
+  mesh = sharding.make_mesh(config.get("mesh", [("data", -1)]))
+  batch_sharding = sharding.batch_sharding(mesh, config.get("sharding_rules", ()))
+  sharding.check_batch_size(config.input.batch_size, batch_sharding, "config.input.batch_size")
+  plan = _plan(config)
+
+  # Where it stands.
+  warn = lambda line: print(line, file=sys.stderr, flush=True)
+  saved = Checkpoints(workdir / "checkpoints", keep_every=plan.keep_ckpt, warn=warn)
+  start = saved.newest_good() or 0
+  data = pipeline.train_batches(
+    config.input,
+    seed=config.get("seed", 0),
+    start_step=start,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  batches = feed.to_devices(data, batch_sharding)
+  with contextlib.ExitStack() as closing:
+    closing.callback(saved.close)
+    closing.callback(batches.close)
+    batch = next(batches)
+
+    # The state: its shapes first, so that whatever does not fit is refused before anything is computed.
+    shapes, tx, schedules = _abstract_state(task, config, plan, mesh, batch)
+    if start > plan.total:
+      raise UserError(f"workdir {workdir} is at step {start:,}, past the {plan.total:,} steps of this config")
+    evals = {
+      name: evaluators.make(name, eval_config, predict=task.predict, sharding=batch_sharding)
+      for name, eval_config in config.get("evals", {}).items()
+    }
+    state = saved.restore(start, shapes) if start else _fresh_state(task, config, shapes, tx, batch)
+
+    log = metrics.MetricsLog(workdir / "metrics.jsonl", resume_step=start, writes=first)
+    closing.callback(log.close)
+    if first:
+      provenance.record_run(workdir, start_step=start)
+    show = progress.Progress(
+      total_steps=plan.total,
+      start_step=start,
+      batch_size=config.input.batch_size,
+      steps_per_epoch=data.num_examples / config.input.batch_size,
+      stream=out,
+    )
+    _introduce(show, title, config, plan, mesh, state, data, workdir, start)
+
+    # Compiled once, for these shapes and shardings: anything else is an error rather than a second compilation.
+    began = time.perf_counter()
+    update = make_update(task, tx, seed=config.get("seed", 0), accumulate=config.get("grad_accum_steps", 1))
+    out_shardings = (jax.tree.map(lambda x: x.sharding, shapes), sharding.replicated(mesh))
+    update = jax.jit(update, donate_argnums=0, out_shardings=out_shardings).lower(state, batch).compile()
+    show.say(f"compiled in {time.perf_counter() - began:.1f} s")
+    show.paused(time.perf_counter() - began)
+
+    preemption = closing.enter_context(Preemption())
+    trace = closing.enter_context(profiling.Trace(config.get("profile_steps"), workdir / "profile"))
+    pending: dict[int, Mapping[str, jax.Array]] = {}
+    results: dict[str, float] = {}
+
+    def settle(through: int) -> None:
+      """Fetches the metrics of all steps up to `through`, refuses what is not finite, logs what is due."""
+      fetched = jax.device_get({step: pending.pop(step) for step in sorted(pending) if step <= through})
+      for step, values in fetched.items():
+        if fault := metrics.first_non_finite(values):
+          raise NonFiniteLoss(f"{fault} at step {step:,}; {saved.newest_line()}")
+        if plan.logs(step):
+          log.write(
+            step, {**values, **_rates(config, schedules, step), **show.log(step, float(values["training_loss"]))}
+          )
+
+    def evaluate(step: int) -> None:
+      """Runs the evaluations due at `step` that are not in the log yet; leaves off when the run is to stop."""
+      for name, evaluator in evals.items():
+        if not plan.evaluates(name, step):
+          continue
+        found = {key: value for key, value in log.at(step).items() if key.startswith(f"{name}/")}
+        if not found:
+          began = time.perf_counter()
+          values = evaluator.run(state, interrupted=preemption.requested)
+          if values is None:
+            return
+          found = {f"{name}/{key}": value for key, value in values.items()}
+          seconds = time.perf_counter() - began
+          log.write(step, {**found, f"time/{name}_seconds": seconds})
+          show.evaluated(step, found, seconds)
+        results.update(found)
+
+    evaluate(start)  # Left to do if the run was stopped between a step and its evaluation.
+    step, stopping = start, False
+    for step in range(start + 1, plan.total + 1):
+      trace.before(step)
+      with jax.transfer_guard("disallow"):
+        state, pending[step] = update(state, batch)
+        batch = next(batches) if step < plan.total else None
+      # The host runs one step ahead of the device and no more: the device never waits for it, nor do batches pile up.
+      jax.block_until_ready(pending.get(step - 1))
+      trace.after(step, state)
+      if plan.logs(step - 1):
+        settle(step - 1)
+      if plan.evaluates_any(step) or plan.saves(step):
+        settle(step)
+        evaluate(step)
+      stopping = preemption.agreed(step)
+      if stopping or plan.saves(step):
+        settle(step)
+        show.paused(saved.save(step, state))
+      if stopping:
+        break
+      show.tick(step)
+
+    if not saved.close():
+      raise OSError(f"the last checkpoint could not be written to {workdir / 'checkpoints'}")
+    if stopping and step < plan.total:
+      raise Preempted(step)
+    if first:
+      pretrained.save_params(workdir / "params.npz", jax.device_get(state.params))
+    show.say(f"done: results in {workdir}")
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """When things happen, in steps."""
+
+  total: int
+  log_training: int
+  ckpt: int
+  keep_ckpt: int | None
+  evals: Mapping[str, int]
+  sched_kw: Mapping[str, Any]
+
+  def logs(self, step: int) -> bool:
+    return step == 1 or step == self.total or (step > 0 and step % self.log_training == 0)
+
+  def saves(self, step: int) -> bool:
+    return step % self.ckpt == 0 or step == self.total
+
+  def evaluates(self, name: str, step: int) -> bool:
+    return step > 0 and (step % self.evals[name] == 0 or step == self.total)
+
+  def evaluates_any(self, step: int) -> bool:
+    return any(self.evaluates(name, step) for name in self.evals)
+
+
+def _plan(config: ConfigDict) -> Plan:
+  data_size, batch_size = pipeline.dataset_size(config.input), config.input.batch_size
+  total = durations.steps("total", config, data_size=data_size, batch_size=batch_size)
+  if not total:
+    raise UserError("config: the length of training is missing: set total_epochs, total_steps or total_examples")
+  known = dict(total_steps=total, batch_size=batch_size, data_size=data_size)
+  every = lambda name, where, default: max(1, durations.steps(name, where, default=default, **known))
+  return Plan(
+    total=total,
+    log_training=every("log_training", config, 50),
+    ckpt=every("ckpt", config, 1_000),
+    keep_ckpt=durations.steps("keep_ckpt", config, **known),
+    evals={name: every("log", e, total) for name, e in config.get("evals", {}).items()},
+    sched_kw=known,
+  )
+
+
+def _abstract_state(
+  task: Task, config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, batch: Mapping[str, jax.Array]
+) -> tuple[TrainState, optax.GradientTransformation, list[Callable]]:
+  """The train state as shapes with shardings, the optimizer, and its schedules."""
+  params = jax.eval_shape(lambda rng, batch: task.init(rng, batch)["params"], jax.random.key(0), batch)
+  tx, schedules = optimizer.make(config, params, sched_kw=plan.sched_kw)
+  state = jax.eval_shape(lambda params: TrainState.create(params, tx.init(params)), params)
+  of_params = sharding.params_shardings(params, mesh, config.get("sharding_strategy", ()))
+  of_state = sharding.follow_params(state, params, of_params)
+  with_sharding = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+  return jax.tree.map(with_sharding, state, of_state), tx, schedules
+
+
+def _fresh_state(
+  task: Task, config: ConfigDict, shapes: TrainState, tx: optax.GradientTransformation, batch: Mapping[str, jax.Array]
+) -> TrainState:
+  """The state before the first step, each array made where it is to live."""
+  where = jax.tree.map(lambda x: x.sharding, shapes)
+  init = jax.jit(lambda rng, batch: task.init(rng, batch)["params"], out_shardings=where.params)
+  params = init(step_rng(config.get("seed", 0), 0, stream=1), batch)
+  params = jax.device_put(task.load(params), where.params)
+  return jax.jit(lambda params: TrainState.create(params, tx.init(params)), out_shardings=where, donate_argnums=0)(
+    params
+  )
+
+
+def _rates(config: ConfigDict, schedules: list[Callable], step: int) -> dict[str, float]:
+  """The learning rate at which `step` was taken, one for each schedule."""
+  return {f"lr{i or ''}": config.get("lr", 1.0) * float(schedule(step - 1)) for i, schedule in enumerate(schedules)}
+
+
+def _introduce(show, title, config, plan, mesh, state, data, workdir, start) -> None:
+  """What will run on what, in a few lines."""
+  devices = mesh.devices.flat
+  count = sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state.params))
+  model = f"{config.get('model_name', 'model')} {config.get('model', {}).get('variant', '')}".strip()
+  processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+  epochs = plan.total * config.input.batch_size / data.num_examples
+  source = config.input.data
+  named = " ".join(str(source[key]) for key in ("name", "path", "split") if key in source) or ", ".join(source)
+  rows = {
+    "model": f"{model}, {count:,} parameters",
+    "device": f"{len(devices)} x {devices[0].device_kind}{processes}, mesh {dict(mesh.shape)}",
+    "data": f"{named}: {data.num_examples:,} examples, batch {config.input.batch_size:,}",
+    "train": f"{plan.total:,} steps, {epochs:.4g} epochs",
+    "run": f"{workdir}" + (f", resumed after step {start:,}" if start else ""),
+  }
+  show.say(f"{title}\n{progress.table(rows)}")

@@ -1,0 +1,106 @@
+"""What a person sees of a run: a few lines at its start, a live line as it trains, where the results are at its end."""
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+
+class Progress:
+  """Prints a run's progress: a line that redraws itself on a terminal, plain lines elsewhere.
+
+  Args:
+    total_steps: length of the run.
+    start_step: steps already taken.
+    batch_size: examples a step.
+    steps_per_epoch: may be fractional.
+    stream: where to print; None prints nothing (processes other than the first).
+  """
+
+  def __init__(
+    self, *, total_steps: int, start_step: int, batch_size: int, steps_per_epoch: float, stream: TextIO | None
+  ):
+    self._total, self._batch, self._per_epoch = total_steps, batch_size, steps_per_epoch
+    self._stream = stream
+    self._live = stream is not None and stream.isatty()
+    self._mark = (time.perf_counter(), start_step)
+    self._rate = 0.0
+    self._drawn = 0.0
+    self._loss: float | None = None
+    self._last_eval = ""
+
+  def say(self, text: str) -> None:
+    """Prints one line for good, above the live line."""
+    if self._stream is not None:
+      print(("\r\x1b[K" if self._live else "") + text, file=self._stream, flush=True)
+
+  def tick(self, step: int) -> None:
+    """Call after every step: redraws the live line a few times a second."""
+    now = time.perf_counter()
+    if self._live and now - self._drawn > 0.2:
+      self._drawn = now
+      line = f"{self._line(step)}{self._last_eval}"
+      width = shutil.get_terminal_size().columns - 1
+      print("\r\x1b[K" + line[:width], end="", file=self._stream, flush=True)
+
+  def log(self, step: int, loss: float) -> dict[str, float]:
+    """Call at every logged step; returns the timings to log beside the metrics."""
+    now = time.perf_counter()
+    since, from_step = self._mark
+    seconds = (now - since) / max(step - from_step, 1)
+    self._rate, self._mark, self._loss = seconds, (now, step), loss
+    if self._live:
+      self.tick(step)
+    else:
+      self.say(self._line(step))
+    return {"time/step_seconds": seconds, "time/images_per_second": self._batch / seconds}
+
+  def evaluated(self, step: int, results: Mapping[str, float], seconds: float) -> None:
+    """Prints an evaluation's results; its time does not count as training."""
+    since, from_step = self._mark
+    self._mark = (since + seconds, from_step)
+    text = "  ".join(f"{name} {format_metric(name, value)}" for name, value in results.items())
+    self._last_eval = "".join(
+      f"  {name} {format_metric(name, value)}" for name, value in results.items() if not name.endswith("loss")
+    )
+    self.say(f"step {step:,}: {text}  ({seconds:.1f} s)")
+
+  def paused(self, seconds: float) -> None:
+    """Time that is not training (a checkpoint's copy, say) and must not count in images/s."""
+    since, from_step = self._mark
+    self._mark = (since + seconds, from_step)
+
+  def _line(self, step: int) -> str:
+    parts = [f"step {step:,}/{self._total:,}"]
+    if self._loss is not None:
+      parts.append(f"loss {self._loss:.4f}")
+    if self._rate:
+      parts.append(f"{self._batch / self._rate:,.0f} images/s")
+    parts.append(f"epoch {step / self._per_epoch:.1f}")
+    if self._rate:
+      parts.append(f"{duration((self._total - step) * self._rate)} left")
+    return "  ".join(parts)
+
+
+def format_metric(name: str, value: Any) -> str:
+  """Accuracies as percent, all else with four digits."""
+  return f"{value:.2%}" if "prec@" in name or "acc" in name else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+  """`75 -> "1:15"`, `3_700 -> "1:01:40"`."""
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def table(rows: Mapping[str, str]) -> str:
+  """Lines `  key    value` with the values aligned."""
+  width = max(map(len, rows), default=0)
+  return "\n".join(f"  {key:<{width}}  {value}" for key, value in rows.items())
+
+
+def default_stream(is_first_process: bool) -> TextIO | None:
+  """Standard output for the first process, nothing for the others."""
+  return sys.stdout if is_first_process else None

@@ -1,0 +1,95 @@
+"""`config.json` and `run.json`: enough to say later what ran, and to refuse a workdir that belongs to another run."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from core import config as config_lib
+from core.errors import UserError
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "tensorflow-datasets")
+
+
+def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+  """Makes `workdir` this config's own, by its `config.json`.
+
+  Raises:
+    UserError: the folder cannot be written, or it was made by another config; nothing in it is changed then.
+  """
+  path = workdir / "config.json"
+  text = config_lib.to_json(config)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+      lines = config_lib.differences(json.loads(path.read_text()), json.loads(text))
+      if lines:
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise UserError(f"workdir {workdir} was made by another config ({'; '.join(lines[:3])}{more}); choose another")
+      return
+    partial = path.with_name(f"config.json.{os.getpid()}")
+    partial.write_text(text + "\n")
+    partial.rename(path)
+  except OSError as error:
+    raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+  except ValueError as error:
+    raise UserError(f"workdir {workdir}: config.json is not JSON; choose another workdir") from error
+
+
+def record_run(workdir: Path, *, start_step: int) -> None:
+  """Appends this start of the run to `run.json`: command line, commit, digest of the lock, versions, devices."""
+  path = workdir / "run.json"
+  starts = json.loads(path.read_text()) if path.exists() else []
+  starts.append({"start_step": start_step, **describe()})
+  partial = path.with_name("run.json.partial")
+  partial.write_text(json.dumps(starts, indent=2) + "\n")
+  partial.rename(path)
+
+
+def describe() -> dict[str, Any]:
+  """What runs here: command line, commit, lock, versions and devices."""
+  devices = jax.devices()
+  return {
+    "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    "commit": _commit(),
+    "lock_sha256": _lock_digest(),
+    "python": platform.python_version(),
+    "versions": {name: _version(name) for name in _PACKAGES},
+    "devices": {"count": len(devices), "kind": devices[0].device_kind, "processes": jax.process_count()},
+    "host": platform.platform(),
+  }
+
+
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+def _commit() -> str | None:
+  """The commit of the checkout the run was started from, with `+changes` where files differ from it."""
+  folder = os.environ.get("BUILD_WORKSPACE_DIRECTORY", str(Path(__file__).resolve().parent))
+
+  def git(*args: str) -> str:
+    return subprocess.run(["git", "-C", folder, *args], capture_output=True, text=True, check=True).stdout.strip()
+
+  try:
+    return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def _lock_digest() -> str | None:
+  """SHA-256 of the lock that the program's packages were installed from."""
+  main = getattr(sys.modules["__main__"], "__file__", None)
+  locks = sorted(Path(main).parent.glob("requirements*.lock")) if main else []
+  return hashlib.sha256(locks[0].read_bytes()).hexdigest() if locks else None

@@ -1,0 +1,73 @@
+"""One optimizer step as a pure function of state and batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from core.training.state import TrainState, step_rng
+from core.training.task import Batch, Task
+
+Metrics = dict[str, jax.Array]
+
+
+def make_update(
+  task: Task, tx: optax.GradientTransformation, *, seed: int, accumulate: int = 1
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """`update(state, batch) -> (state, metrics)`: the task's own step if it has one, else plain gradient descent by `tx`.
+
+  Args:
+    task: gives the loss.
+    tx: the optimizer.
+    seed: the run's seed; the step's key is a function of it and of `state.step`.
+    accumulate: number of parts into which a batch is split to save memory; the gradient is their mean.
+  """
+  step = task.update or gradient_update(task, accumulate)
+
+  def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    return step(state, batch, step_rng(seed, state.step), tx)
+
+  return update
+
+
+def gradient_update(task: Task, accumulate: int = 1) -> Callable[..., tuple[TrainState, Metrics]]:
+  """The plain step: gradient of the task's loss, optimizer, new parameters.
+
+  The metrics hold the loss and the global L2 norms of gradients, updates and new parameters.
+  """
+
+  def update(
+    state: TrainState, batch: Batch, rng: jax.Array, tx: optax.GradientTransformation
+  ) -> tuple[TrainState, Metrics]:
+    (loss, metrics), grads = loss_and_grads(task, state.params, batch, rng, accumulate)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    norms = {"l2_grads": grads, "l2_updates": updates, "l2_params": params}
+    metrics = {"training_loss": loss, **{k: optax.tree.norm(v) for k, v in norms.items()}, **metrics}
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+  return update
+
+
+def loss_and_grads(
+  task: Task, params: Any, batch: Batch, rng: jax.Array, accumulate: int = 1
+) -> tuple[tuple[jax.Array, Metrics], Any]:
+  """`((loss, metrics), gradients)` of the batch's mean loss, computed in `accumulate` parts one after the other."""
+  value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
+  if accumulate == 1:
+    return value_and_grad(params, batch, rng)
+
+  def split(x: jax.Array) -> jax.Array:
+    # Part i takes examples i, i + n, i + 2n, ...: the batch stays split over the same devices within each part.
+    return jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
+
+  def add_part(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+    return jax.tree.map(jnp.add, total, value_and_grad(params, *part)), None
+
+  parts = (jax.tree.map(split, batch), jax.random.split(rng, accumulate))
+  first = jax.tree.map(lambda x: x[0], parts)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, params, *first))
+  total, _ = jax.lax.scan(add_part, zeros, parts)
+  return jax.tree.map(lambda x: x / accumulate, total)

@@ -1,0 +1,41 @@
+"""What a project supplies to the training loop: a model, its loss, and what evaluators may ask of it."""
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, Key
+
+Batch = Mapping[str, jax.Array]
+Params = Any
+Predict = Callable[[Params, Batch], tuple[Any, Any]]
+
+
+class Task(abc.ABC):
+  """A project's idea in a few functions, all but `load` traced by JAX; `core.training.loop.run` does the rest."""
+
+  update: Callable | None = None
+  """Only where the step itself is the idea (two gradient passes, say): `update(state, batch, rng, tx) -> (state,
+  metrics)` in place of `core.training.step.gradient_update`."""
+
+  @abc.abstractmethod
+  def init(self, rng: Key[Array, ""], batch: Batch) -> Mapping[str, Any]:
+    """Fresh variables, `{"params": ...}`, for batches of these shapes.
+
+    Raises:
+      UserError: the batch lacks a key, or its shapes contradict the config.
+    """
+
+  def load(self, params: Params) -> Params:
+    """Given fresh parameters on the host, those to start from: published weights, say. Not called on resume."""
+    return params
+
+  @abc.abstractmethod
+  def loss(self, params: Params, batch: Batch, rng: Key[Array, ""]) -> tuple[Float[Array, ""], Mapping[str, jax.Array]]:
+    """The scalar to differentiate, averaged over the batch, and scalars worth logging beside it."""
+
+  @property
+  @abc.abstractmethod
+  def predict(self) -> Mapping[str, Predict]:
+    """`{"name": fn(params, batch) -> (output, intermediates)}`: what an evaluator's `pred` may name."""
