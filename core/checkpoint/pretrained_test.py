@@ -1,0 +1,170 @@
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from core import trees
+from core.checkpoint import pretrained
+from core.errors import UserError
+
+TREE = {
+  "img": {"head": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "cls": np.ones(2, np.float16)},
+  "txt": {"Embed_0": {"embedding": np.arange(4)}},
+  "t": np.float32([2.3]),
+}
+
+
+def assert_same(tree, expected):
+  assert jax.tree.structure(tree) == jax.tree.structure(expected)
+  for leaf, other in zip(jax.tree.leaves(tree), jax.tree.leaves(expected)):
+    assert leaf.dtype == other.dtype
+    np.testing.assert_array_equal(leaf, other)
+
+
+@pytest.fixture
+def path(tmp_path):
+  return str(tmp_path / "weights.npz")
+
+
+def test_what_is_saved_is_loaded_with_its_dtypes(path):
+  pretrained.save_params(path, TREE)
+  assert_same(pretrained.load_params(path), TREE)
+
+
+def test_numpy_reads_what_is_saved_and_its_files_are_read(path):
+  pretrained.save_params(path, TREE)
+  named = dict(trees.flatten_with_names(TREE))
+  with np.load(path, allow_pickle=False) as file:
+    assert sorted(file) == sorted(named)
+    assert_same({name: file[name] for name in file}, named)
+  for write in (np.savez, np.savez_compressed):
+    write(path, **named)
+    assert_same(pretrained.load_params(path), TREE)
+
+
+@pytest.mark.parametrize("root", ["params/", "opt/target/"])
+def test_older_files_keep_the_tree_under_a_root(path, root):
+  named = {root + name: leaf for name, leaf in trees.flatten_with_names(TREE)}
+  np.savez(path, **named, step=np.int32(3), **{"opt/state/step": np.int32(3)})
+  assert_same(pretrained.load_params(path), TREE)
+  assert_same(pretrained.load_params(f"{path}:img"), TREE["img"])
+
+
+@pytest.mark.parametrize("subtree", ["img", "img/head", "txt/Embed_0"])
+def test_a_subtree_is_read_alone(path, subtree):
+  pretrained.save_params(path, TREE)
+  node = TREE
+  for name in subtree.split("/"):
+    node = node[name]
+  assert_same(pretrained.load_params(f"{path}:{subtree}"), node)
+
+
+def test_bfloat16_is_stored_as_two_byte_void_and_comes_back(path):
+  values = jnp.array([1.5, -2.0, 3e38], jnp.bfloat16)
+  pretrained.save_params(path, {"a": values, "scalar": jnp.bfloat16(0.5)})
+  with np.load(path, allow_pickle=False) as file:
+    assert file["a"].dtype == np.dtype("V2")
+  loaded = pretrained.load_params(path)
+  assert loaded["a"].dtype == ml_dtypes.bfloat16
+  np.testing.assert_array_equal(loaded["a"].astype(np.float32), np.asarray(values, np.float32))
+  assert loaded["scalar"].shape == ()
+  assert loaded["scalar"] == 0.5
+
+
+def test_equal_parameters_give_equal_bytes(path, tmp_path):
+  other = tmp_path / "new" / "folder" / "other.npz"
+  pretrained.save_params(path, TREE)
+  pretrained.save_params(other, jax.tree.map(jnp.array, jax.tree.map(np.float32, TREE)))
+  pretrained.save_params(path, jax.tree.map(np.float32, TREE))
+  assert other.read_bytes() == Path(path).read_bytes()
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failed_save_leaves_the_older_file_and_no_other(path, tmp_path, monkeypatch, failing):
+  pretrained.save_params(path, TREE)
+
+  def disk_full(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(os, failing, disk_full)
+  with pytest.raises(UserError, match=r"weights.npz: cannot be written \(No space left on device\)$"):
+    pretrained.save_params(path, {"a": np.zeros(3)})
+  monkeypatch.undo()
+  assert os.listdir(tmp_path) == ["weights.npz"]
+  assert_same(pretrained.load_params(path), TREE)
+
+
+def refused(spec):
+  with pytest.raises(UserError) as e:
+    pretrained.load_params(spec)
+  assert "\n" not in str(e.value)
+  return str(e.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(path, tmp_path):
+  assert refused(path) == f"{path}: no such file"
+  assert refused(f"{path}:img") == f"{path}: no such file"
+  assert refused(str(tmp_path)) == f"{tmp_path}: cannot be read (Is a directory)"
+  assert "only local files are read" in refused("gs://bucket/weights.npz:img")
+
+
+def test_an_unknown_subtree_lists_those_there(path):
+  pretrained.save_params(path, TREE)
+  assert refused(f"{path}:image") == f"{path}: no subtree 'image' (there are: img, txt)"
+  assert refused(f"{path}:t") == f"{path}: no subtree 't' (there are: img, txt)"
+
+
+def whole_file():
+  buffer = io.BytesIO()
+  np.savez(buffer, **dict(trees.flatten_with_names({"a": np.arange(1000.0), "b": np.arange(500.0)})))
+  return buffer.getvalue()
+
+
+def flip_a_bit(data):
+  data = bytearray(data)
+  data[2000] ^= 4
+  return bytes(data)
+
+
+@pytest.mark.parametrize(
+  "damage, line",
+  [
+    (lambda data: data[:-100], "not an .npz file, or a truncated one"),
+    (lambda data: data[:50], "not an .npz file, or a truncated one"),
+    (lambda data: b"", "not an .npz file, or a truncated one"),
+    (lambda data: b"hello", "not an .npz file, or a truncated one"),
+    (flip_a_bit, "a damaged .npz file (Bad CRC-32 for file 'a.npy')"),
+  ],
+)
+def test_a_damaged_file_is_refused(path, damage, line):
+  Path(path).write_bytes(damage(whole_file()))
+  assert refused(path) == f"{path}: {line}"
+
+
+def test_pickled_objects_are_refused_and_never_run(path, tmp_path):
+  class Bomb:
+    def __reduce__(self):
+      return (os.mkdir, (str(tmp_path / "ran"),))
+
+  np.savez(path, a=np.array([Bomb()], dtype=object))
+  assert "holds pickled objects" in refused(path)
+  np.array([Bomb()], dtype=object).dump(path)
+  assert "not an .npz file" in refused(path)
+  assert not (tmp_path / "ran").exists()
+
+
+def test_other_files_of_numpy_and_other_archives_are_refused(path):
+  with open(path, "wb") as file:
+    np.save(file, np.zeros(3))
+  assert "not an .npz file" in refused(path)
+  np.savez(path)
+  assert refused(path) == f"{path}: holds no parameters"
+  with zipfile.ZipFile(path, "w") as archive:
+    archive.writestr("archive/data.pkl", b"as PyTorch stores it")
+  assert refused(path) == f"{path}: not an .npz file: archive/data.pkl in it is no array"

@@ -1,0 +1,187 @@
+"""The parts that transformers share: attention, the MLP block, the encoder and the attention-pooling head.
+
+Class names and the order of the submodules decide the names of the parameters, and those are the published ones.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float
+
+Intermediates = dict[str, jax.Array | dict]
+
+REMAT_POLICIES = (
+  "none",
+  "nothing_saveable",
+  "everything_saveable",
+  "dots_saveable",
+  "checkpoint_dots",
+  "dots_with_no_batch_dims_saveable",
+  "checkpoint_dots_with_no_batch_dims",
+)
+
+
+def sincos2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 tokens dim"]:
+  """Fixed position embedding of a row-major grid: [sin(x w), cos(x w), sin(y w), cos(y w)] (MoCo v3, Chen et al. 2021).
+
+  `dim` must be a multiple of 4, at least 8: the frequencies run from 1 down to 1/10000 in dim / 4 geometric steps.
+  """
+  omega = 10_000.0 ** -np.linspace(0, 1, dim // 4)
+  y, x = np.indices((height, width)).reshape(2, -1, 1) * omega
+  return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)[None].astype(np.float32)
+
+
+def attention_implementation(query: Float[Array, "batch tokens heads dim"]) -> str:
+  """`"cudnn"` (flash attention) where this process's GPU can run it for such queries, else `"xla"`.
+
+  cuDNN asks for half precision, an NVIDIA GPU since Ampere, and a head size that is a multiple of 8, at most 128. A
+  single query, that of the attention-pooling head, has no square of scores worth saving.
+  """
+  _, tokens, _, dim = query.shape
+  fits = query.dtype in (jnp.bfloat16, jnp.float16) and dim % 8 == 0 and dim <= 128 and tokens > 1
+  if not fits or jax.default_backend() != "gpu":
+    return "xla"
+  # AMD's GPUs state an architecture such as "gfx90a" here.
+  major, _, _ = jax.local_devices()[0].compute_capability.partition(".")
+  return "cudnn" if major.isdigit() and int(major) >= 8 else "xla"
+
+
+class MultiHeadDotProductAttention(nn.Module):
+  """flax's module of that name (parameters, initializers, numbers), computed by `jax.nn.dot_product_attention`.
+
+  Vaswani et al. 2017, section 3.2. The softmax is float32 whatever the `dtype` of the matrix products.
+  """
+
+  num_heads: int
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(
+    self, queries: Float[Array, "batch queries dim"], inputs: Float[Array, "batch tokens dim"]
+  ) -> Float[Array, "batch queries dim"]:
+    dim = queries.shape[-1]
+
+    def project(name: str, x: jax.Array) -> Float[Array, "batch tokens heads head_dim"]:
+      features = (self.num_heads, dim // self.num_heads)
+      return nn.DenseGeneral(features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name)(x)
+
+    query, key, value = project("query", queries), project("key", inputs), project("value", inputs)
+    x = jax.nn.dot_product_attention(query, key, value, implementation=attention_implementation(query))
+    kernel_init = nn.initializers.xavier_uniform()
+    return nn.DenseGeneral(dim, axis=(-2, -1), kernel_init=kernel_init, dtype=self.dtype, name="out")(x)
+
+
+class MlpBlock(nn.Module):
+  """Dense, GELU (the tanh approximation), dropout, Dense. `mlp_dim` defaults to four times the width."""
+
+  mlp_dim: int | None = None
+  dropout: float = 0.0
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "... dim"], deterministic: bool = True) -> Float[Array, "... dim"]:
+    init = dict(kernel_init=nn.initializers.xavier_uniform(), bias_init=nn.initializers.normal(1e-6))
+    dim = x.shape[-1]
+    x = nn.Dense(self.mlp_dim or 4 * dim, dtype=self.dtype, **init)(x)
+    x = nn.gelu(x, approximate=True)
+    x = nn.Dropout(self.dropout)(x, deterministic)
+    return nn.Dense(dim, dtype=self.dtype, **init)(x)
+
+
+class EncoderBlock(nn.Module):
+  """A pre-LN transformer block: x + attention(LN(x)), then x + MLP(LN(x)); dropout after attention and MLP.
+
+  LayerNorm computes in and returns float32; the sum that runs through the blocks keeps the dtype of `x`.
+  """
+
+  num_heads: int
+  mlp_dim: int | None = None
+  dropout: float = 0.0
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch tokens dim"], deterministic: bool = True
+  ) -> tuple[Float[Array, "batch tokens dim"], Intermediates]:
+    out = {}
+    y = nn.LayerNorm()(x)
+    y = out["sa"] = MultiHeadDotProductAttention(self.num_heads, self.dtype)(y, y)
+    y = nn.Dropout(self.dropout)(y, deterministic)
+    x = out["+sa"] = x + y
+    y = nn.LayerNorm()(x)
+    y = out["mlp"] = MlpBlock(self.mlp_dim, self.dropout, self.dtype)(y, deterministic)
+    y = nn.Dropout(self.dropout)(y, deterministic)
+    x = out["+mlp"] = x + y
+    return x, out
+
+
+class Encoder(nn.Module):
+  """`depth` blocks and a final LayerNorm (Dosovitskiy et al. 2021, eq. 2 to 4).
+
+  Args:
+    scan: one compiled block run `depth` times (nn.scan): compiles in the time of one block; the parameters are stacked
+      on a leading axis under `encoderblock` instead of standing under `encoderblock_0`, `encoderblock_1`, ...
+    remat_policy: what the forward pass keeps for the backward pass, one of REMAT_POLICIES ("none": no
+      rematerialization); by default "nothing_saveable" under scan, else "none".
+  """
+
+  depth: int
+  num_heads: int
+  mlp_dim: int | None = None
+  dropout: float = 0.0
+  scan: bool = False
+  remat_policy: str | None = None
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch tokens dim"], deterministic: bool = True
+  ) -> tuple[Float[Array, "batch tokens dim"], Intermediates]:
+    block = self._rematerialized_block()
+    options = dict(num_heads=self.num_heads, mlp_dim=self.mlp_dim, dropout=self.dropout, dtype=self.dtype)
+    names = [f"block{i:02d}" for i in range(self.depth)]
+    out = {}
+    if self.scan:
+      blocks = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=self.depth,
+      )
+      x, stacked = blocks(**options, name="encoderblock")(x, deterministic)
+      out = {name: jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i, name in enumerate(names)}
+    else:
+      for i, name in enumerate(names):
+        x, out[name] = block(**options, name=f"encoderblock_{i}")(x, deterministic)
+    out["pre_ln"] = x
+    return nn.LayerNorm(name="encoder_norm")(x), out
+
+  def _rematerialized_block(self) -> type[nn.Module]:
+    policy = self.remat_policy or ("nothing_saveable" if self.scan else "none")
+    if policy == "none":
+      return EncoderBlock
+    # Inside scan the loop already keeps the compiler from merging the two forward passes into one.
+    prevent_cse = not self.scan
+    # Argument 2 is `deterministic` (0 is self): a Python bool, not an array.
+    return nn.remat(
+      EncoderBlock, prevent_cse=prevent_cse, static_argnums=(2,), policy=getattr(jax.checkpoint_policies, policy)
+    )
+
+
+class MAPHead(nn.Module):
+  """Multihead attention pooling: one learned query attends to all tokens (Zhai et al. 2022, section 3.2)."""
+
+  num_heads: int
+  mlp_dim: int | None = None
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch tokens dim"]) -> Float[Array, "batch dim"]:
+    batch, _, dim = x.shape
+    probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, dim))
+    x = MultiHeadDotProductAttention(self.num_heads, self.dtype)(jnp.tile(probe, (batch, 1, 1)), x)
+    y = nn.LayerNorm()(x)
+    x = x + MlpBlock(self.mlp_dim, dtype=self.dtype)(y)
+    return x[:, 0]

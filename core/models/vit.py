@@ -1,0 +1,267 @@
+"""The Vision Transformer, with the variants and options of the published models (Dosovitskiy et al. 2021)."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from core import trees
+from core.checkpoint import pretrained
+from core.errors import UserError, nearest
+from core.models import weights
+from core.models.layers import REMAT_POLICIES, Encoder, Intermediates, MAPHead, sincos2d
+from core.models.weights import resample_posemb
+
+# Width, depth, MLP width, heads (Zhai et al. 2022, table 2; So400m: Alabdulmohsin et al. 2023).
+VARIANTS = {
+  "mu": (32, 1, 128, 2),
+  "Ti": (192, 12, 768, 3),
+  "S": (384, 12, 1536, 6),
+  "M": (512, 12, 2048, 8),
+  "B": (768, 12, 3072, 12),
+  "L": (1024, 24, 4096, 16),
+  "So400m": (1152, 27, 4304, 16),
+  "H": (1280, 32, 5120, 16),
+  "g": (1408, 40, 6144, 16),
+  "g-opt": (1536, 40, 6144, 16),
+  "G": (1664, 48, 8192, 16),
+  "G-opt": (1536, 48, 8192, 16),
+  "e": (1792, 56, 15360, 16),
+}
+
+_CHOICES = {
+  "posemb": ("learn", "sincos2d"),
+  "pool_type": ("gap", "map", "tok", "0", "none"),
+  "remat_policy": REMAT_POLICIES,
+  "dtype_mm": ("float32", "bfloat16"),
+}
+
+
+def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: Any) -> "ViT":
+  """The ViT of `variant` ("S/16", "So400m/14", "B"); options in `kw` (the fields of `ViT`) override the variant's.
+
+  Raises:
+    UserError: an unknown variant, option or value of an option, or sizes that do not fit each other.
+  """
+  options = {**decode_variant(variant), **kw}
+  known = {field.name for field in dataclasses.fields(ViT) if field.init}
+  for option in options:
+    if option not in known:
+      raise UserError(f"model: ViT has no option {option!r}{nearest(option, known - {'name', 'parent'})}")
+  patch_size = options.pop("patch_size", ViT.patch_size)
+  patch_size = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size, patch_size)
+  model = ViT(num_classes, patch_size=patch_size, **options)
+  _check(model)
+  return model
+
+
+def decode_variant(variant: str | None) -> dict[str, Any]:
+  """The options that `"S/16"` stands for; without `/patch` the patch size keeps its default; `{}` for None."""
+  if variant is None:
+    return {}
+  name, slash, patch = str(variant).partition("/")
+  if name not in VARIANTS:
+    raise UserError(f"model: unknown ViT variant {variant!r}{nearest(name, VARIANTS)}")
+  if slash and not (patch.isdecimal() and int(patch) > 0):
+    raise UserError(f"model: ViT variant {variant!r} must end in a patch size in pixels, '{name}/16' for one")
+  options = dict(zip(("width", "depth", "mlp_dim", "num_heads"), VARIANTS[name]))
+  return options | ({"patch_size": (int(patch), int(patch))} if slash else {})
+
+
+def _check(model: "ViT") -> None:
+  for option, choices in _CHOICES.items():
+    value = getattr(model, option)
+    if value not in choices and not (option == "remat_policy" and value is None):
+      raise UserError(f"model: {option} must be one of {', '.join(choices)}; got {value!r}")
+  if len(model.patch_size) != 2 or not all(isinstance(side, int) and side > 0 for side in model.patch_size):
+    raise UserError(f"model: patch_size must be a number of pixels or (height, width), got {model.patch_size!r}")
+  sizes = ("width", "depth", "num_heads", *(["mlp_dim"] if model.mlp_dim is not None else []))
+  for option in sizes:
+    if not isinstance(value := getattr(model, option), int) or value < 1:
+      raise UserError(f"model: {option} must be a positive whole number, got {value!r}")
+  if not isinstance(model.rep_size, int) or model.rep_size < 0:
+    raise UserError(f"model: rep_size must be True, False or a number of units, got {model.rep_size!r}")
+  if model.width % model.num_heads:
+    raise UserError(f"model: width {model.width} is not divisible by num_heads {model.num_heads}")
+  if model.posemb == "sincos2d" and (model.width % 4 or model.width < 8):
+    raise UserError(f"model: posemb 'sincos2d' needs a width divisible by 4 and at least 8, got {model.width}")
+  if not isinstance(model.dropout, int | float) or not 0 <= model.dropout < 1:
+    raise UserError(f"model: dropout must be a number in [0, 1), got {model.dropout!r}")
+
+
+class ViT(nn.Module):
+  """Patches, a transformer encoder, a pooling and a linear head. Made by `Model`, which checks the options.
+
+  Attributes:
+    num_classes: outputs of the head; None or 0 for no head (the output is the representation).
+    patch_size: pixels (height, width).
+    width, depth, mlp_dim, num_heads: sizes of the encoder; `mlp_dim` None is four times the width.
+    posemb: "learn" or "sincos2d" (fixed).
+    rep_size: tanh(Dense) of that size before the head; True for `width`, False for none.
+    dropout: rate after the position embedding, each attention, each MLP's GELU and each MLP.
+    pool_type: "gap" mean of the tokens, "map" attention pooling, "tok" a class token, "0" the first token, "none".
+    head_zeroinit: start with a head of zeros.
+    scan, remat_policy: see `Encoder`.
+    dtype_mm: of the matrix products and activations, "float32" or "bfloat16"; parameters, LayerNorm, softmax and
+      logits are float32 in both.
+  """
+
+  num_classes: int | None = None
+  patch_size: tuple[int, int] = (16, 16)
+  width: int = 768
+  depth: int = 12
+  mlp_dim: int | None = None
+  num_heads: int = 12
+  posemb: str = "learn"
+  rep_size: int | bool = False
+  dropout: float = 0.0
+  pool_type: str = "gap"
+  head_zeroinit: bool = True
+  scan: bool = False
+  remat_policy: str | None = None
+  dtype_mm: str = "float32"
+
+  @nn.compact
+  def __call__(
+    self, image: Float[Array, "batch height width channels"], *, train: bool = False
+  ) -> tuple[Float[Array, "batch ... outputs"], Intermediates]:
+    """Maps images, values in [-1, 1], to (logits or representation, named intermediates).
+
+    `train` turns dropout on, which draws from the rng "dropout". The intermediates: "stem", "with_posemb", "encoder"
+    (its "block00", ... each with "sa", "+sa", "mlp", "+mlp", and "pre_ln"), "encoded", "head_input", "pre_logits",
+    "logits", and the last two for every patch, as "pre_logits_2d" and "logits_2d" [batch, rows, columns, outputs].
+
+    Raises:
+      UserError: an image whose size the patches do not divide, or other than that of the position embedding.
+    """
+    out: Intermediates = {}
+    self._check_image(image.shape)
+    conv = nn.Conv(
+      self.width, self.patch_size, strides=self.patch_size, padding="VALID", name="embedding", dtype=self.dtype_mm
+    )
+    x = out["stem"] = conv(jnp.asarray(image, self.dtype_mm))
+    batch, rows, columns, _ = x.shape
+    x = x.reshape(batch, rows * columns, self.width)
+    x = out["with_posemb"] = x + self._position_embedding(rows, columns).astype(x.dtype)
+    if self.pool_type == "tok":
+      cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width)).astype(x.dtype)
+      x = jnp.concatenate([jnp.tile(cls, (batch, 1, 1)), x], axis=1)
+    x = nn.Dropout(self.dropout)(x, not train)
+
+    encoder = Encoder(
+      self.depth,
+      self.num_heads,
+      self.mlp_dim,
+      self.dropout,
+      scan=self.scan,
+      remat_policy=self.remat_policy,
+      dtype=self.dtype_mm,
+      name="Transformer",
+    )
+    x, out["encoder"] = encoder(x, not train)
+    out["encoded"] = x
+
+    patches = x[:, 1:] if self.pool_type == "tok" else x
+    x_2d = patches.reshape(batch, rows, columns, self.width)
+    x = out["head_input"] = self._pool(x)
+    if self.rep_size:
+      size = self.width if self.rep_size is True else self.rep_size
+      pre_logits = nn.Dense(size, dtype=self.dtype_mm, name="pre_logits")
+      x, x_2d = nn.tanh(pre_logits(x)), nn.tanh(pre_logits(x_2d))
+    out["pre_logits"], out["pre_logits_2d"] = x, x_2d
+    if self.num_classes:
+      kernel_init = nn.initializers.zeros if self.head_zeroinit else nn.linear.default_kernel_init
+      head = nn.Dense(self.num_classes, kernel_init=kernel_init, name="head")
+      x, x_2d = out["logits"], out["logits_2d"] = head(x), head(x_2d)
+    return x, out
+
+  def _check_image(self, shape: tuple[int, ...]) -> None:
+    size, patch = shape[1:3], self.patch_size
+    if len(shape) != 4 or size[0] % patch[0] or size[1] % patch[1]:
+      raise UserError(
+        f"model: images must be [batch, height, width, channels] with a size divisible by the patch size "
+        f"{patch[0]}x{patch[1]}, got {list(shape)}"
+      )
+
+  def _position_embedding(self, rows: int, columns: int) -> Float[Array, "1 tokens width"]:
+    if self.posemb == "sincos2d":
+      return jnp.asarray(sincos2d(rows, columns, self.width))
+    if self.has_variable("params", "pos_embedding"):
+      stored = self.get_variable("params", "pos_embedding").shape[1]
+      if stored != rows * columns:
+        raise UserError(
+          f"model: the image has {rows}x{columns} patches, but pos_embedding was made for {stored}; "
+          "resize the images, or load the weights into a model initialized at this size"
+        )
+    init = nn.initializers.normal(1 / math.sqrt(self.width))
+    return self.param("pos_embedding", init, (1, rows * columns, self.width))
+
+  def _pool(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch ... width"]:
+    match self.pool_type:
+      case "gap":
+        return x.mean(axis=1)
+      case "map":
+        return MAPHead(self.num_heads, self.mlp_dim, self.dtype_mm)(x)
+      case "tok" | "0":
+        return x[:, 0]
+      case _:
+        return x
+
+
+def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_load: Sequence[str] = ()) -> Any:
+  """The published weights of `init_file` ("PATH.npz[:subtree]"), fitted to `init_params`.
+
+  Names of older files are brought up to date, blocks are stacked or unstacked to match `scan`, and position and patch
+  embeddings of another size are resized. What a regex of `dont_load` matches whole keeps its value of `init_params`.
+
+  Args:
+    init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
+    init_file: see `core.checkpoint.pretrained.load_params`.
+    model_cfg: the model's options; `init_params` already tells what ViT needs of them.
+    dont_load: regexes over names, `["head/.*"]` for a new task.
+
+  Raises:
+    UserError: an unreadable file, or one of another model (it names the first parameters that differ).
+  """
+  del model_cfg
+  init = dict(trees.flatten_with_names(init_params))
+  loaded = weights.renumber_modules(pretrained.load_params(init_file))
+  loaded = _current_names(dict(trees.flatten_with_names(loaded)))
+  loaded = weights.match_scan(loaded, init)
+
+  def wanted(name: str) -> bool:
+    return name in loaded and name in init and trees.first_match(name, dont_load) is None
+
+  if wanted("pos_embedding"):
+    loaded = _split_cls_position(loaded, init["pos_embedding"].shape[1])
+    loaded["pos_embedding"] = resample_posemb(loaded["pos_embedding"], init["pos_embedding"])
+  if wanted("embedding/kernel"):
+    size = init["embedding/kernel"].shape[:2]
+    loaded["embedding/kernel"] = weights.resample_patch_embedding(loaded["embedding/kernel"], size)
+  return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file))
+
+
+def _current_names(loaded: dict[str, Any]) -> dict[str, Any]:
+  """Moves what older files keep elsewhere: the position embedding to the root, an inlined MAP head to `MAPHead_0`."""
+  inlined = ("probe", "MlpBlock_0", "MultiHeadDotProductAttention_0", "LayerNorm_0")
+
+  def current(name: str) -> str:
+    if name in ("Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding"):
+      return "pos_embedding"
+    return f"MAPHead_0/{name}" if "probe" in loaded and name.split("/")[0] in inlined else name
+
+  return {current(name): array for name, array in loaded.items()}
+
+
+def _split_cls_position(loaded: dict[str, Any], tokens: int) -> dict[str, Any]:
+  """Older models gave `cls` a position as well: of grid + 1 positions the first is added to `cls`."""
+  positions = loaded["pos_embedding"]
+  count = positions.shape[1]
+  if count == tokens or count < 2 or math.isqrt(count - 1) ** 2 != count - 1:
+    return loaded
+  loaded = {**loaded, "pos_embedding": positions[:, 1:]}
+  return loaded | ({"cls": loaded["cls"] + positions[:, :1]} if "cls" in loaded else {})

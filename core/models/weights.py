@@ -1,0 +1,141 @@
+"""Fits published weights to a model: renamed, restacked and resized where the two differ, refused where they must not.
+
+Weights are flat dicts here, `{"Transformer/encoder_norm/bias": array, ...}`.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from core import trees
+from core.errors import UserError
+
+_SHOWN = 3  # Parameters named in an error line.
+
+
+def merge(loaded: dict[str, Any], init: dict[str, Any], dont_load: Sequence[str], *, source: str) -> dict[str, Any]:
+  """The parameters of `loaded` in the dtypes of `init`; names that `dont_load` matches keep their value of `init`.
+
+  Raises:
+    UserError: parameters missing in, surplus in, or of another shape in `loaded`; names the first few of each.
+  """
+  kept = {name: leaf for name, leaf in init.items() if trees.first_match(name, dont_load) is not None}
+  loaded = {name: array for name, array in loaded.items() if trees.first_match(name, dont_load) is None}
+  missing = [name for name in init if name not in loaded and name not in kept]
+  surplus = [name for name in loaded if name not in init]
+  reshaped = [
+    f"{name} {tuple(array.shape)} instead of {tuple(init[name].shape)}"
+    for name, array in loaded.items()
+    if name in init and array.shape != init[name].shape
+  ]
+  differences = [("it lacks", missing), ("it has besides", surplus), ("of another shape", reshaped)]
+  if told := [f"{what} {_first(names)}" for what, names in differences if names]:
+    raise UserError(f"{source}: not the weights of this model: {'; '.join(told)} (dont_load takes regexes to skip)")
+  return kept | {name: np.asarray(array, dtype=init[name].dtype) for name, array in loaded.items()}
+
+
+def _first(names: Sequence[str]) -> str:
+  more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+  return ", ".join(names[:_SHOWN]) + more
+
+
+def renumber_modules(tree: Any) -> Any:
+  """Numbers submodules by class: files from before flax.linen count all of a module's children together.
+
+  `{LayerNorm_0, MultiHeadDotProductAttention_1, LayerNorm_2}` becomes `{LayerNorm_0, MultiHeadDotProductAttention_0,
+  LayerNorm_1}`; a tree of today is returned as it is.
+  """
+  if not isinstance(tree, dict):
+    return tree
+  numbered = {name: match for name in tree if (match := re.fullmatch(r"(.*)_(\d+)", name))}
+  renumbered, counts = {}, defaultdict(int)
+  for name in sorted(tree, key=lambda name: int(numbered[name][2]) if name in numbered else -1):
+    new_name = name
+    if name in numbered:
+      module = numbered[name][1]
+      new_name = f"{module}_{counts[module]}"
+      counts[module] += 1
+    renumbered[new_name] = renumber_modules(tree[name])
+  return renumbered
+
+
+def match_scan(loaded: dict[str, Any], init: dict[str, Any]) -> dict[str, Any]:
+  """Stacks the blocks of `loaded` (`encoderblock_0`, ...) or unstacks them (`encoderblock`), as `init` has them."""
+  if any("encoderblock" in name.split("/") for name in init):
+    return _stack_blocks(loaded)
+  return _unstack_blocks(loaded)
+
+
+def _stack_blocks(named: dict[str, Any]) -> dict[str, Any]:
+  stacked, blocks = {}, defaultdict(dict)
+  for name, array in named.items():
+    if match := re.fullmatch(r"(|.*/)encoderblock_(\d+)/(.+)", name):
+      blocks[f"{match[1]}encoderblock/{match[3]}"][int(match[2])] = array
+    else:
+      stacked[name] = array
+  return stacked | {name: np.stack([by_index[i] for i in sorted(by_index)]) for name, by_index in blocks.items()}
+
+
+def _unstack_blocks(named: dict[str, Any]) -> dict[str, Any]:
+  unstacked = {}
+  for name, array in named.items():
+    if match := re.fullmatch(r"(|.*/)encoderblock/(.+)", name):
+      unstacked.update({f"{match[1]}encoderblock_{i}/{match[2]}": block for i, block in enumerate(array)})
+    else:
+      unstacked[name] = array
+  return unstacked
+
+
+def resample_posemb(old: Float[np.ndarray, "1 old_tokens dim"], new: Any) -> Float[np.ndarray, "1 new_tokens dim"]:
+  """Resizes the position embedding `old` to the square grid of `new`, whose shape alone is read.
+
+  Linear interpolation in both directions with the corner positions kept, as published models were fine-tuned.
+
+  Raises:
+    UserError: the numbers of tokens differ and one of them is no square.
+  """
+  tokens = {"the file": old.shape[1], "the model": new.shape[1]}
+  if old.shape[1] == new.shape[1]:
+    return old
+  for where, count in tokens.items():
+    if math.isqrt(count) ** 2 != count:
+      raise UserError(
+        f"pos_embedding: {old.shape[1]} positions cannot be resized to {new.shape[1]}: only square grids can, "
+        f"and that of {where} is none"
+      )
+  old_side, new_side = map(math.isqrt, tokens.values())
+  matrix = _linear_interpolation(np.linspace(0, old_side - 1, new_side), old_side)
+  grid = np.asarray(old, np.float32).reshape(old_side, old_side, -1)
+  grid = np.einsum("ir,jc,rcd->ijd", matrix, matrix, grid, optimize=True)
+  return grid.reshape(1, new_side**2, -1).astype(np.float32)
+
+
+def resample_patch_embedding(
+  kernel: Float[np.ndarray, "old_h old_w channels width"], size: tuple[int, int]
+) -> Float[np.ndarray, "new_h new_w channels width"]:
+  """Resizes a patch embedding so that resized patches give the same tokens (FlexiViT, Beyer et al. 2023, section 3.4).
+
+  With B the matrix that resizes a patch bilinearly, the new kernel is the pseudo-inverse of B transposed times the old
+  one: exact for larger patches, the closest in expectation for smaller ones.
+  """
+  if kernel.shape[:2] == tuple(size):
+    return kernel
+
+  def inverse(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    centers = (np.arange(new) + 0.5) * old / new - 0.5
+    return np.linalg.pinv(_linear_interpolation(np.clip(centers, 0, old - 1), old).T)
+
+  # Bilinear resizing is a Kronecker product of rows and columns, and so is its pseudo-inverse.
+  rows, columns = (inverse(old, new) for old, new in zip(kernel.shape, size))
+  resized = np.einsum("ir,jc,rcdk->ijdk", rows, columns, np.asarray(kernel, np.float32), optimize=True)
+  return resized.astype(np.float32)
+
+
+def _linear_interpolation(positions: Float[np.ndarray, "new"], size: int) -> Float[np.ndarray, "new old"]:
+  """The matrix that samples a signal of `size` values at `positions` in [0, size - 1]."""
+  return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(size)))

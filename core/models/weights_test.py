@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from core.errors import UserError
+from core.models import weights
+
+WITNESS = Path(__file__).parent / "witness" / "vit_timm.npz"
+
+
+@pytest.mark.parametrize("old, new", [(4, 7), (7, 4), (14, 24), (3, 1), (1, 3)])
+def test_position_embeddings_are_resized_as_scipy_zooms(old, new):
+  embedding = np.random.default_rng(0).normal(size=(1, old * old, 5)).astype(np.float32)
+  resized = weights.resample_posemb(embedding, np.zeros((1, new * new, 5)))
+  zoomed = scipy.ndimage.zoom(embedding.reshape(old, old, 5), (new / old, new / old, 1), order=1)
+  np.testing.assert_allclose(resized, zoomed.reshape(1, new * new, 5), atol=1e-5)
+
+
+def test_a_position_embedding_of_the_same_size_is_untouched_even_if_oblong():
+  embedding = np.ones((1, 32, 5), np.float32)
+  assert weights.resample_posemb(embedding, np.zeros((1, 32, 5))) is embedding
+
+
+@pytest.mark.parametrize("old, new, where", [(32, 16, "the file"), (16, 32, "the model")])
+def test_an_oblong_position_embedding_is_not_resized(old, new, where):
+  with pytest.raises(UserError, match=f"{old} positions cannot be resized to {new}: .* {where} is none"):
+    weights.resample_posemb(np.ones((1, old, 5)), np.zeros((1, new, 5)))
+
+
+@pytest.mark.parametrize("size", ["12x12", "5x5", "10x6"])
+def test_patch_embeddings_are_resized_as_in_timm(size):
+  with np.load(WITNESS) as file:
+    kernel, expected = file["params/embedding/kernel"][..., :4], file[f"patch_embedding/{size}"]
+  np.testing.assert_allclose(weights.resample_patch_embedding(kernel, expected.shape[:2]), expected, atol=1e-5)
+
+
+def test_larger_patches_give_the_same_tokens_through_a_resized_embedding():
+  rng = np.random.default_rng(0)
+  patch, kernel = rng.normal(size=(8, 8, 3)), rng.normal(size=(8, 8, 3, 5))
+  larger = jax.image.resize(patch, (16, 12, 3), "bilinear")
+  resized = weights.resample_patch_embedding(kernel, (16, 12))
+  tokens = np.einsum("hwc,hwck->k", larger, resized)
+  np.testing.assert_allclose(tokens, np.einsum("hwc,hwck->k", patch, kernel), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "old, new",
+  [
+    (  # An encoder block of the first published ViT files.
+      {
+        "LayerNorm_0": 1,
+        "MultiHeadDotProductAttention_1": 2,
+        "LayerNorm_2": 3,
+        "MlpBlock_3": {"Dense_0": 4, "Dense_1": 5},
+      },
+      {
+        "LayerNorm_0": 1,
+        "MultiHeadDotProductAttention_0": 2,
+        "LayerNorm_1": 3,
+        "MlpBlock_0": {"Dense_0": 4, "Dense_1": 5},
+      },
+    ),
+    (  # The example in the documentation of flax.training.checkpoints.convert_pre_linen.
+      {"Conv_0": {"kernel": 1}, "Dense_1": {"kernel": 2}},
+      {"Conv_0": {"kernel": 1}, "Dense_0": {"kernel": 2}},
+    ),
+    (  # 10 comes after 9, not after 1.
+      {f"block_{i}": {"LayerNorm_0": i, "LayerNorm_2": -i} for i in range(12)} | {"encoder_norm": 0},
+      {f"block_{i}": {"LayerNorm_0": i, "LayerNorm_1": -i} for i in range(12)} | {"encoder_norm": 0},
+    ),
+  ],
+)
+def test_modules_are_renumbered_as_flax_does_for_files_from_before_linen(old, new):
+  assert weights.renumber_modules(old) == new
+  assert weights.renumber_modules(new) == new
+
+
+def test_merge_takes_the_file_in_the_dtype_of_the_model_and_keeps_what_is_not_to_load():
+  init = {"a": np.zeros(2, np.float32), "b": np.zeros(3, np.float32)}
+  merged = weights.merge({"a": np.ones(2), "b": np.ones(4), "c": 1}, init, ["b", "c"], source="x.npz")
+  assert merged["b"] is init["b"]
+  assert merged["a"].dtype == np.float32
+  np.testing.assert_array_equal(merged["a"], [1, 1])

@@ -1,0 +1,125 @@
+"""The ops of the pp language by name, and how to add one.
+
+A project adds an op in a file that its `train.py` imports:
+
+    from core.pp import registry
+
+    @registry.key_op()
+    def darken(by=10):
+      "Takes `by` grey levels away."
+      return lambda image: image - by
+
+and its pp strings may say `decode|darken|resize(224)`, or `darken(20, key="depth")` for another key than "image", or
+`darken(inkey="image", outkey="dark")`. The arguments are checked against the function's signature before anything runs,
+so the outer function must not need TensorFlow. What it returns is run on one example's tensors while tf.data traces.
+
+An op of several keys takes and returns the example, a dict:
+
+    @registry.op()
+    def mean_of(a, b, outkey="mean"):
+      "The mean of two keys."
+      return lambda data: {**data, outkey: (data[a] + data[b]) / 2}
+
+A random op takes, last, a `core.pp.rng.Rng`. It is seeded by the example and by the op's place in the pp string, so
+that a resumed run sees the same pixels; draws from `tf.random.uniform` and its like would not, so take none from there:
+
+    @registry.key_op(random=True)
+    def jitter(by=10.0):
+      "Adds up to `by` grey levels."
+      return lambda image, rng: image + rng.uniform(-by, by)
+
+Data in memory need no TensorFlow: an op with a second form, on NumPy arrays with a leading batch dimension, runs there
+too. `return Forms(tf=one_example, batched=many)` gives both; where one function serves both, `return both(function)`.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Forms:
+  """An op with its arguments bound: on one example's tensors, and (or None) on a batch of NumPy arrays."""
+
+  tf: Callable[..., Any]
+  batched: Callable[..., Any] | None = None
+
+
+def both(fn: Callable[..., Any]) -> Forms:
+  """The forms of a function that serves one example's tensors and a batch of arrays alike."""
+  return Forms(fn, fn)
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+  """A registered op. `make(*args, **kwargs)` gives its `Forms`, functions of `(data)` or, if random, `(data, rng)`."""
+
+  name: str
+  make: Callable[..., Forms]
+  signature: inspect.Signature
+  random: bool
+  doc: str
+
+
+OPS: dict[str, Op] = {}
+
+_KEYS = ("key", "inkey", "outkey")
+
+
+def op(*, random: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+  """Registers, under its own name, a factory of functions `data -> data` (`(data, rng) -> data` if random)."""
+
+  def register(factory):
+    _register(factory, lambda *args, **kwargs: _forms(factory(*args, **kwargs)), inspect.signature(factory), random)
+    return factory
+
+  return register
+
+
+def key_op(*, key: str = "image", random: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+  """Registers, under its own name, a factory of functions of one key's value, `(value, rng)` if random.
+
+  The op's arguments are the factory's and, by name only, `key=`, or `inkey=` to read from and `outkey=` to write to.
+  """
+  default = key
+
+  def register(factory):
+    def make(*args, key=default, inkey=None, outkey=None, **kwargs):
+      source, target = inkey or key, outkey or key
+
+      def on_key(fn):
+        # `*rng` is the generator of a random op, and nothing for the others.
+        return fn and (lambda data, *rng: {**data, target: fn(data[source], *rng)})
+
+      forms = _forms(factory(*args, **kwargs))
+      return Forms(on_key(forms.tf), on_key(forms.batched))
+
+    signature = inspect.signature(factory)
+    extra = [
+      inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=default if k == "key" else None) for k in _KEYS
+    ]
+    _register(factory, make, signature.replace(parameters=[*signature.parameters.values(), *extra]), random)
+    return factory
+
+  return register
+
+
+class Example(dict):
+  """An example as the ops see it: a dict whose missing keys are refused with the names of those that are there."""
+
+  def __missing__(self, key: str) -> Any:
+    raise UserError(f"no key {key!r}; the example has: {', '.join(sorted(map(str, self))) or 'nothing'}")
+
+
+def _forms(made: Any) -> Forms:
+  return made if isinstance(made, Forms) else Forms(made)
+
+
+def _register(factory, make, signature, random) -> None:
+  name = factory.__name__
+  if name in OPS:
+    raise ValueError(f"pp op {name} is registered twice; give the one in {factory.__module__} another name")
+  OPS[name] = Op(name, make, signature, random, inspect.getdoc(factory) or "")
