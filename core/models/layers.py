@@ -92,34 +92,45 @@ class MlpBlock(nn.Module):
 class EncoderBlock(nn.Module):
   """A pre-LN transformer block: x + attention(LN(x)), then x + MLP(LN(x)); dropout after attention and MLP.
 
-  LayerNorm computes in and returns float32; the sum that runs through the blocks keeps the dtype of `x`.
+  LayerNorm computes in and returns float32; the sum that runs through the blocks keeps the dtype of `x`. With
+  `stoch_depth`, an example skips each of the two branches with probability `skip_rate` (Huang et al. 2016).
   """
 
   num_heads: int
   mlp_dim: int | None = None
   dropout: float = 0.0
+  stoch_depth: bool = False
   dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "batch tokens dim"], deterministic: bool = True
+    self, x: Float[Array, "batch tokens dim"], deterministic: bool = True, skip_rate: float | Float[Array, ""] = 0.0
   ) -> tuple[Float[Array, "batch tokens dim"], Intermediates]:
     out = {}
     y = nn.LayerNorm()(x)
     y = out["sa"] = MultiHeadDotProductAttention(self.num_heads, self.dtype)(y, y)
     y = nn.Dropout(self.dropout)(y, deterministic)
-    x = out["+sa"] = x + y
+    x = out["+sa"] = x + self._skip(y, deterministic, skip_rate)
     y = nn.LayerNorm()(x)
     y = out["mlp"] = MlpBlock(self.mlp_dim, self.dropout, self.dtype)(y, deterministic)
     y = nn.Dropout(self.dropout)(y, deterministic)
-    x = out["+mlp"] = x + y
+    x = out["+mlp"] = x + self._skip(y, deterministic, skip_rate)
     return x, out
+
+  def _skip(
+    self, y: Float[Array, "batch tokens dim"], deterministic: bool, rate: float | Float[Array, ""]
+  ) -> jax.Array:
+    if deterministic or not self.stoch_depth:
+      return y
+    kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (y.shape[0], 1, 1))
+    return jnp.where(kept, y / (1 - rate), 0).astype(y.dtype)
 
 
 class Encoder(nn.Module):
   """`depth` blocks and a final LayerNorm (Dosovitskiy et al. 2021, eq. 2 to 4).
 
   Args:
+    stoch_depth: rate at which an example skips the last block; it grows linearly from 0 at the first.
     scan: one compiled block run `depth` times (nn.scan): compiles in the time of one block; the parameters are stacked
       on a leading axis under `encoderblock` instead of standing under `encoderblock_0`, `encoderblock_1`, ...
     remat_policy: what the forward pass keeps for the backward pass, one of REMAT_POLICIES ("none": no
@@ -130,6 +141,7 @@ class Encoder(nn.Module):
   num_heads: int
   mlp_dim: int | None = None
   dropout: float = 0.0
+  stoch_depth: float = 0.0
   scan: bool = False
   remat_policy: str | None = None
   dtype: DTypeLike | None = None
@@ -140,6 +152,8 @@ class Encoder(nn.Module):
   ) -> tuple[Float[Array, "batch tokens dim"], Intermediates]:
     block = self._rematerialized_block()
     options = dict(num_heads=self.num_heads, mlp_dim=self.mlp_dim, dropout=self.dropout, dtype=self.dtype)
+    options["stoch_depth"] = self.stoch_depth > 0
+    skip_rates = np.linspace(0, self.stoch_depth, self.depth, dtype=np.float32)
     names = [f"block{i:02d}" for i in range(self.depth)]
     out = {}
     if self.scan:
@@ -147,14 +161,14 @@ class Encoder(nn.Module):
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
+        in_axes=(nn.broadcast, 0),
         length=self.depth,
       )
-      x, stacked = blocks(**options, name="encoderblock")(x, deterministic)
+      x, stacked = blocks(**options, name="encoderblock")(x, deterministic, jnp.asarray(skip_rates))
       out = {name: jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i, name in enumerate(names)}
     else:
       for i, name in enumerate(names):
-        x, out[name] = block(**options, name=f"encoderblock_{i}")(x, deterministic)
+        x, out[name] = block(**options, name=f"encoderblock_{i}")(x, deterministic, skip_rates[i])
     out["pre_ln"] = x
     return nn.LayerNorm(name="encoder_norm")(x), out
 

@@ -164,3 +164,28 @@ def test_the_backward_pass_recomputes_what_the_policy_says(tokens, scan, remat_p
   products = str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general[")
   policy = remat_policy or ("nothing_saveable" if scan else "none")
   assert products == (24 + RECOMPUTED_PRODUCTS[policy]) * (1 if scan else 2)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_stochastic_depth_skips_more_of_later_blocks_and_keeps_the_mean(scan):
+  tokens = jax.random.normal(jax.random.key(1), (1_000, 1, 8))
+  encoder = layers.Encoder(3, num_heads=2, mlp_dim=16, stoch_depth=0.4, scan=scan)
+  params = jax.jit(encoder.init)(jax.random.key(0), tokens[:1])["params"]
+  _, out = jax.jit(lambda x: encoder.apply({"params": params}, x, False, rngs={"dropout": jax.random.key(2)}))(tokens)
+  inputs = tokens
+  for name, rate in (("block00", 0.0), ("block01", 0.2), ("block02", 0.4)):
+    block = out[name]
+    for before, branch, after in ((inputs, "sa", "+sa"), (block["+sa"], "mlp", "+mlp")):
+      step = np.asarray(block[after] - before)
+      kept = np.any(step != 0, axis=(1, 2))
+      np.testing.assert_allclose(kept.mean(), 1 - rate, atol=0.06)
+      np.testing.assert_allclose(step[kept], np.asarray(block[branch])[kept] / (1 - rate), rtol=1e-3, atol=1e-5)
+    inputs = block["+mlp"]
+
+
+def test_stochastic_depth_is_off_outside_training(tokens):
+  plain, skipping = (layers.Encoder(2, num_heads=2, stoch_depth=rate) for rate in (0.0, 0.5))
+  params = jax.jit(plain.init)(jax.random.key(0), tokens)["params"]
+  np.testing.assert_array_equal(
+    plain.apply({"params": params}, tokens)[0], skipping.apply({"params": params}, tokens)[0]
+  )

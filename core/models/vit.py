@@ -89,8 +89,9 @@ def _check(model: "ViT") -> None:
     raise UserError(f"model: width {model.width} is not divisible by num_heads {model.num_heads}")
   if model.posemb == "sincos2d" and (model.width % 4 or model.width < 8):
     raise UserError(f"model: posemb 'sincos2d' needs a width divisible by 4 and at least 8, got {model.width}")
-  if not isinstance(model.dropout, int | float) or not 0 <= model.dropout < 1:
-    raise UserError(f"model: dropout must be a number in [0, 1), got {model.dropout!r}")
+  for option in ("dropout", "stoch_depth"):
+    if not isinstance(value := getattr(model, option), int | float) or not 0 <= value < 1:
+      raise UserError(f"model: {option} must be a number in [0, 1), got {value!r}")
 
 
 class ViT(nn.Module):
@@ -103,6 +104,7 @@ class ViT(nn.Module):
     posemb: "learn" or "sincos2d" (fixed).
     rep_size: tanh(Dense) of that size before the head; True for `width`, False for none.
     dropout: rate after the position embedding, each attention, each MLP's GELU and each MLP.
+    stoch_depth: rate at which an example skips the branches of the last block, growing linearly from 0 at the first.
     pool_type: "gap" mean of the tokens, "map" attention pooling, "tok" a class token, "0" the first token, "none".
     head_zeroinit: start with a head of zeros.
     scan, remat_policy: see `Encoder`.
@@ -119,6 +121,7 @@ class ViT(nn.Module):
   posemb: str = "learn"
   rep_size: int | bool = False
   dropout: float = 0.0
+  stoch_depth: float = 0.0
   pool_type: str = "gap"
   head_zeroinit: bool = True
   scan: bool = False
@@ -131,8 +134,8 @@ class ViT(nn.Module):
   ) -> tuple[Float[Array, "batch ... outputs"], Intermediates]:
     """Maps images, values in [-1, 1], to (logits or representation, named intermediates).
 
-    `train` turns dropout on, which draws from the rng "dropout". The intermediates: "stem", "with_posemb", "encoder"
-    (its "block00", ... each with "sa", "+sa", "mlp", "+mlp", and "pre_ln"), "encoded", "head_input", "pre_logits",
+    `train` turns dropout and stochastic depth on, which draw from the rng "dropout". The intermediates: "stem",
+    "with_posemb", "encoder" (its "block00", ... each with "sa", "+sa", "mlp", "+mlp", and "pre_ln"), "encoded", "head_input", "pre_logits",
     "logits", and the last two for every patch, as "pre_logits_2d" and "logits_2d" [batch, rows, columns, outputs].
 
     Raises:
@@ -157,6 +160,7 @@ class ViT(nn.Module):
       self.num_heads,
       self.mlp_dim,
       self.dropout,
+      self.stoch_depth,
       scan=self.scan,
       remat_policy=self.remat_policy,
       dtype=self.dtype_mm,
