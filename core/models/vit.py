@@ -135,8 +135,9 @@ class ViT(nn.Module):
     """Maps images, values in [-1, 1], to (logits or representation, named intermediates).
 
     `train` turns dropout and stochastic depth on, which draw from the rng "dropout". The intermediates: "stem",
-    "with_posemb", "encoder" (its "block00", ... each with "sa", "+sa", "mlp", "+mlp", and "pre_ln"), "encoded", "head_input", "pre_logits",
-    "logits", and the last two for every patch, as "pre_logits_2d" and "logits_2d" [batch, rows, columns, outputs].
+    "with_posemb", "encoder" (its "block00", ... each with "sa", "+sa", "mlp", "+mlp", and "pre_ln"), "encoded",
+    "head_input", "pre_logits", "logits", and the last two for every patch, as "pre_logits_2d" and "logits_2d" [batch,
+    rows, columns, outputs].
 
     Raises:
       UserError: an image whose size the patches do not divide, or other than that of the position embedding.

@@ -75,4 +75,6 @@ def get_config(arg=None):
     config.input.batch_size = 8
     config.schedule.warmup_steps = 2
     config.evals.val.batch_size = 8
+    config.input.data.split = "full[50%:]"
+    config.evals.val.data.split = "full[:50%]"
   return config
