@@ -189,6 +189,13 @@ def _as_type(where: str, text: str, old: Any) -> Any:
 
 
 def _type_names(types: Iterable[type]) -> str:
-  words = {int: "an integer", float: "a number", str: "a string", bool: "True or False", Mapping: "a dict", ConfigDict: "a dict"}
+  words = {
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    bool: "True or False",
+    Mapping: "a dict",
+    ConfigDict: "a dict",
+  }
   names = [words.get(t, f"a {t.__name__}") for t in types]
   return " or ".join(n for n in names if not (n == "an integer" and "a number" in names))

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core import trees
@@ -108,6 +109,16 @@ def follow_params(state: Any, params: Any, shardings: Any) -> Any:
     return everywhere
 
   return trees.map_with_names(sharding, state)
+
+
+def to_host(tree: Any) -> Any:
+  """Whole NumPy arrays, also of arrays that are split over processes; all processes must call it."""
+
+  def fetch(x: jax.Array) -> np.ndarray:
+    # One array at a time: a process need not hold more of the tree twice than its largest leaf.
+    return jax.device_get(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+
+  return jax.tree.map(fetch, tree)
 
 
 def _spec(name: str, shape: tuple[int, ...], itemsize: int, how: Strategy, mesh: Mesh) -> PartitionSpec:

@@ -116,6 +116,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
       fetched = jax.device_get({step: pending.pop(step) for step in sorted(pending) if step <= through})
       for step, values in fetched.items():
         if fault := metrics.first_non_finite(values):
+          saved.wait()
           raise NonFiniteLoss(f"{fault} at step {step:,}; {saved.newest_line()}")
         if plan.logs(step):
           log.write(
@@ -166,8 +167,9 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
       raise OSError(f"the last checkpoint could not be written to {workdir / 'checkpoints'}")
     if stopping and step < plan.total:
       raise Preempted(step)
+    params = sharding.to_host(state.params)
     if first:
-      pretrained.save_params(workdir / "params.npz", jax.device_get(state.params))
+      pretrained.save_params(workdir / "params.npz", params)
     show.say(f"done: results in {workdir}")
     return results
 
@@ -233,7 +235,8 @@ def _fresh_state(
   where = jax.tree.map(lambda x: x.sharding, shapes)
   init = jax.jit(lambda rng, batch: task.init(rng, batch)["params"], out_shardings=where.params)
   params = init(step_rng(config.get("seed", 0), 0, stream=1), batch)
-  params = jax.device_put(task.load(params), where.params)
+  if task.load is not None:
+    params = jax.device_put(task.load(sharding.to_host(params)), where.params)
   return jax.jit(lambda params: TrainState.create(params, tx.init(params)), out_shardings=where, donate_argnums=0)(
     params
   )

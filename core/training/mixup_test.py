@@ -6,8 +6,8 @@ import pytest
 from core.errors import UserError
 from core.training.mixup import mixup
 
-IMAGES = jnp.arange(24.0).reshape(4, 2, 3)
-LABELS = jnp.eye(4)
+IMAGES = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+LABELS = np.eye(4, dtype=np.float32)
 
 
 def test_images_and_labels_are_mixed_with_the_neighbour_by_the_same_weight():

@@ -90,6 +90,9 @@ def _commit() -> str | None:
 
 def _lock_digest() -> str | None:
   """SHA-256 of the lock that the program's packages were installed from."""
-  main = getattr(sys.modules["__main__"], "__file__", None)
-  locks = sorted(Path(main).parent.glob("requirements*.lock")) if main else []
-  return hashlib.sha256(locks[0].read_bytes()).hexdigest() if locks else None
+  folder = Path(getattr(sys.modules["__main__"], "__file__", None) or ".").parent
+  flavour = {"gpu": "requirements.cuda.lock", "tpu": "requirements.tpu.lock"}.get(jax.default_backend())
+  for lock in filter(None, (flavour, "requirements.lock")):
+    if (folder / lock).is_file():
+      return hashlib.sha256((folder / lock).read_bytes()).hexdigest()
+  return None

@@ -15,6 +15,10 @@ Predict = Callable[[Params, Batch], tuple[Any, Any]]
 class Task(abc.ABC):
   """A project's idea in a few functions, all but `load` traced by JAX; `core.training.loop.run` does the rest."""
 
+  load: Callable[[Params], Params] | None = None
+  """Only where training does not start from scratch: given the fresh parameters as NumPy arrays, those to start from
+  (published weights, say). Not called on resume."""
+
   update: Callable | None = None
   """Only where the step itself is the idea (two gradient passes, say): `update(state, batch, rng, tx) -> (state,
   metrics)` in place of `core.training.step.gradient_update`."""
@@ -26,10 +30,6 @@ class Task(abc.ABC):
     Raises:
       UserError: the batch lacks a key, or its shapes contradict the config.
     """
-
-  def load(self, params: Params) -> Params:
-    """Given fresh parameters on the host, those to start from: published weights, say. Not called on resume."""
-    return params
 
   @abc.abstractmethod
   def loss(self, params: Params, batch: Batch, rng: Key[Array, ""]) -> tuple[Float[Array, ""], Mapping[str, jax.Array]]:

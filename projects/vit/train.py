@@ -27,6 +27,7 @@ class Classification(Task):
     self._family = models.get(config.model_name)
     self._model = self._family.Model(num_classes=config.num_classes, **config.get("model", {}))
     self._loss = losses.get(config.get("loss", "softmax_xent"))
+    self.load = self._load_weights if config.get("model_init") else None
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> Mapping[str, Any]:
     _check(batch, self._config.num_classes)
@@ -36,10 +37,9 @@ class Classification(Task):
       params["head"]["bias"] = jnp.full_like(params["head"]["bias"], bias)
     return {"params": params}
 
-  def load(self, params: Params) -> Params:
-    if file := self._config.get("model_init"):
-      return self._family.load(params, file, self._config.model, **self._config.get("model_load", {}))
-    return params
+  def _load_weights(self, params: Params) -> Params:
+    config = self._config
+    return self._family.load(params, config.model_init, config.get("model"), **config.get("model_load", {}))
 
   def loss(self, params: Params, batch: Batch, rng: Key[Array, ""]) -> tuple[Float[Array, ""], Mapping[str, jax.Array]]:
     rng_mixup, rng_dropout = jax.random.split(rng)

@@ -1,0 +1,66 @@
+"""A source that lies in memory: equally long NumPy arrays, one a key."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """Records in memory.
+
+  Attributes:
+    name: the source and split in words, for messages.
+    arrays: one array [records, ...] a key; text and bytes are object arrays of `bytes`.
+    describe: what to call a row in a message.
+    files: keys of `arrays` that hold paths, of files whose bytes the example gets in their place.
+  """
+
+  name: str
+  arrays: dict[str, np.ndarray]
+  describe: Callable[[int], str]
+  files: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    sizes = {key: len(array) for key, array in self.arrays.items()}
+    if len(set(sizes.values())) > 1:
+      raise UserError(f"{self.name}: columns of unequal lengths: {', '.join(f'{k} {n}' for k, n in sizes.items())}")
+    if not len(self):
+      raise UserError(f"{self.name}: holds no examples")
+
+  def __len__(self) -> int:
+    return len(next(iter(self.arrays.values()), ()))
+
+  def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The records `rows`, as a dict of arrays [len(rows), ...]."""
+    return {key: array[rows] for key, array in self.arrays.items()}
+
+
+def bytes_column(values: Iterable[str | bytes]) -> np.ndarray:
+  """An object array of `bytes`: the form of text (UTF-8) and of encoded images, the one TensorFlow gives back."""
+  values = [value.encode() if isinstance(value, str) else bytes(value) for value in values]
+  column = np.empty(len(values), object)
+  column[:] = values
+  return column
+
+
+def select(arrays: dict[str, dict[str, np.ndarray]], parts: list[tuple[str, int, int]]) -> dict[str, np.ndarray]:
+  """The ranges `parts` (see `core.data.split`) of named splits, one after the other; views where there is one."""
+  cuts = [{key: array[low:high] for key, array in arrays[name].items()} for name, low, high in parts]
+  return cuts[0] if len(cuts) == 1 else {key: np.concatenate([cut[key] for cut in cuts]) for key in cuts[0]}
+
+
+def describer(parts: list[tuple[str, int, int]], noun: Callable[[str, int], str]) -> Callable[[int], str]:
+  """`describe` of the columns that `select` gives: `noun(split, row in that split)`."""
+
+  def describe(row: int) -> str:
+    for name, low, high in parts:
+      if row < high - low:
+        return noun(name, low + row)
+      row -= high - low
+    raise IndexError(row)
+
+  return describe

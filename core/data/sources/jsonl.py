@@ -1,0 +1,100 @@
+"""A JSONL file: one example a line, images as paths to files."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from core.data import split as splits
+from core.data.columns import Columns, bytes_column, describer, select
+from core.errors import UserError
+
+
+def load(*, path: str, split: str = "all", files: tuple[str, ...] | None = None, name: str = "jsonl") -> Columns:
+  """One column a key of `path`; the whole file is the split `all`.
+
+  Args:
+    path: the file. Every line is an object with the keys of the first; values are numbers, text, or equally long lists.
+    split: `all`, or a part of it: `all[:90%]`.
+    files: keys that hold paths (absolute, or relative to the JSONL's folder); the example gets the file's bytes. By
+      default `image`, where it is text.
+    name: unused; every source may be named.
+
+  Raises:
+    UserError: no such file or split, a line that is no such object, named by its number.
+  """
+  file = pathlib.Path(path).expanduser()
+  if not file.is_file():
+    raise UserError(f"data source jsonl: no file {path}")
+  with file.open("rb") as stream:
+    lines = [(number, line) for number, line in enumerate(stream, 1) if line.strip()]
+  table = [_object(line, f"{path} line {number}") for number, line in lines]
+  parts = splits.ranges(split, {"all": len(table)}, path)
+  keys = list(table[0])
+  for (number, _), row in zip(lines, table):
+    if row.keys() != table[0].keys():
+      key = sorted(row.keys() ^ table[0].keys())[0]
+      raise UserError(f"{path} line {number}: {key!r} is {'new here' if key in row else 'missing'}; line 1 has {keys}")
+  arrays = {key: _column([row[key] for row in table], key, path, lines) for key in keys}
+  if files is None:
+    files = ("image",) if arrays.get("image", np.empty(0)).dtype == object else ()
+  for key in files:
+    if key not in arrays or arrays[key].dtype != object:
+      raise UserError(f"{path}: files={key!r} names no column of paths; the columns are {keys}")
+    arrays[key] = bytes_column(_resolved(file.parent, held.decode()) for held in arrays[key])
+
+  def noun(_: str, row: int) -> str:
+    held = "".join(f" ({arrays[key][row].decode()})" for key in files)
+    return f"line {lines[row][0]} of {path}{held}"
+
+  return Columns(f"{path} {split}", select({"all": arrays}, parts), describer(parts, noun), tuple(files))
+
+
+def _resolved(folder: pathlib.Path, path: str) -> str:
+  return path if "://" in path else str(folder / path)
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+  try:
+    row = json.loads(line)
+  except ValueError as error:
+    raise UserError(f"{where}: not JSON ({error})") from None
+  if not isinstance(row, dict) or not row:
+    raise UserError(f'{where}: not an object; a line reads {{"image": "a.jpg", "label": 3}}')
+  return row
+
+
+def _column(values: list[Any], key: str, path: str, lines: list[tuple[int, bytes]]) -> np.ndarray:
+  """Text becomes an object array of UTF-8 bytes, numbers int64, float32 or bool, lists of one length more axes."""
+  first = _shape(values[0])
+  if first[-1] not in ("text", "number"):
+    raise UserError(
+      f"{path} line {lines[0][0]}: {key!r} holds {first[-1]}; a value is a number, text, or a list of them"
+    )
+  for (number, _), value in zip(lines, values):
+    if _shape(value) != first:
+      raise UserError(f"{path} line {number}: {key!r} has the form {_shape(value)}, on line 1 it has {first}")
+  flat = list(_flatten(values))
+  if flat and isinstance(flat[0], str):
+    array = bytes_column(flat)
+  else:
+    array = np.array(flat)
+    array = array.astype({"b": bool, "i": np.int64}.get(array.dtype.kind, np.float32))
+  return array.reshape([len(values), *first[:-1]])
+
+
+def _shape(value: Any) -> tuple:
+  """Lengths of nested lists, then the kind of what they hold: text or number."""
+  if isinstance(value, list):
+    inner = {_shape(v) for v in value} or {("number",)}
+    return (len(value), *inner.pop()) if len(inner) == 1 else ("uneven",)
+  return ("text" if isinstance(value, str) else "number" if isinstance(value, int | float) else type(value).__name__,)
+
+
+def _flatten(value: Any):
+  if isinstance(value, list):
+    for inner in value:
+      yield from _flatten(inner)
+  else:
+    yield value

@@ -1,0 +1,106 @@
+"""The sources that need no TensorFlow."""
+
+import json
+
+import numpy as np
+import pytest
+import sklearn.datasets
+
+from core.data.source import open_source
+from core.errors import UserError
+
+
+def digits(split):
+  return open_source({"name": "digits", "split": split}, "input.data")
+
+
+def refused(line, **data):
+  with pytest.raises(UserError) as error:
+    open_source(data, "input.data")
+  assert line in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_digits_are_those_of_scikit_learn():
+  theirs = sklearn.datasets.load_digits()
+  ours = digits("train+test")
+  image = (ours.arrays["image"].astype(np.float64) * 16 / 255).round().reshape(-1, 64)
+  pairs = sorted((*x, y) for x, y in zip(image.astype(int).tolist(), ours.arrays["label"].tolist()) for x in [tuple(x)])
+  assert pairs == sorted((*x, y) for x, y in zip(map(tuple, theirs.data.astype(int).tolist()), theirs.target.tolist()))
+
+
+def test_digits_splits_are_stratified_and_whole():
+  train, test = digits("train"), digits("test")
+  assert (len(train), len(test)) == (1437, 360)
+  assert (np.bincount(test.arrays["label"]) == 36).all()
+  assert train.arrays["image"].shape == (1437, 8, 8, 1)
+  assert (train.arrays["image"].min(), train.arrays["image"].max()) == (0, 255)
+  rows = {train.describe(i) for i in range(1437)} | {test.describe(i) for i in range(360)}
+  assert len(rows) == 1797
+
+
+def test_part_of_a_split_is_named_by_rows_of_the_whole():
+  assert digits("train[100:200]").describe(5) == digits("train").describe(105)
+
+
+def test_arrays_with_and_without_splits(tmp_path):
+  x, y = np.arange(10.0), np.arange(10)
+  np.savez(tmp_path / "flat.npz", image=x, label=y, text=np.array(["ä"] * 10))
+  np.savez(tmp_path / "splits.npz", **{"train/image": x, "train/label": y, "test/image": x[:3], "test/label": y[:3]})
+  flat = open_source(dict(source="arrays", path=str(tmp_path / "flat.npz"), split="all[2:4]"), "data")
+  np.testing.assert_array_equal(flat.arrays["label"], [2, 3])
+  assert flat.arrays["text"].tolist() == ["ä".encode()] * 2
+  assert flat.describe(1) == f"row 3 of {tmp_path / 'flat.npz'}"
+  assert len(open_source(dict(source="arrays", path=str(tmp_path / "splits.npz"), split="test"), "data")) == 3
+  assert len(open_source(dict(source="arrays", columns={"image": x}), "data")) == 10
+
+
+def test_jsonl_columns_and_paths(tmp_path):
+  rows = [{"image": f"{i}.jpg", "label": i, "box": [0.5, i], "text": "é"} for i in range(4)]
+  path = tmp_path / "train.jsonl"
+  path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+  source = open_source(dict(source="jsonl", path=str(path), split="all[1:]"), "data")
+  assert source.files == ("image",)
+  assert source.arrays["image"][0] == str(tmp_path / "1.jpg").encode()
+  assert source.arrays["label"].dtype == np.int64
+  np.testing.assert_array_equal(source.arrays["box"], np.float32([[0.5, 1], [0.5, 2], [0.5, 3]]))
+  assert source.arrays["text"][0] == "é".encode()
+  assert source.describe(0) == f"line 2 of {path} ({tmp_path / '1.jpg'})"
+
+
+@pytest.mark.parametrize(
+  "second, line",
+  [
+    ("{", "line 2: not JSON"),
+    ("[1]", "line 2: not an object"),
+    ('{"image": "b.jpg"}', "line 2: 'label' is missing"),
+    ('{"image": "b.jpg", "label": 1, "x": 2}', "line 2: 'x' is new here"),
+    ('{"image": "b.jpg", "label": "cat"}', "line 2: 'label' has the form ('text',)"),
+    ('{"image": "b.jpg", "label": [1, [2]]}', "line 2: 'label' has the form ('uneven',)"),
+  ],
+)
+def test_a_bad_line_is_named(tmp_path, second, line):
+  path = tmp_path / "x.jsonl"
+  path.write_text('{"image": "a.jpg", "label": 0}\n' + second + "\n")
+  refused(f"{path} {line}", source="jsonl", path=str(path))
+
+
+def test_bad_sources_are_refused(tmp_path):
+  (tmp_path / "bad.npz").write_bytes(b"no zip")
+  np.savez(tmp_path / "uneven.npz", a=np.zeros(3), b=np.zeros(4))
+  (tmp_path / "empty.jsonl").write_text("")
+  (tmp_path / "null.jsonl").write_text('{"label": null}\n')
+  (tmp_path / "ok.jsonl").write_text('{"label": 1}\n')
+  refused("input.data.source 'arays' is unknown (did you mean 'arrays'?)", source="arays")
+  refused("input.data.splt is no key of the source digits (did you mean 'split'?)", name="digits", splt="train")
+  refused("input.data.split is missing", name="digits")
+  refused("no file nowhere.npz", source="arrays", path="nowhere.npz")
+  refused("not a readable .npz file", source="arrays", path=str(tmp_path / "bad.npz"))
+  refused("columns of unequal lengths: a 3, b 4", source="arrays", path=str(tmp_path / "uneven.npz"))
+  refused("give one of path", source="arrays")
+  refused("there is no split 'test' (known: all)", source="arrays", columns={"a": np.zeros(3)}, split="test")
+  refused("a is a single value", source="arrays", columns={"a": np.zeros(())})
+  refused("no file nowhere.jsonl", source="jsonl", path="nowhere.jsonl")
+  refused("split 'all' holds no examples", source="jsonl", path=str(tmp_path / "empty.jsonl"))
+  refused("'label' holds NoneType", source="jsonl", path=str(tmp_path / "null.jsonl"))
+  refused("files='image' names no column of paths", source="jsonl", path=str(tmp_path / "ok.jsonl"), files=("image",))

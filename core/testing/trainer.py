@@ -1,0 +1,58 @@
+"""Starts a project's trainer as a process of its own, and reads what it leaves behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from core import trees
+from core.training import metrics
+
+
+def start(module: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen:
+  """`python -m MODULE ARGUMENTS` with this process's packages and no others; both outputs in one text pipe."""
+  hermetic = ["-S", "-s"] if sys.flags.no_site else []
+  return subprocess.Popen(
+    [sys.executable, *hermetic, "-m", module, *arguments],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(env or {})},
+  )
+
+
+def run(module: str, *arguments: str, env: dict[str, str] | None = None, timeout: float = 300) -> tuple[int, str]:
+  """Exit status and output of the trainer, run to its end."""
+  process = start(module, *arguments, env=env)
+  output, _ = process.communicate(timeout=timeout)
+  return process.returncode, output
+
+
+def final_state(workdir: Path) -> dict[str, np.ndarray]:
+  """Every array of the newest checkpoint: step, parameters and optimizer state by name."""
+  newest = max((path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    return {name: np.asarray(leaf) for name, leaf in trees.flatten_with_names(checkpointer.restore(newest.absolute()))}
+
+
+def repeatable_metrics(workdir: Path) -> list[dict[str, Any]]:
+  """The lines of `metrics.jsonl` without what measures the machine."""
+  lines = metrics.read(workdir / "metrics.jsonl")
+  return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
+
+
+def differences(one: Path, other: Path) -> list[str]:
+  """Names of the arrays and logged steps in which two finished runs are not equal to the last bit."""
+  a, b = final_state(one), final_state(other)
+  found = [
+    name for name in sorted({*a, *b}) if name not in a or name not in b or a[name].tobytes() != b[name].tobytes()
+  ]
+  lines = zip(repeatable_metrics(one), repeatable_metrics(other), strict=False)
+  found += [f"metrics of step {x['step']}" for x, y in lines if x != y]
+  if len(repeatable_metrics(one)) != len(repeatable_metrics(other)):
+    found.append("the number of lines in metrics.jsonl")
+  return found

@@ -1,0 +1,177 @@
+"""The loop on a linear model: what it compiles, transfers, writes and refuses."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core import config as config_lib
+from core.checkpoint import pretrained
+from core.errors import UserError
+from core.training import loop, losses, metrics
+from core.training.task import Task
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+PP = "value_range(0,1)|onehot(10,key='label',key_result='labels')|keep('image','labels')"
+
+
+class Linear(Task):
+  def init(self, rng, batch):
+    return {"params": {"w": jax.random.normal(rng, (64, 10)) / 8, "b": jnp.zeros(10)}}
+
+  def loss(self, params, batch, rng):
+    logits, _ = self.predict["predict"](params, batch)
+    return jnp.mean(losses.softmax_xent(logits, batch["labels"])), {"noise": jax.random.uniform(rng)}
+
+  @property
+  def predict(self):
+    return {"predict": lambda params, batch: (batch["image"].reshape(-1, 64) @ params["w"] + params["b"], {})}
+
+
+def make_config(evaluate=True, **changes):
+  evals = dict(test=dict(data=dict(name="digits", split="test"), pp_fn=PP, batch_size=64, log_steps=10))
+  config = config_lib.ConfigDict(
+    dict(
+      seed=0,
+      total_steps=20,
+      input=dict(data=dict(name="digits", split="train"), batch_size=64, pp=PP),
+      optax_name="scale_by_adam",
+      lr=0.05,
+      schedule=dict(decay_type="cosine", warmup_steps=5),
+      evals=evals if evaluate else {},
+      log_training_steps=5,
+      ckpt_steps=10,
+    )
+  )
+  config.update(changes)
+  return config
+
+
+def lines(workdir):
+  return [
+    {k: v for k, v in line.items() if not k.startswith("time/")} for line in metrics.read(workdir / "metrics.jsonl")
+  ]
+
+
+def test_a_run_learns_and_leaves_behind_what_it_promises(tmp_path):
+  results = loop.run(Linear(), make_config(total_steps=100), tmp_path)
+  assert results["test/prec@1"] > 0.9
+  log = lines(tmp_path)
+  assert log[0]["step"] == 1
+  assert [line["step"] for line in log if "training_loss" in line] == [1, *range(5, 101, 5)]
+  assert [line["step"] for line in log if "test/loss" in line] == list(range(10, 101, 10))
+  np.testing.assert_allclose(
+    [line["lr"] for line in log if line["step"] in (1, 100) and "lr" in line], [0, 0], atol=1e-4
+  )
+  assert json.loads((tmp_path / "config.json").read_text())["lr"] == 0.05
+  (start,) = json.loads((tmp_path / "run.json").read_text())
+  assert start["versions"]["jax"] == jax.__version__
+  assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["100", "90"]
+  assert set(pretrained.load_params(str(tmp_path / "params.npz"))) == {"w", "b"}
+
+
+def test_a_finished_run_started_again_has_nothing_left_to_do(tmp_path):
+  results = loop.run(Linear(), make_config(), tmp_path)
+  log = (tmp_path / "metrics.jsonl").read_text()
+  assert loop.run(Linear(), make_config(), tmp_path) == results
+  assert (tmp_path / "metrics.jsonl").read_text() == log
+
+
+def test_nothing_is_compiled_after_the_first_step_and_the_first_evaluation(tmp_path):
+  compiled = []
+  listener = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  loop.run(Linear(), make_config(), tmp_path / "warm")
+  counts = []
+  for steps in (20, 80):
+    compiled.clear()
+    loop.run(Linear(), make_config(total_steps=steps), tmp_path / str(steps))
+    counts.append(len(compiled))
+  assert counts[0] == counts[1] > 0
+
+
+def test_a_step_that_needs_an_implicit_transfer_is_an_error(tmp_path, monkeypatch):
+  class FromHost(loop.feed.to_devices if isinstance(loop.feed.to_devices, type) else object):
+    """Host batches where device arrays belong."""
+
+    def __init__(self, batches, sharding):
+      self._batches, self._sharding, self._given = batches, sharding, 0
+
+    def __next__(self):
+      self._given += 1
+      batch = next(self._batches)
+      return batch if self._given == 3 else jax.device_put(batch, self._sharding)
+
+    def close(self):
+      pass
+
+  monkeypatch.setattr(loop.feed, "to_devices", FromHost)
+  with pytest.raises(Exception, match=r"[Dd]isallowed host-to-device transfer"):
+    loop.run(Linear(), make_config(evaluate=False), tmp_path)
+
+
+@pytest.mark.parametrize("mesh", [[("data", 1), ("rest", 8)], [("data", 8)], [("data", 4), ("model", 2)]])
+def test_every_mesh_gives_the_same_losses(tmp_path, mesh):
+  one = make_config(sharding_strategy=[(".*", "replicate")])
+  other = make_config(mesh=mesh, sharding_strategy=[("w", "fsdp(axis='data', min_size_to_shard_mb=0)")])
+  loop.run(Linear(), one, tmp_path / "one")
+  loop.run(Linear(), other, tmp_path / "other")
+  for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "other"), strict=True):
+    assert a.keys() == b.keys()
+    np.testing.assert_allclose([a[key] for key in a], [b[key] for key in a], rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_last_good_checkpoint(tmp_path):
+  class Diverging(Linear):
+    def loss(self, params, batch, rng):
+      loss, aux = super().loss(params, batch, rng)
+      # `noise` is a pure function of seed and step; the loss blows up at the first step where it is large.
+      return jnp.where(aux["noise"] > 0.93, jnp.nan, loss), aux
+
+  with pytest.raises(loop.NonFiniteLoss, match=r"training_loss is nan at step (\d+)") as error:
+    loop.run(Diverging(), make_config(total_steps=500, ckpt_steps=1, evaluate=False), tmp_path)
+  step = int(str(error.value).split(" at step ")[1].split(";")[0])
+  assert step > 1
+  good = tmp_path / "checkpoints" / str(step - 1)
+  assert str(good) in str(error.value)
+  assert max(int(path.name) for path in good.parent.iterdir() if path.name.isdigit()) == step - 1
+  assert all(math.isfinite(line["training_loss"]) for line in lines(tmp_path))
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
+  class Wider(Linear):
+    def init(self, rng, batch):
+      return {"params": {"w": jnp.zeros((64, 10)), "b": jnp.zeros(12)}}
+
+  loop.run(Linear(), make_config(), tmp_path)
+  with pytest.raises(UserError, match=r"params/b: float32\[10\] in the checkpoint, float32\[12\] in the model"):
+    loop.run(Wider(), make_config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    (dict(total_steps=None), "length of training is missing"),
+    (dict(total_epochs=3), "both set"),
+    (dict(schedule=dict(decay_type="cosine", warmup_steps=21)), "longer than"),
+    (dict(mesh=[("data", 3)]), r"config\.mesh"),
+    (dict(input=dict(batch_size=62)), "56 or 64 can"),
+    (dict(optax_name="scale_by_adma"), "scale_by_adam"),
+    (dict(evals=dict(test=dict(pp_fn="value_rnage"))), "value_range"),
+  ],
+)
+def test_a_mistake_is_refused_before_the_first_step(tmp_path, changes, words):
+  with pytest.raises(UserError, match=words):
+    loop.run(Linear(), make_config(**changes), tmp_path)
+  assert not (tmp_path / "checkpoints").exists()
+  assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_profile_of_the_asked_steps_is_written(tmp_path):
+  loop.run(Linear(), make_config(profile_steps=(5, 6)), tmp_path)
+  assert list(Path(tmp_path / "profile").rglob("*.xplane.pb"))

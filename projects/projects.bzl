@@ -1,0 +1,5 @@
+"""The one list of projects: `projects/<name>` with a BUILD of its own, requirements.in and train.py."""
+
+PROJECTS = [
+    "vit",
+]

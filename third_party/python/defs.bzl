@@ -1,0 +1,125 @@
+"""How Python is built here: a library a folder, a test target a test file, and everything that makes up a project."""
+
+load("//tools:bundle.bzl", "bundle")
+
+# What only tests read, wherever it stands; and what only people, Bazel or uv read.
+_TEST_DATA = ["**/testdata/**", "**/witness/**", "**/*.npz"]
+_NOT_DATA = ["**/*.py", "**/__pycache__/**", "**/*.md", "**/*.png", "BUILD", "requirements*"] + _TEST_DATA
+
+def pins(name):
+    """The packages of a lock: core's, or a project's in the flavour that --config=cuda or --config=tpu chose."""
+    if name == "core":
+        return ["@core_pins"]
+    return select({
+        "//third_party/python:cuda": ["@%s_pins_cuda" % name],
+        "//third_party/python:tpu": ["@%s_pins_tpu" % name],
+        "//conditions:default": ["@%s_pins" % name],
+    })
+
+def python_library(name, deps = [], data = [], exclude = []):
+    """All of this folder but its tests. `:python_files` is every source, for the test that holds the house rules.
+
+    Args:
+      name: of the library; that of its folder.
+      deps: the folders it imports. Packages come with the tests and binaries: core does not know whose they are.
+      data: files to read at run time, beside those that stand in this folder.
+      exclude: sources that another target here owns.
+    """
+    native.py_library(
+        name = name,
+        srcs = native.glob(["**/*.py"], exclude = ["**/*_test.py"] + _TEST_DATA + exclude, allow_empty = True),
+        data = data + native.glob(["**"], exclude = _NOT_DATA, allow_empty = True),
+        deps = deps,
+    )
+    native.filegroup(
+        name = "python_files",
+        srcs = native.glob(["**/*.py"], allow_empty = True),
+    )
+
+def python_tests(deps, locked = "core", srcs = None, size = "medium", data = [], env = {}, tags = [], **kwargs):
+    """One target a test file, run by pytest: `errors_test.py` is `:errors_test`.
+
+    Args:
+      deps: the libraries that the tests import.
+      locked: whose packages they run against, `"core"` or a project.
+      srcs: the test files; all in this folder by default.
+      size: Bazel's: small is up to a minute, medium 5, large 15.
+      data: files the tests read, beside `testdata` folders and `.npz` files.
+      env: environment variables, beside JAX_PLATFORMS=cpu.
+      tags: Bazel's.
+      **kwargs: any other attribute of py_test.
+    """
+    for src in srcs if srcs != None else native.glob(["**/*_test.py"], allow_empty = True):
+        native.py_test(
+            name = src[:-len(".py")].replace("/", "_"),
+            size = size,
+            srcs = [src, "//third_party/python:pytest_main.py"],
+            main = "//third_party/python:pytest_main.py",
+            args = ["$(location %s)" % src],
+            data = data + ["//:pyproject.toml"] + native.glob(_TEST_DATA, allow_empty = True),
+            env = dict({"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}, **env),
+            tags = tags,
+            deps = deps + pins(locked),
+            **kwargs
+        )
+
+def project(name, bundle_args, test_size = "large"):
+    """A project, projects/<name>: `:train`, `:bundle`, the library `:<name>` and a test target for each test file.
+
+    Args:
+      name: of its folder.
+      bundle_args: the flags of a run of a few steps, by which a test tries the unpacked bundle.
+      test_size: of its tests.
+    """
+    native.exports_files(native.glob(["requirements*"]))
+    native.filegroup(
+        name = "requirements",
+        srcs = native.glob(["requirements*"]),
+    )
+    native.alias(
+        name = "lock",
+        actual = select({
+            "//third_party/python:cuda": "requirements.cuda.lock",
+            "//third_party/python:tpu": "requirements.tpu.lock",
+            "//conditions:default": "requirements.lock",
+        }),
+    )
+    python_library(
+        name = name,
+        data = [":lock"],  # Beside train.py, which writes its digest to the run's record.
+        deps = ["//core:everything"],
+    )
+    native.py_binary(
+        name = "train",
+        srcs = ["train.py"],
+        deps = [":" + name] + pins(name),
+    )
+    python_tests(
+        locked = name,
+        size = test_size,
+        deps = [":" + name, "//core/testing"],
+    )
+    bundle(
+        name = "bundle",
+        out = name + "_bundle.tar.gz",
+        lock = ":lock",
+        module = "projects.%s.train" % name,
+        deps = [":" + name],
+    )
+
+    # Unpacks the bundle, installs its lock and trains: hard links to uv's cache need that folder, hence no sandbox.
+    native.py_test(
+        name = "bundle_test",
+        size = "large",
+        srcs = ["//third_party/python:pytest_main.py", "//tools:bundle_test.py"],
+        main = "//third_party/python:pytest_main.py",
+        args = ["$(location //tools:bundle_test.py)"],
+        data = [":bundle", "//:pyproject.toml"],
+        env = {
+            "BUNDLE": "$(rootpath :bundle)",
+            "BUNDLE_ARGS": " ".join(bundle_args),
+            "JAX_PLATFORMS": "cpu",
+        },
+        tags = ["no-sandbox", "requires-network"],
+        deps = ["//tools:bundle_archive"] + pins(name),
+    )

@@ -1,0 +1,113 @@
+"""Images/s of the training input at 224 px against a bare `tf.data` map of the same TF ops, in one run.
+
+    ./bazelw run //tools/bench:input_pipeline
+
+The bare map reads the same records in file order, decodes and preprocesses them, and batches. What ours adds is the
+order (windows, lanes), the seeds of every example, and that its output is the same every time.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from core.data import pipeline
+from core.data.import_tensorflow import import_tensorflow, import_tfds
+from core.data.source import open_source
+from core.pp import builder
+from core.testing import standin
+
+PP = (
+  "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2,10)|value_range(-1,1)"
+  "|onehot(1000,key='label',key_result='labels')|keep('image','labels')"
+)
+BATCH = 64
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(prog="input_pipeline", description=__doc__.split("\n\n")[0])
+  parser.add_argument("--images", type=int, default=1_024)
+  parser.add_argument("--rounds", type=int, default=7)
+  parser.add_argument("--batches", type=int, default=12, help="a round, of 64 images")
+  arguments = parser.parse_args()
+  with tempfile.TemporaryDirectory() as folder:
+    write_photographs(Path(folder), arguments.images)
+    data = dict(name="photographs", split="train", data_dir=folder)
+    variants = {
+      "bare": bare(data),
+      "streamed": ours(data, shuffle_buffer_size=arguments.images // 2),
+      "in_memory": ours(data, shuffle_buffer_size=arguments.images),
+    }
+    rates = measure(variants, arguments.rounds, arguments.batches)
+  result = {name: round(statistics.median(each), 1) for name, each in rates.items()}
+  ratios = {
+    f"{name}_to_bare": round(statistics.median(a / b for a, b in zip(rates[name], rates["bare"])), 3)
+    for name in ("streamed", "in_memory")
+  }
+  print(json.dumps({"images_per_second": result, **ratios, "pp": PP, "rounds": arguments.rounds}, indent=2))
+
+
+def write_photographs(folder: Path, count: int) -> None:
+  """A TFDS dataset of JPEGs of the size of ImageNet's (500x375, about 100 kB) with detail at every scale."""
+  from PIL import Image
+
+  f = import_tfds().features
+  rng = np.random.default_rng(0)
+  files = []
+  for _ in range(16):
+    pixels = sum(
+      np.kron(rng.normal(size=(375 // s + 1, 500 // s + 1, 3)), np.ones((s, s, 1)))[:375, :500] * s**0.7
+      for s in (1, 4, 16, 64)
+    )
+    file = io.BytesIO()
+    Image.fromarray(np.uint8(np.clip(pixels * 8 + 128, 0, 255))).save(file, "JPEG", quality=85)
+    files.append(file.getvalue())
+  features = f.FeaturesDict({"image": f.Image(encoding_format="jpeg"), "label": f.ClassLabel(num_classes=1_000)})
+  example = lambda features, rng: {"image": io.BytesIO(files[rng.integers(16)]), "label": int(rng.integers(1_000))}
+  standin.write(folder, "photographs", features, {"train": count}, make_example=example)
+
+
+def bare(data: dict) -> Iterator:
+  """The least that could do the work: read, parse, the same ops, batch."""
+  tf = import_tensorflow()
+  records = open_source(data, "data")
+  preprocess = builder.get_preprocess_fn(PP)
+  seeded = lambda index, record: preprocess({**records.parse(record), "_seed": index})
+  dataset = tf.data.TFRecordDataset(list(records.files)).repeat().enumerate()
+  dataset = dataset.map(seeded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
+  dataset = dataset.map(lambda x: {"image": x["image"], "labels": x["labels"]}).batch(BATCH).prefetch(2)
+  return dataset.as_numpy_iterator()
+
+
+def ours(data: dict, shuffle_buffer_size: int) -> Iterator:
+  """The training input of a config."""
+  config = dict(data=data, batch_size=BATCH, pp=PP, shuffle_buffer_size=shuffle_buffer_size)
+  return pipeline.train_batches(config, seed=0, start_step=0)
+
+
+def measure(variants: dict[str, Iterator], rounds: int, batches: int) -> dict[str, list[float]]:
+  """Images/s of each variant in each round; the variants take turns, so that what the machine does meets them all.
+
+  A variant's threads fill its buffers while others are measured, so each turn first drains what was prepared.
+  """
+  rates: dict[str, list[float]] = {name: [] for name in variants}
+  for number in range(rounds + 1):
+    for name, iterator in variants.items():
+      for _ in range(6):
+        next(iterator)
+      began = time.perf_counter()
+      for _ in range(batches):
+        next(iterator)
+      if number:  # The first round warms up.
+        rates[name].append(BATCH * batches / (time.perf_counter() - began))
+  return rates
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,80 @@
+"""The rules of the house that an import can break. Bazel's visibility holds the first two as well, target by target."""
+
+import ast
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCES = sorted(path for folder in ("core", "projects") for path in Path(folder).rglob("*.py"))
+# Where TensorFlow may be imported at the top of a file; their users import such a file only when a run needs it.
+TENSORFLOW = ("core/data/", "core/pp/")
+
+
+def imports(tree: ast.AST, nested: bool = True) -> Iterator[str]:
+  """Names of the modules a file imports: everywhere, or (`nested=False`) only outside functions, as it is loaded."""
+  for node in ast.iter_child_nodes(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    elif nested or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+      yield from imports(node, nested)
+
+
+def breaches(path: str, source: str) -> list[str]:
+  """The rules that a file breaks, one line each."""
+  tree = ast.parse(source, path)
+  package, owner = itertools.islice([*path.split("/"), ""], 2)
+  found = []
+  for name in imports(tree):
+    top, _, rest = name.partition(".")
+    if top == "projects" and package == "core":
+      found.append(f"{path}: core imports no project, but {name}")
+    if top == "projects" and package == "projects" and rest.split(".")[0] != owner:
+      found.append(f"{path}: a project imports no other project, but {name}")
+  if not path.startswith(TENSORFLOW):
+    for name in imports(tree, nested=False):
+      if name.split(".")[0] in ("tensorflow", "tensorflow_datasets"):
+        found.append(f"{path}: TensorFlow is imported only in core/data and core/pp, or inside a function")
+  return found
+
+
+def test_the_sources_are_all_here():
+  assert {"core/errors.py", "core/training/loop.py"} <= {str(path) for path in SOURCES}
+  assert any(str(path).startswith("projects/") for path in SOURCES)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_the_rules_hold(path):
+  assert not breaches(str(path), path.read_text())
+
+
+@pytest.mark.parametrize(
+  "path, source, words",
+  [
+    ("core/trees.py", "def f():\n  from projects.vit import train", "core imports no project"),
+    ("core/trees.py", "import projects.vit.train", "core imports no project"),
+    ("projects/vit/train.py", "from projects.mixer.models import mixer", "no other project"),
+    ("projects/vit/train.py", "from projects import mixer", "no other project"),
+    ("core/training/loop.py", "import tensorflow as tf", "TensorFlow"),
+    ("core/training/loop.py", "try:\n  from tensorflow.io import gfile\nexcept ImportError:\n  pass", "TensorFlow"),
+    ("projects/vit/train.py", "class A:\n  import tensorflow_datasets", "TensorFlow"),
+  ],
+)
+def test_a_breach_is_found(path, source, words):
+  (breach,) = breaches(path, source)
+  assert words in breach
+
+
+@pytest.mark.parametrize(
+  "path, source",
+  [
+    ("core/data/feed.py", "import tensorflow as tf"),
+    ("core/training/loop.py", "def f():\n  import tensorflow as tf"),
+    ("projects/vit/train.py", "from projects.vit.configs import digits\nfrom core import trees"),
+  ],
+)
+def test_what_is_allowed_is_no_breach(path, source):
+  assert breaches(path, source) == []
