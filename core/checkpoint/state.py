@@ -47,6 +47,7 @@ class Checkpoints:
     self._keep_every = keep_every
     self._warn = warn
     self._saving: int | None = None
+    self._written = True
     self._contents: dict[str, Any] = {}
     self._writer = ocp.AsyncCheckpointer(
       # Floats barely compress, and trying costs the cores that training uses.
@@ -95,15 +96,14 @@ class Checkpoints:
     """Starts writing `state`, which may be donated as soon as this returns; gives the seconds it held the caller up."""
     began = time.perf_counter()
     self.wait()
-    path = self._folder / str(step)
-    self._saving = step
+    self._saving, self._written = step, True
     self._contents = {
       "step": step,
       "arrays": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in trees.flatten_with_names(state)},
     }
     try:
-      # Another process of the same run may be slower to look: `force` replaces what an earlier, killed run left there.
-      self._writer.save(path, args=ocp.args.PyTreeSave(state), force=True)
+      self._check_room(state)
+      self._writer.save(self._folder / str(step), args=ocp.args.PyTreeSave(state), force=True)
     except OSError as error:
       self._failed(error)
     return time.perf_counter() - began
@@ -113,11 +113,10 @@ class Checkpoints:
     try:
       self._writer.wait_until_finished()
     except Exception as error:  # Whatever the file system or TensorStore raised: the run can go on without it.
-      return self._failed(error)
-    written = self._saving is None or jax.process_index() != 0 or self._saving in self.steps()
+      self._failed(error)
     self._saving = None
     self._drop_old()
-    return written
+    return self._written
 
   def close(self) -> bool:
     """Waits for the last write and ends the writer's threads; False where the last checkpoint could not be written."""
@@ -125,11 +124,20 @@ class Checkpoints:
     self._writer.close()
     return written
 
-  def _failed(self, error: Exception) -> bool:
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+  def _check_room(self, state: Any) -> None:
+    """Finds a full disk while the disk is still in order; processes that share a job learn it from the write itself."""
+    if jax.process_count() > 1:
+      return
+    self._folder.mkdir(parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(self._folder).free, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    if free < needed:
+      raise OSError(f"the disk has {free:,} bytes left and it takes {needed:,}")
+
+  def _failed(self, error: Exception) -> None:
+    # TensorStore tells the whole way down; what the system said comes last.
+    reason = str(error).splitlines()[0].rsplit(": ", 1)[-1] if str(error) else type(error).__name__
     self._warn(f"warning: the checkpoint of step {self._saving} could not be written ({reason}); {self.newest_line()}")
-    self._saving = None
-    return False
+    self._written = False
 
   def _seal(self) -> None:
     """Runs in the background once all processes' files are complete, just before Orbax renames the folder."""

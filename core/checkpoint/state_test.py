@@ -162,7 +162,19 @@ def full_disk():
   signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_a_full_disk_is_a_warning_and_the_last_good_stays(saved, full_disk):
+def test_a_disk_without_room_is_found_before_anything_is_written(saved, monkeypatch):
+  usage = type(shutil.disk_usage(saved))(total=1_000, used=900, free=100)
+  monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+  warnings = []
+  checkpoints = Checkpoints(saved, warn=warnings.append)
+  checkpoints.save(3, make_state(3))
+  assert not checkpoints.close()
+  (line,) = warnings
+  assert "the disk has 100 bytes left" in line
+  assert sorted(path.name for path in saved.iterdir()) == ["1", "2"]
+
+
+def test_a_write_that_fails_half_way_is_a_warning_and_the_last_good_stays(saved, full_disk):
   warnings = []
   checkpoints = Checkpoints(saved, warn=warnings.append)
   checkpoints.save(3, make_state(3))

@@ -15,9 +15,13 @@ from core.training import metrics
 
 def start(module: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen:
   """`python -m MODULE ARGUMENTS` with this process's packages and no others; both outputs in one text pipe."""
+  return _python("-m", module, *arguments, env=env)
+
+
+def _python(*arguments: str, env: dict[str, str] | None) -> subprocess.Popen:
   hermetic = ["-S", "-s"] if sys.flags.no_site else []
   return subprocess.Popen(
-    [sys.executable, *hermetic, "-m", module, *arguments],
+    [sys.executable, *hermetic, *arguments],
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
@@ -28,6 +32,13 @@ def start(module: str, *arguments: str, env: dict[str, str] | None = None) -> su
 def run(module: str, *arguments: str, env: dict[str, str] | None = None, timeout: float = 300) -> tuple[int, str]:
   """Exit status and output of the trainer, run to its end."""
   process = start(module, *arguments, env=env)
+  output, _ = process.communicate(timeout=timeout)
+  return process.returncode, output
+
+
+def run_code(code: str, *arguments: str, timeout: float = 300) -> tuple[int, str]:
+  """As `run`, of a line of Python that sets something up before it runs a trainer."""
+  process = _python("-c", code, *arguments, env=None)
   output, _ = process.communicate(timeout=timeout)
   return process.returncode, output
 

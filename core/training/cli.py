@@ -180,7 +180,9 @@ def _quiet() -> None:
 
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-  logging.getLogger("absl").setLevel(logging.ERROR)
   logging.getLogger("jax").setLevel(logging.ERROR)
-  logging.getLogger("orbax").setLevel(logging.ERROR)
+  # A checkpoint that fails is said in one line by us; Orbax and asyncio would log a traceback for each array.
+  for name in ("absl", "orbax", "asyncio"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
+  warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
   warnings.filterwarnings("ignore", module="(tensorflow|tensorflow_datasets|orbax|flax|keras)")

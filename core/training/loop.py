@@ -119,9 +119,9 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
           saved.wait()
           raise NonFiniteLoss(f"{fault} at step {step:,}; {saved.newest_line()}")
         if plan.logs(step):
-          log.write(
-            step, {**values, **_rates(config, schedules, step), **show.log(step, float(values["training_loss"]))}
-          )
+          timings = show.log(step, float(values["training_loss"]))
+          log.write(step, {**values, **_rates(config, schedules, step), **timings})
+          show.skipped(data.skipped)
 
     def evaluate(step: int) -> None:
       """Runs the evaluations due at `step` that are not in the log yet; leaves off when the run is to stop."""

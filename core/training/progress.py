@@ -27,6 +27,7 @@ class Progress:
     self._mark = (time.perf_counter(), start_step)
     self._rate = 0.0
     self._drawn = 0.0
+    self._skipped = 0
     self._loss: float | None = None
     self._last_eval = ""
 
@@ -65,6 +66,12 @@ class Progress:
       f"  {name} {format_metric(name, value)}" for name, value in results.items() if not name.endswith("loss")
     )
     self.say(f"step {step:,}: {text}  ({seconds:.1f} s)")
+
+  def skipped(self, count: int) -> None:
+    """Says how many examples could not be read so far, each time there are more."""
+    if count > self._skipped:
+      self._skipped = count
+      self.say(f"skipped {count:,} examples that could not be read")
 
   def paused(self, seconds: float) -> None:
     """Time that is not training (a checkpoint's copy, say) and must not count in images/s."""
