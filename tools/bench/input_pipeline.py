@@ -32,7 +32,7 @@ BATCH = 64
 
 def main() -> None:
   parser = argparse.ArgumentParser(prog="input_pipeline", description=__doc__.split("\n\n")[0])
-  parser.add_argument("--images", type=int, default=1_024)
+  parser.add_argument("--images", type=int, default=8_192)
   parser.add_argument("--rounds", type=int, default=7)
   parser.add_argument("--batches", type=int, default=12, help="a round, of 64 images")
   arguments = parser.parse_args()
