@@ -36,11 +36,9 @@ def run(module: str, *arguments: str, env: dict[str, str] | None = None, timeout
   return process.returncode, output
 
 
-def run_code(code: str, *arguments: str, timeout: float = 300) -> tuple[int, str]:
-  """As `run`, of a line of Python that sets something up before it runs a trainer."""
-  process = _python("-c", code, *arguments, env=None)
-  output, _ = process.communicate(timeout=timeout)
-  return process.returncode, output
+def start_code(code: str, *arguments: str) -> subprocess.Popen:
+  """As `start`, of a line of Python that sets something up before it runs a trainer."""
+  return _python("-c", code, *arguments, env=None)
 
 
 def final_state(workdir: Path) -> dict[str, np.ndarray]:

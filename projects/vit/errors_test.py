@@ -116,8 +116,9 @@ def test_a_full_disk_ends_the_run_with_an_error_and_the_last_good_checkpoint_sta
   longer = ("--config.total_steps=6", "--config.ckpt_steps=2")
   for path in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]:
     path.rename(tmp_path / path.name)  # As if the run had ended after step 4.
-  status, output = trainer.run_code(code, *TINY, *longer, workdir)
-  assert status == 1
+  process = trainer.start_code(code, *TINY, *longer, workdir)
+  output, _ = process.communicate()
+  assert process.returncode == 1
   assert "the checkpoint of step 6 could not be written" in output
   assert "error: the last checkpoint could not be written" in output
   assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()] == ["4"]

@@ -13,7 +13,7 @@ def get_config(arg=None):
   config = config_lib.ConfigDict()
 
   config.seed = 0
-  config.total_epochs = 2 if arg.runlocal else 80
+  config.total_epochs = 2 if arg.runlocal else 120
   config.num_classes = 10
   config.loss = "softmax_xent"
 
@@ -24,13 +24,13 @@ def get_config(arg=None):
   )
 
   config.model_name = "vit"
-  config.model = dict(width=64, depth=3, mlp_dim=256, num_heads=4, patch_size=(2, 2), pool_type="gap", posemb="learn")
+  config.model = dict(width=96, depth=3, mlp_dim=384, num_heads=4, patch_size=(2, 2), pool_type="gap", posemb="learn")
   config.mixup = dict(p=0.2)
 
   config.optax_name = "scale_by_adam"
   config.grad_clip_norm = 1.0
-  config.lr = 2e-3
-  config.wd = 1e-3
+  config.lr = 3e-3
+  config.wd = 2e-3
   config.schedule = dict(decay_type="cosine", warmup_percent=0.1)
 
   config.evals = dict(
