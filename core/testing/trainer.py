@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def start_code(code: str, *arguments: str) -> subprocess.Popen:
 def final_state(workdir: Path) -> dict[str, np.ndarray]:
   """Every array of the newest checkpoint: step, parameters and optimizer state by name."""
   newest = max((path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
-  with ocp.PyTreeCheckpointer() as checkpointer:
+  with ocp.PyTreeCheckpointer() as checkpointer, warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # That the shardings come from the file is what is wanted.
     return {name: np.asarray(leaf) for name, leaf in trees.flatten_with_names(checkpointer.restore(newest.absolute()))}
 
 

@@ -58,3 +58,16 @@ def test_when_a_process_is_killed_the_other_ends_with_a_clear_line(tmp_path):
   assert first.returncode not in (0, None)
   assert "another process of this job is gone" in output
   second.communicate()
+
+
+def test_sigterm_to_one_process_stops_both_after_the_same_step(tmp_path):
+  first, second = start_two("--config.total_steps=100000", f"--workdir={tmp_path / 'run'}")
+  for line in first.stdout:
+    if line.startswith("step 5/"):
+      break
+  second.send_signal(signal.SIGTERM)
+  outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
+  assert [first.returncode, second.returncode] == [75, 75], outputs
+  (saved,) = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+  for output in outputs:
+    assert f"preempted after step {int(saved):,}" in output
