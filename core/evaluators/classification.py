@@ -56,10 +56,18 @@ class Evaluator:
       cache=cache,
     )
     self._sharding = sharding
-    self._label_key = label_key
     self._sums = jax.jit(
       _make_sums(predict, losses.get(loss_name), label_key), out_shardings=sharding_lib.replicated(sharding.mesh)
     )
+
+  def check(self, state: TrainState) -> None:
+    """Refuses, by the shapes of one batch, what the first evaluation would; `state` may be shapes, too.
+
+    Raises:
+      UserError: the data cannot be read, or do not fit the model or the loss.
+    """
+    with feed.to_devices(self._data, self._sharding) as batches:
+      jax.eval_shape(self._sums, state.params, next(batches))
 
   def run(self, state: TrainState, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
     """The metrics of `state.params`; None if `interrupted()` became true on the way."""
@@ -67,8 +75,6 @@ class Evaluator:
     batches = feed.to_devices(self._data, self._sharding)
     try:
       for batch in batches:
-        if self._label_key not in batch:
-          raise UserError(f"evals: no key {self._label_key!r} after pp_fn; there are: {', '.join(batch)}")
         sums.append(self._sums(state.params, batch))
         if interrupted():
           return None
@@ -84,8 +90,16 @@ class Evaluator:
 def _make_sums(predict: Predict, loss_fn: Callable, label_key: str) -> Callable[[Any, Batch], Float[Array, "3"]]:
   def sums(params: Any, batch: Batch) -> Float[Array, "3"]:
     """(correct predictions, summed loss, examples counted) of one batch."""
+    for key in ("image", label_key):
+      if key not in batch:
+        kept = ", ".join(name for name in batch if not name.startswith("_"))
+        raise UserError(f"evals: pp_fn must leave {key!r}; it leaves: {kept}")
     logits, *_ = predict(params, batch)
     labels = batch[label_key]
+    if labels.shape != logits.shape:
+      raise UserError(
+        f"evals: pp_fn leaves labels of shape {labels.shape[1:]}, the model has {logits.shape[1:]} logits"
+      )
     counts = (batch["_mask"] > 0) & (jnp.max(labels, axis=-1) > 0)
     best = jnp.argmax(logits, axis=-1)
     correct = jnp.take_along_axis(labels, best[:, None], axis=-1)[:, 0] > 0

@@ -91,5 +91,10 @@ def test_a_mistake_in_the_config_is_refused(options, words):
 
 
 def test_labels_lost_by_the_preprocessing_are_refused():
-  with pytest.raises(UserError, match="no key 'labels'"):
-    evaluator(pp_fn="value_range(0,1)|keep('image')").run(state())
+  with pytest.raises(UserError, match="must leave 'labels'; it leaves: image"):
+    evaluator(pp_fn="value_range(0,1)|keep('image')").check(state())
+
+
+def test_labels_of_another_number_of_classes_are_refused():
+  with pytest.raises(UserError, match=r"labels of shape \(12,\), the model has \(10,\) logits"):
+    evaluator(pp_fn=PP.replace("onehot(10", "onehot(12")).check(state())

@@ -1,6 +1,7 @@
 """The command line of every trainer: `train --config=FILE.py[:args] [--config.KEY=VALUE ...] [--workdir=DIR]`."""
 
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -63,6 +64,8 @@ def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]
   spec = _config_spec(flags.get("config", default), project, configs)
   config = config_lib.load(spec, overrides)
   name = Path(spec.partition(":")[0]).stem
+  if "coordinator" in flags and "workdir" not in flags:
+    raise UserError("several processes share one --workdir=DIR; give it to each of them")
   workdir = _from_here(flags.get("workdir") or f"runs/{project.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
   _start_jax(flags, workdir)
 
@@ -73,7 +76,8 @@ def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]
   try:
     loop.run(make_task(config), config, workdir, title=f"{project.name} {name}")
   except preemption.Preempted as stop:
-    print(f"{stop}: --config={flags.get('config', default)} --workdir={workdir}", file=sys.stderr)
+    again = [word for word in argv if not word.startswith("--workdir")] + [f"--workdir={workdir}"]
+    print(f"{stop}: {shlex.join(again)}", file=sys.stderr)
     return preemption.EXIT_CODE
   except loop.NonFiniteLoss as error:
     print(f"error: {error}", file=sys.stderr)

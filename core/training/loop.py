@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -84,6 +85,8 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
       for name, eval_config in config.get("evals", {}).items()
     }
     state = saved.restore(start, shapes) if start else _fresh_state(task, config, shapes, tx, batch)
+    for evaluator in evals.values():
+      evaluator.check(state)
 
     log = metrics.MetricsLog(workdir / "metrics.jsonl", resume_step=start, writes=first)
     closing.callback(log.close)
@@ -99,6 +102,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
     _introduce(show, title, config, plan, mesh, state, data, workdir, start)
 
     # Compiled once, for these shapes and shardings: anything else is an error rather than a second compilation.
+    show.wait("compiling")
     began = time.perf_counter()
     update = make_update(task, tx, seed=config.get("seed", 0), accumulate=config.get("grad_accum_steps", 1))
     out_shardings = (jax.tree.map(lambda x: x.sharding, shapes), sharding.replicated(mesh))
@@ -252,13 +256,14 @@ def _introduce(show, title, config, plan, mesh, state, data, workdir, start) -> 
   devices = mesh.devices.flat
   count = sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state.params))
   model = f"{config.get('model_name', 'model')} {config.get('model', {}).get('variant', '')}".strip()
+  cores = f" of {os.cpu_count()} cores" if devices[0].platform == "cpu" else ""
   processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
   epochs = plan.total * config.input.batch_size / data.num_examples
   source = config.input.data
   named = " ".join(str(source[key]) for key in ("name", "path", "split") if key in source) or ", ".join(source)
   rows = {
     "model": f"{model}, {count:,} parameters",
-    "device": f"{len(devices)} x {devices[0].device_kind}{processes}, mesh {dict(mesh.shape)}",
+    "device": f"{len(devices)} x {devices[0].device_kind}{cores}{processes}, mesh {dict(mesh.shape)}",
     "data": f"{named}: {data.num_examples:,} examples, batch {config.input.batch_size:,}",
     "train": f"{plan.total:,} steps, {epochs:.4g} epochs",
     "run": f"{workdir}" + (f", resumed after step {start:,}" if start else ""),

@@ -36,6 +36,11 @@ class Progress:
     if self._stream is not None:
       print(("\r\x1b[K" if self._live else "") + text, file=self._stream, flush=True)
 
+  def wait(self, text: str) -> None:
+    """On a terminal, says what is going on until the next line takes its place."""
+    if self._live:
+      print(f"\r\x1b[K{text} ...", end="", file=self._stream, flush=True)
+
   def tick(self, step: int) -> None:
     """Call after every step: redraws the live line a few times a second."""
     now = time.perf_counter()

@@ -65,6 +65,7 @@ def refused(capfd, *arguments, words: str, status: int = 2) -> None:
     (["--config.input.data.name=mnist"], r"//tools:prepare_data -- mnist"),
     (["--config.evals.test.data.split=tset"], "'test'"),
     (["--config.evals.test.log_step=2"], "log_step"),
+    (["--config.evals.test.pp_fn=value_range(-1,1)|keep('image')"], "must leave 'labels'"),
     (["--config.schedule.warmup_steps=7"], "longer than"),
     (["--config.schedule.decay_type=cosin"], "'cosine'"),
     (["--config.optax_name=scale_by_adm"], "'scale_by_adam'"),

@@ -1,0 +1,67 @@
+import io
+
+import pytest
+
+from core.training import progress
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def make(stream, start_step=0):
+  return progress.Progress(total_steps=100, start_step=start_step, batch_size=32, steps_per_epoch=10.0, stream=stream)
+
+
+def test_elsewhere_than_on_a_terminal_there_are_plain_lines_only():
+  stream = io.StringIO()
+  show = make(stream)
+  show.wait("compiling")
+  show.tick(1)
+  timings = show.log(10, loss=0.5)
+  show.evaluated(10, {"val/prec@1": 0.971, "val/loss": 0.1}, seconds=0.0)
+  lines = stream.getvalue().splitlines()
+  assert lines[0].startswith("step 10/100  loss 0.5000  ")
+  assert "epoch 1.0" in lines[0]
+  assert lines[0].endswith(" left")
+  assert lines[1] == "step 10: val/prec@1 97.10%  val/loss 0.1  (0.0 s)"
+  assert "\x1b" not in stream.getvalue()
+  assert timings["time/images_per_second"] == pytest.approx(32 / timings["time/step_seconds"])
+
+
+def test_on_a_terminal_one_line_redraws_itself_and_results_stay():
+  stream = Terminal()
+  show = make(stream)
+  show.wait("compiling")
+  show.log(10, loss=0.5)
+  show.evaluated(10, {"val/prec@1": 0.971}, seconds=0.0)
+  text = stream.getvalue()
+  assert text.startswith("\r\x1b[Kcompiling ...")
+  assert text.count("\n") == 1
+  assert "step 10: val/prec@1 97.10%" in text
+
+
+def test_evaluation_does_not_count_as_training_time():
+  show = make(io.StringIO())
+  show.evaluated(0, {}, seconds=-1_000.0)  # As if the clock stood a thousand seconds back.
+  assert show.log(10, loss=0.5)["time/step_seconds"] > 99
+
+
+def test_skipped_examples_are_told_each_time_there_are_more():
+  stream = io.StringIO()
+  show = make(stream)
+  for count in (0, 3, 3, 5):
+    show.skipped(count)
+  assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["3", "5"]
+
+
+def test_other_processes_print_nothing():
+  show = make(None)
+  show.say("x")
+  show.log(10, loss=0.5)
+
+
+@pytest.mark.parametrize("seconds, text", [(5, "0:05"), (75, "1:15"), (3_700, "1:01:40")])
+def test_durations_read_like_a_clock(seconds, text):
+  assert progress.duration(seconds) == text
