@@ -51,7 +51,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
   """
   first = jax.process_index() == 0
   out = progress.default_stream(first)
-  provenance.claim_workdir(workdir, config)
+  provenance.check_workdir(workdir, config)
 
   # Where things live, and how long the run is.
   mesh = sharding.make_mesh(config.get("mesh", [("data", -1)]))
@@ -91,7 +91,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
     log = metrics.MetricsLog(workdir / "metrics.jsonl", resume_step=start, writes=first)
     closing.callback(log.close)
     if first:
-      provenance.record_run(workdir, start_step=start)
+      provenance.record_run(workdir, config, start_step=start)
     show = progress.Progress(
       total_steps=plan.total,
       start_step=start,

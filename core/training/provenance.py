@@ -19,38 +19,41 @@ from core.errors import UserError
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "tensorflow-datasets")
 
 
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-  """Makes `workdir` this config's own, by its `config.json`.
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+  """Makes the folder if need be, and refuses one that is another run's; it is claimed by `record_run`.
 
   Raises:
-    UserError: the folder cannot be written, or it was made by another config; nothing in it is changed then.
+    UserError: the folder cannot be written, or it was made by another config; nothing in it is changed.
   """
   path = workdir / "config.json"
-  text = config_lib.to_json(config)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-      lines = config_lib.differences(json.loads(path.read_text()), json.loads(text))
-      if lines:
-        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-        raise UserError(f"workdir {workdir} was made by another config ({'; '.join(lines[:3])}{more}); choose another")
-      return
-    partial = path.with_name(f"config.json.{os.getpid()}")
-    partial.write_text(text + "\n")
-    partial.rename(path)
+    there = json.loads(path.read_text()) if path.exists() else None
   except OSError as error:
     raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
   except ValueError as error:
     raise UserError(f"workdir {workdir}: config.json is not JSON; choose another workdir") from error
+  if not os.access(workdir, os.W_OK):
+    raise UserError(f"workdir {workdir} cannot be written: Permission denied")
+  lines = [] if there is None else config_lib.differences(there, json.loads(config_lib.to_json(config)))
+  if lines:
+    more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+    raise UserError(f"workdir {workdir} was made by another config ({'; '.join(lines[:3])}{more}); choose another")
 
 
-def record_run(workdir: Path, *, start_step: int) -> None:
-  """Appends this start of the run to `run.json`: command line, commit, digest of the lock, versions, devices."""
+def record_run(workdir: Path, config: ConfigDict, *, start_step: int) -> None:
+  """Writes `config.json`, and adds this start to `run.json`: command line, commit, lock, versions, devices."""
   path = workdir / "run.json"
   starts = json.loads(path.read_text()) if path.exists() else []
   starts.append({"start_step": start_step, **describe()})
-  partial = path.with_name("run.json.partial")
-  partial.write_text(json.dumps(starts, indent=2) + "\n")
+  _write(workdir / "config.json", config_lib.to_json(config))
+  _write(path, json.dumps(starts, indent=2))
+
+
+def _write(path: Path, text: str) -> None:
+  """Whole or not at all."""
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text(text + "\n")
   partial.rename(path)
 
 
