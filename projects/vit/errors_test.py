@@ -91,10 +91,11 @@ def test_labels_outside_the_classes_are_refused_with_their_key(capfd, tmp_path):
 
 
 def test_a_workdir_of_another_config_is_refused_and_left_as_it_is(capfd, tmp_path):
-  assert run(*TINY, f"--workdir={tmp_path / 'run'}") == 0
+  workdir = f"--workdir={tmp_path / 'run'}"
+  assert run(*TINY, workdir, "--config.lr=0.25") == 0
   capfd.readouterr()
   before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-  refused(capfd, *TINY, f"--workdir={tmp_path / 'run'}", "--config.lr=0.5", words="config.lr: 0.002 there, 0.5 here")
+  refused(capfd, *TINY, workdir, "--config.lr=0.5", words=r"config\.lr: 0\.25 there, 0\.5 here")
   assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
