@@ -88,10 +88,6 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
     for evaluator in evals.values():
       evaluator.check(state)
 
-    log = metrics.MetricsLog(workdir / "metrics.jsonl", resume_step=start, writes=first)
-    closing.callback(log.close)
-    if first:
-      provenance.record_run(workdir, config, start_step=start)
     show = progress.Progress(
       total_steps=plan.total,
       start_step=start,
@@ -110,6 +106,11 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
     show.say(f"compiled in {time.perf_counter() - began:.1f} s")
     show.paused(time.perf_counter() - began)
 
+    # From here on the workdir is this run's: all that could be refused has been.
+    if first:
+      provenance.record_run(workdir, config, start_step=start)
+    log = metrics.MetricsLog(workdir / "metrics.jsonl", resume_step=start, writes=first)
+    closing.callback(log.close)
     preemption = closing.enter_context(Preemption())
     trace = closing.enter_context(profiling.Trace(config.get("profile_steps"), workdir / "profile"))
     pending: dict[int, Mapping[str, jax.Array]] = {}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from core.errors import UserError
 from core.training.state import TrainState, step_rng
 from core.training.task import Batch, Task
 
@@ -23,7 +24,12 @@ def make_update(
     tx: the optimizer.
     seed: the run's seed; the step's key is a function of it and of `state.step`.
     accumulate: number of parts into which a batch is split to save memory; the gradient is their mean.
+
+  Raises:
+    UserError: `accumulate` is less than 1 or, when the step is traced, does not divide the batch.
   """
+  if accumulate < 1:
+    raise UserError(f"config.grad_accum_steps must be at least 1, got {accumulate}")
   step = task.update or gradient_update(task, accumulate)
 
   def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -60,6 +66,8 @@ def loss_and_grads(
     return value_and_grad(params, batch, rng)
 
   def split(x: jax.Array) -> jax.Array:
+    if x.shape[0] % accumulate:
+      raise UserError(f"config.grad_accum_steps: a batch of {x.shape[0]} cannot be split into {accumulate} equal parts")
     # Part i takes examples i, i + n, i + 2n, ...: the batch stays split over the same devices within each part.
     return jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
 

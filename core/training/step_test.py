@@ -6,6 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from core import sharding
+from core.errors import UserError
 from core.training import step as step_lib
 from core.training.state import TrainState
 from core.training.task import Task
@@ -58,6 +59,13 @@ def test_accumulating_over_parts_gives_the_gradient_of_the_whole(parts):
   in_parts, m2 = step_lib.make_update(Linear(), tx, seed=0, accumulate=parts)(first_state(tx), BATCH)
   np.testing.assert_allclose(in_parts.params["w"], whole.params["w"], rtol=1e-5)
   np.testing.assert_allclose(m2["training_loss"], m1["training_loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [0, 3])
+def test_parts_that_do_not_divide_the_batch_are_refused(parts):
+  tx = optax.sgd(0.1)
+  with pytest.raises(UserError, match="grad_accum_steps"):
+    step_lib.make_update(Linear(), tx, seed=0, accumulate=parts)(first_state(tx), BATCH)
 
 
 def test_a_step_on_eight_devices_is_the_step_on_one():
