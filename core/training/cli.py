@@ -1,5 +1,6 @@
 """The command line of every trainer: `train --config=FILE.py[:args] [--config.KEY=VALUE ...] [--workdir=DIR]`."""
 
+import logging
 import os
 import shlex
 import sys
@@ -8,10 +9,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from core import config as config_lib
 from core.errors import UserError, nearest
+from core.training import loop, preemption
 
 _USAGE = """\
 usage: train [--config=FILE.py[:ARGS]] [--config.KEY=VALUE ...] [--workdir=DIR] [options]
@@ -69,15 +72,11 @@ def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]
   workdir = _from_here(flags.get("workdir") or f"runs/{project.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
   _start_jax(flags, workdir)
 
-  import jax  # Only now: its platform and devices are settled by the flags.
-
-  from core.training import loop, preemption
-
   try:
     loop.run(make_task(config), config, workdir, title=f"{project.name} {name}")
   except preemption.Preempted as stop:
-    again = [word for word in argv if not word.startswith("--workdir")] + [f"--workdir={workdir}"]
-    print(f"{stop}: {shlex.join(again)}", file=sys.stderr)
+    again = {**flags, **{f"config.{key}": value for key, value in overrides}, "workdir": workdir}
+    print(f"{stop}: {shlex.join(f'--{name}={value}' for name, value in again.items())}", file=sys.stderr)
     return preemption.EXIT_CODE
   except loop.NonFiniteLoss as error:
     print(f"error: {error}", file=sys.stderr)
@@ -136,9 +135,7 @@ def _from_here(path: str) -> Path:
 
 
 def _start_jax(flags: dict[str, str], workdir: Path) -> None:
-  """Settles devices, processes and the compilation cache; nothing of JAX has been used before."""
-  import jax
-
+  """Settles devices, processes and the compilation cache, before anything is computed."""
   if "cpu_devices" in flags:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", _int(flags, "cpu_devices"))
@@ -180,9 +177,6 @@ def _leave_lost_job(error: Exception, workdir: Path) -> None:
 
 def _quiet() -> None:
   """Keeps the libraries' own chatter off the screen; errors still show."""
-  import logging
-
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
   logging.getLogger("jax").setLevel(logging.ERROR)
   # A checkpoint that fails is said in one line by us; Orbax and asyncio would log a traceback for each array.

@@ -60,7 +60,7 @@ def test_resume_is_bit_exact_after_sigkill(source, tmp_path, monkeypatch):
 
 
 def test_sigterm_ends_the_step_in_flight_saves_and_says_how_to_go_on(tmp_path):
-  options = ("--config=digits", *TINY, "--config.total_steps=100000", f"--workdir={tmp_path / 'run'}")
+  options = ("--config=digits", *TINY, "--config.total_steps=100000", "--workdir", str(tmp_path / "run"))
   process = trainer.start(TRAINER, *options, "--config.log_training_steps=1")
   for line in process.stdout:
     if line.startswith("step 5/"):
@@ -73,6 +73,7 @@ def test_sigterm_ends_the_step_in_flight_saves_and_says_how_to_go_on(tmp_path):
   last = output.splitlines()[-1]
   assert "preempted after step" in last
   assert f"--workdir={tmp_path / 'run'}" in last
+  assert last.count(str(tmp_path / "run")) == 1
   (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
   assert int(saved.name) >= 5
   assert f"preempted after step {int(saved.name):,}" in last
