@@ -24,13 +24,13 @@ KEYS: dict[str, tuple[type, ...]] = {
   "total": (int, float),  # Length of training, a duration: total_{steps,examples,epochs}.
   "num_classes": (int,),
   "loss": (str,),  # A function of core.training.losses.
-  "input": (Mapping,),  # data, pp, batch_size, ...: see core.data.pipeline.
+  "input": (ConfigDict,),  # data, pp, batch_size, ...: see core.data.pipeline.
   "model_name": (str,),  # A module of core.models.
-  "model": (Mapping,),  # Options of that model.
+  "model": (ConfigDict,),  # Options of that model.
   "model_init": (str,),  # Weights to start from: PATH.npz[:subtree].
-  "model_load": (Mapping,),  # Options of the model's `load`: dont_load, ...
+  "model_load": (ConfigDict,),  # Options of the model's `load`: dont_load, ...
   "optax_name": (str,),
-  "optax": (Mapping,),
+  "optax": (ConfigDict,),
   "init_head_bias": (int, float),  # Initial bias of the classifier.
   "lr": (int, float),
   "lr_mults": (list, tuple),  # [(regex, multiplier)].
@@ -38,9 +38,9 @@ KEYS: dict[str, tuple[type, ...]] = {
   "wd_mults": (list, tuple),
   "grad_clip_norm": (int, float),
   "grad_accum_steps": (int,),  # Splits each batch into this many parts, one after the other.
-  "schedule": (Mapping, list, tuple),  # One schedule, or [(regex, schedule or None = frozen)].
-  "mixup": (Mapping,),  # p: the Beta distribution's parameter.
-  "evals": (Mapping,),
+  "schedule": (ConfigDict, list, tuple),  # One schedule, or [(regex, schedule or None = frozen)].
+  "mixup": (ConfigDict,),  # p: the Beta distribution's parameter.
+  "evals": (ConfigDict,),
   "log_training": (int, float),  # A duration, as are the next two.
   "ckpt": (int, float),
   "keep_ckpt": (int, float),
@@ -112,11 +112,9 @@ def validate(config: ConfigDict) -> None:
   for key, value in config.items():
     if key not in known:
       raise UserError(f"config.{key} is not a key of a config{nearest(key, known)}")
-    types = KEYS[key.rpartition("_")[0] if key not in KEYS else key]
-    types = (*types, Mapping) if types == (Mapping,) else types
-    if value is not None and (not isinstance(value, (*types, ConfigDict) if Mapping in types else types)):
-      raise UserError(f"config.{key} must be {_type_names(types)}, got {value!r}")
-    if isinstance(value, bool) and bool not in types:
+    types = KEYS[key if key in KEYS else key.rpartition("_")[0]]
+    # A bool is an int to Python, but never what is meant by one here.
+    if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
       raise UserError(f"config.{key} must be {_type_names(types)}, got {value!r}")
 
 
@@ -189,13 +187,6 @@ def _as_type(where: str, text: str, old: Any) -> Any:
 
 
 def _type_names(types: Iterable[type]) -> str:
-  words = {
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    bool: "True or False",
-    Mapping: "a dict",
-    ConfigDict: "a dict",
-  }
+  words = {int: "an integer", float: "a number", str: "a string", bool: "True or False", ConfigDict: "a dict"}
   names = [words.get(t, f"a {t.__name__}") for t in types]
   return " or ".join(n for n in names if not (n == "an integer" and "a number" in names))

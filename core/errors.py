@@ -1,7 +1,7 @@
 """The one way to refuse bad input: a `UserError` with one clear line."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -17,3 +17,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
   known = sorted(known)
   close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
   return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
+
+
+def first_few(items: Sequence[str], *, joint: str = ", ", rest: str = " and {} more", shown: int = 3) -> str:
+  """The first of many for an error line: `a, b, c and 2 more`."""
+  return joint.join(items[:shown]) + (rest.format(len(items) - shown) if len(items) > shown else "")
+
+
+def multiples_near(number: int, of: int) -> str:
+  """What a size that does not divide could be instead: `8 or 16` for 12 of 8, `8` for 3 of 8."""
+  below = number // of * of
+  return f"{below} or {below + of}" if below > 0 else str(below + of)

@@ -7,3 +7,14 @@ def test_a_close_name_is_suggested():
 
 def test_without_a_close_name_all_are_listed():
   assert errors.nearest("xyz", ["b", "a"]) == " (known: a, b)"
+
+
+def test_the_first_few_of_many_are_named_and_the_rest_counted():
+  assert errors.first_few(["a", "b", "c"]) == "a, b, c"
+  assert errors.first_few(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+  assert errors.first_few(["a", "b"], joint="; ", rest=" (and {} more)", shown=1) == "a (and 1 more)"
+
+
+def test_the_nearest_multiples_are_positive():
+  assert errors.multiples_near(12, of=8) == "8 or 16"
+  assert errors.multiples_near(3, of=8) == errors.multiples_near(0, of=8) == "8"

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core import trees
-from core.errors import UserError, nearest
+from core.errors import UserError, multiples_near, nearest
 
 Strategy = str | tuple[str | None, ...]
 
@@ -54,21 +54,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh, rules: Sequence[tuple[str, Any]] = ()) -> NamedSharding:
   """The first dimension split over the axes of the rule `act_batch`; by default over the mesh's first axis."""
-  axes = dict(rules).get("act_batch", mesh.axis_names[0])
-  axes = (axes,) if isinstance(axes, str) else tuple(axes)
-  for axis in axes:
-    _check_axis(mesh, axis, "config.sharding_rules")
+  axes = _axes(mesh, dict(rules).get("act_batch", mesh.axis_names[0]), "config.sharding_rules")
   return NamedSharding(mesh, PartitionSpec(axes))
 
 
 def check_batch_size(batch_size: int, sharding: NamedSharding, key: str) -> None:
   """Refuses a batch size that the devices cannot split evenly, naming the nearest that they can."""
-  axes = sharding.spec[0]
-  parts = math.prod(sharding.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
-  parts = math.lcm(parts, jax.process_count())
+  axes = _axes(sharding.mesh, sharding.spec[0], key)
+  parts = math.lcm(math.prod(sharding.mesh.shape[axis] for axis in axes), jax.process_count())
   if batch_size < 1 or batch_size % parts:
-    below, above = batch_size // parts * parts, (batch_size // parts + 1) * parts
-    right = f"{below} or {above}" if below > 0 else str(above)
+    right = multiples_near(batch_size, of=parts)
     raise UserError(f"{key}: {batch_size} examples cannot be split over {parts} devices; {right} can")
 
 
@@ -132,10 +127,7 @@ def _spec(name: str, shape: tuple[int, ...], itemsize: int, how: Strategy, mesh:
 
 def _spec_fsdp(shape, itemsize: int, mesh: Mesh, axis: Any = None, min_size_to_shard_mb: float = 4) -> PartitionSpec:
   """Splits the largest dimension that divides; a small array costs more to gather than it saves and stays whole."""
-  axes = axis or mesh.axis_names[0]
-  axes = (axes,) if isinstance(axes, str) else tuple(axes)
-  for each in axes:
-    _check_axis(mesh, each, "config.sharding_strategy")
+  axes = _axes(mesh, axis or mesh.axis_names[0], "config.sharding_strategy")
   parts = math.prod(mesh.shape[each] for each in axes)
   divisible = [i for i, size in enumerate(shape) if size % parts == 0]
   if not divisible or math.prod(shape) * itemsize < min_size_to_shard_mb * 2**20:
@@ -151,7 +143,7 @@ def _spec_by_dimension(name: str, shape, axes: tuple[str | None, ...], mesh: Mes
   axes = (None,) * (len(shape) - len(axes)) + axes
   for size, axis in zip(shape, axes):
     if axis is not None:
-      _check_axis(mesh, axis, "config.sharding_strategy")
+      _axes(mesh, axis, "config.sharding_strategy")
       if size % mesh.shape[axis]:
         raise UserError(
           f"config.sharding_strategy: {name} {shape}: {size} is not divisible by {axis}={mesh.shape[axis]}"
@@ -180,6 +172,10 @@ def _parse(how: str) -> tuple[str, Mapping[str, Any]]:
   return kind, kwargs
 
 
-def _check_axis(mesh: Mesh, axis: str, key: str) -> None:
-  if axis not in mesh.axis_names:
-    raise UserError(f"{key}: the mesh has no axis {axis!r}{nearest(axis, mesh.axis_names)}")
+def _axes(mesh: Mesh, names: str | Sequence[str], key: str) -> tuple[str, ...]:
+  """One axis or several as a tuple, each of them known to the mesh."""
+  names = (names,) if isinstance(names, str) else tuple(names)
+  for name in names:
+    if name not in mesh.axis_names:
+      raise UserError(f"{key}: the mesh has no axis {name!r}{nearest(name, mesh.axis_names)}")
+  return names

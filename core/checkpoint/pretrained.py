@@ -10,7 +10,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from core import trees
+from core import files, trees
 from core.errors import UserError
 
 _ROOTS = ("params/", "opt/target/")  # Where a file may keep the parameters, newest form first; else at its root.
@@ -54,18 +54,10 @@ def save_params(path: str | os.PathLike, params: trees.PyTree) -> None:
     UserError: the file cannot be written (no permission, disk full, ...).
   """
   path = Path(path)
-  # One writer a process and file; the dot keeps a half-written file out of `*.npz`.
-  part = path.with_name(f".{path.name}.{os.getpid()}.part")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      with open(part, "wb") as file:
-        _write_npz(file, dict(trees.flatten_with_names(params)))
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(part, path)
-    finally:
-      part.unlink(missing_ok=True)
+    with files.replacing(path) as file:
+      _write_npz(file, dict(trees.flatten_with_names(params)))
   except OSError as e:
     raise UserError(f"{path}: cannot be written ({e.strerror or _one_line(e)})") from None
 

@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from core import trees
-from core.errors import UserError
+from core.errors import UserError, first_few
 
 _SEAL = "integrity.json"
 # Written by Orbax around the rename, and not needed to read the arrays.
@@ -97,10 +97,7 @@ class Checkpoints:
     began = time.perf_counter()
     self.wait()
     self._saving, self._written = step, True
-    self._contents = {
-      "step": step,
-      "arrays": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in trees.flatten_with_names(state)},
-    }
+    self._contents = {"step": step, "arrays": _arrays(state)}
     try:
       self._check_room(state)
       self._writer.save(self._folder / str(step), args=ocp.args.PyTreeSave(state), force=True)
@@ -176,15 +173,20 @@ class Checkpoints:
 
   def _check_arrays(self, step: int, like: Any) -> None:
     saved = json.loads((self._folder / str(step) / _SEAL).read_text())["arrays"]
-    wanted = {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in trees.flatten_with_names(like)}
+    wanted = _arrays(like)
     lines = [
       f"{name}: {_describe(saved.get(name))} in the checkpoint, {_describe(wanted.get(name))} in the model"
       for name in sorted({*saved, *wanted})
       if saved.get(name) != wanted.get(name)
     ]
     if lines:
-      more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-      raise UserError(f"checkpoint {self._folder / str(step)} is of another model: {'; '.join(lines[:3])}{more}")
+      some = first_few(lines, joint="; ", rest=" (and {} more)")
+      raise UserError(f"checkpoint {self._folder / str(step)} is of another model: {some}")
+
+
+def _arrays(tree: Any) -> dict[str, list]:
+  """`{name: [shape, dtype]}`, as the seal keeps it."""
+  return {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in trees.flatten_with_names(tree)}
 
 
 def _describe(array: list | None) -> str:

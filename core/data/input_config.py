@@ -1,6 +1,7 @@
 """The `input` part of a config, checked: one source, or a mixture of several."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,8 +33,9 @@ class Component:
   shuffle_buffer_size: int
   cache_raw: bool
 
-  def open(self) -> Source:
-    """The source, opened."""
+  @functools.cached_property
+  def source(self) -> Source:
+    """The source, opened when it is first asked for."""
     return open_source(self.data, f"{self.key}.data")
 
 
@@ -46,8 +48,8 @@ class InputConfig:
   components: tuple[Component, ...]
 
 
-def read(config: Mapping[str, Any]) -> InputConfig:
-  """Checks `config.input`.
+def read(config: Mapping[str, Any] | InputConfig) -> InputConfig:
+  """Checks `config.input`; what was read before is returned as it is.
 
   A mixture reads `data = {"a": 0.7, "b": 0.3}` with `a = {"data": ..., "pp": ...}` and `b` beside it; the weights are
   shares of the batch, in any unit. What a component leaves out, it takes from the input.
@@ -55,6 +57,8 @@ def read(config: Mapping[str, Any]) -> InputConfig:
   Raises:
     UserError: an unknown or missing key, a value of the wrong type or range.
   """
+  if isinstance(config, InputConfig):
+    return config
   config = as_dict(config, "input")
   data = as_dict(config.get("data"), "input.data")
   weights = data if data and all(_is_number(weight) for weight in data.values()) else {}

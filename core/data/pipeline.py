@@ -15,7 +15,7 @@ import numpy as np
 from core.data import input_config, order
 from core.data.columns import Columns
 from core.data.source import Source, open_source
-from core.errors import UserError
+from core.errors import UserError, multiples_near
 from core.pp import builder
 
 Batch = dict[str, np.ndarray]
@@ -52,22 +52,27 @@ class TrainInput:
     self._finalizer()
 
 
-def dataset_size(config: Mapping[str, Any]) -> int:
+def dataset_size(config: Mapping[str, Any] | input_config.InputConfig) -> int:
   """Records of an epoch of `config.input`; of a mixture, the sum over its components.
 
   Raises:
     UserError: as `train_batches`.
   """
-  return sum(len(component.open()) for component in input_config.read(config).components)
+  return sum(len(component.source) for component in input_config.read(config).components)
 
 
 def train_batches(
-  config: Mapping[str, Any], *, seed: int, start_step: int, process_index: int = 0, process_count: int = 1
+  config: Mapping[str, Any] | input_config.InputConfig,
+  *,
+  seed: int,
+  start_step: int,
+  process_index: int = 0,
+  process_count: int = 1,
 ) -> TrainInput:
   """The batches of `config.input` from `start_step` on.
 
   Args:
-    config: see `core.data.input_config`.
+    config: see `core.data.input_config`; one already read there opens its sources but once.
     seed: of the order and the augmentation.
     start_step: the first batch to give.
     process_index: which process this is; it gets the slots [i, i + 1) * batch_size / process_count of every batch.
@@ -78,7 +83,7 @@ def train_batches(
   """
   config = input_config.read(config)
   _check_divides(config.batch_size, process_count, "input.batch_size")
-  sources = [component.open() for component in config.components]
+  sources = [component.source for component in config.components]
   mixture = None
   if len(sources) > 1:
     mixture = order.Mixture.of(seed, [component.weight for component in config.components])
@@ -150,8 +155,7 @@ def _numpy_train_batches(
 
 def _check_divides(batch_size: int, process_count: int, key: str) -> None:
   if batch_size % process_count:
-    below = batch_size // process_count * process_count
-    sizes = " or ".join(str(size) for size in (below, below + process_count) if size)
+    sizes = multiples_near(batch_size, of=process_count)
     raise UserError(f"config: {key} {batch_size} cannot be divided among {process_count} processes; {sizes} can")
 
 

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,20 +7,9 @@ from core import trees
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import vit
+from core.testing.params import random_like, shapes
 
 TINY = dict(patch_size=8, width=32, depth=2, mlp_dim=64, num_heads=2)
-
-
-@functools.cache
-def shapes(model, image=(1, 32, 32, 3)):
-  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(image))["params"]
-
-
-def random_like(tree, spread=0.3):
-  """Parameters none of which is at rest: no zeros, no ones."""
-  leaves, treedef = jax.tree.flatten(tree)
-  rng = np.random.default_rng(0)
-  return jax.tree.unflatten(treedef, [rng.normal(0.1, spread, leaf.shape).astype(np.float32) for leaf in leaves])
 
 
 def named(tree):

@@ -1,4 +1,3 @@
-import functools
 from pathlib import Path
 
 import jax
@@ -9,6 +8,7 @@ import pytest
 from core import trees
 from core.errors import UserError
 from core.models import registry, vit
+from core.testing.params import random_like, shapes
 
 WITNESS = Path(__file__).parent / "witness"
 POOL_TYPES = ("gap", "map", "tok", "0", "none")
@@ -22,18 +22,6 @@ def quick_compilation():
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", before)
-
-
-@functools.cache
-def shapes(model, image=(1, 32, 32, 3)):
-  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(image))["params"]
-
-
-def random_like(tree, spread=0.3):
-  """Parameters none of which is at rest: no zeros, no ones."""
-  leaves, treedef = jax.tree.flatten(tree)
-  rng = np.random.default_rng(0)
-  return jax.tree.unflatten(treedef, [rng.normal(0.1, spread, leaf.shape).astype(np.float32) for leaf in leaves])
 
 
 def named(tree):

@@ -13,9 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from core import trees
-from core.errors import UserError
-
-_SHOWN = 3  # Parameters named in an error line.
+from core.errors import UserError, first_few
 
 
 def merge(loaded: dict[str, Any], init: dict[str, Any], dont_load: Sequence[str], *, source: str) -> dict[str, Any]:
@@ -34,14 +32,9 @@ def merge(loaded: dict[str, Any], init: dict[str, Any], dont_load: Sequence[str]
     if name in init and array.shape != init[name].shape
   ]
   differences = [("it lacks", missing), ("it has besides", surplus), ("of another shape", reshaped)]
-  if told := [f"{what} {_first(names)}" for what, names in differences if names]:
+  if told := [f"{what} {first_few(names)}" for what, names in differences if names]:
     raise UserError(f"{source}: not the weights of this model: {'; '.join(told)} (dont_load takes regexes to skip)")
   return kept | {name: np.asarray(array, dtype=init[name].dtype) for name, array in loaded.items()}
-
-
-def _first(names: Sequence[str]) -> str:
-  more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-  return ", ".join(names[:_SHOWN]) + more
 
 
 def renumber_modules(tree: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from core import trees
-from core.errors import UserError
+from core.errors import UserError, first_few
 
 _REQUIRED = object()
 
@@ -38,8 +38,9 @@ def make_mask(
       raise UserError(f"{where}: {_why_idle(pattern, patterns[:i], names)}")
   unmatched = [name for name, winner in zip(names, winners) if winner is None]
   if unmatched and default is _REQUIRED:
-    some = ", ".join(unmatched[:3]) + (f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else "")
-    raise UserError(f"{where}: no pattern matches {some}; every parameter needs one (a last '.*' takes the rest)")
+    raise UserError(
+      f"{where}: no pattern matches {first_few(unmatched)}; every parameter needs one (a last '.*' takes the rest)"
+    )
   values = [default if winner is None else rules[winner][1] for winner in winners]
   return jax.tree.unflatten(jax.tree.structure(params), values)
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from core import durations, sharding
 from core.checkpoint import pretrained
 from core.checkpoint.state import Checkpoints
-from core.data import feed, pipeline
+from core.data import feed, input_config, pipeline
 from core.errors import UserError
 from core.evaluators import registry as evaluators
 from core.optim import optimizer
@@ -57,22 +57,23 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
   mesh = sharding.make_mesh(config.get("mesh", [("data", -1)]))
   batch_sharding = sharding.batch_sharding(mesh, config.get("sharding_rules", ()))
   sharding.check_batch_size(config.input.batch_size, batch_sharding, "config.input.batch_size")
-  plan = _plan(config)
+  inputs = input_config.read(config.input)
+  plan = _plan(config, pipeline.dataset_size(inputs))
 
-  # Where it stands.
-  warn = lambda line: print(line, file=sys.stderr, flush=True)
-  saved = Checkpoints(workdir / "checkpoints", keep_every=plan.keep_ckpt, warn=warn)
-  start = saved.newest_good() or 0
-  data = pipeline.train_batches(
-    config.input,
-    seed=config.get("seed", 0),
-    start_step=start,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-  )
-  batches = feed.to_devices(data, batch_sharding)
   with contextlib.ExitStack() as closing:
+    # Where it stands.
+    warn = lambda line: print(line, file=sys.stderr, flush=True)
+    saved = Checkpoints(workdir / "checkpoints", keep_every=plan.keep_ckpt, warn=warn)
     closing.callback(saved.close)
+    start = saved.newest_good() or 0
+    data = pipeline.train_batches(
+      inputs,
+      seed=config.get("seed", 0),
+      start_step=start,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    batches = feed.to_devices(data, batch_sharding)
     closing.callback(batches.close)
     batch = next(batches)
 
@@ -157,7 +158,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
       trace.after(step, state)
       if plan.logs(step - 1):
         settle(step - 1)
-      if plan.evaluates_any(step) or plan.saves(step):
+      if plan.evaluates_any(step):
         settle(step)
         evaluate(step)
       stopping = preemption.agreed(step)
@@ -168,7 +169,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
         break
       show.tick(step)
 
-    if not saved.close():
+    if not saved.wait():
       raise OSError(f"the last checkpoint could not be written to {workdir / 'checkpoints'}")
     if stopping and step < plan.total:
       raise Preempted(step)
@@ -203,8 +204,8 @@ class Plan:
     return any(self.evaluates(name, step) for name in self.evals)
 
 
-def _plan(config: ConfigDict) -> Plan:
-  data_size, batch_size = pipeline.dataset_size(config.input), config.input.batch_size
+def _plan(config: ConfigDict, data_size: int) -> Plan:
+  batch_size = config.input.batch_size
   total = durations.steps("total", config, data_size=data_size, batch_size=batch_size)
   if not total:
     raise UserError("config: the length of training is missing: set total_epochs, total_steps or total_examples")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from core import files
+
 
 class MetricsLog:
   """Appends to a run's `metrics.jsonl`.
@@ -27,9 +29,8 @@ class MetricsLog:
       self._values.setdefault(line["step"], {}).update(line)
     self._file = None
     if writes:
-      partial = path.with_name(path.name + ".partial")
-      partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-      partial.rename(path)
+      with files.replacing(path) as file:
+        file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
       self._file = path.open("a", buffering=1)
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ EXIT_CODE = 75  # EX_TEMPFAIL: nothing is wrong, start again.
 
 
 class Preempted(Exception):
-  """The run was asked to stop; its state is saved as of `step`, or nothing was to be saved yet."""
+  """The run was asked to stop; its state is saved as of `step`."""
 
   def __init__(self, step: int):
     super().__init__(f"preempted after step {step:,}, start again to resume")

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+_CLEAR = "\r\x1b[K"  # Back to the start of the terminal's line, and empty it.
+
 
 class Progress:
   """Prints a run's progress: a line that redraws itself on a terminal, plain lines elsewhere.
@@ -34,12 +36,12 @@ class Progress:
   def say(self, text: str) -> None:
     """Prints one line for good, above the live line."""
     if self._stream is not None:
-      print(("\r\x1b[K" if self._live else "") + text, file=self._stream, flush=True)
+      print((_CLEAR if self._live else "") + text, file=self._stream, flush=True)
 
   def wait(self, text: str) -> None:
     """On a terminal, says what is going on until the next line takes its place."""
     if self._live:
-      print(f"\r\x1b[K{text} ...", end="", file=self._stream, flush=True)
+      print(f"{_CLEAR}{text} ...", end="", file=self._stream, flush=True)
 
   def tick(self, step: int) -> None:
     """Call after every step: redraws the live line a few times a second."""
@@ -48,7 +50,7 @@ class Progress:
       self._drawn = now
       line = f"{self._line(step)}{self._last_eval}"
       width = shutil.get_terminal_size().columns - 1
-      print("\r\x1b[K" + line[:width], end="", file=self._stream, flush=True)
+      print(_CLEAR + line[:width], end="", file=self._stream, flush=True)
 
   def log(self, step: int, loss: float) -> dict[str, float]:
     """Call at every logged step; returns the timings to log beside the metrics."""
@@ -64,8 +66,7 @@ class Progress:
 
   def evaluated(self, step: int, results: Mapping[str, float], seconds: float) -> None:
     """Prints an evaluation's results; its time does not count as training."""
-    since, from_step = self._mark
-    self._mark = (since + seconds, from_step)
+    self.paused(seconds)
     text = "  ".join(f"{name} {format_metric(name, value)}" for name, value in results.items())
     self._last_eval = "".join(
       f"  {name} {format_metric(name, value)}" for name, value in results.items() if not name.endswith("loss")

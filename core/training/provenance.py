@@ -14,7 +14,8 @@ import jax
 from ml_collections import ConfigDict
 
 from core import config as config_lib
-from core.errors import UserError
+from core import files
+from core.errors import UserError, first_few
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "tensorflow-datasets")
 
@@ -37,8 +38,8 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     raise UserError(f"workdir {workdir} cannot be written: Permission denied")
   lines = [] if there is None else config_lib.differences(there, json.loads(config_lib.to_json(config)))
   if lines:
-    more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-    raise UserError(f"workdir {workdir} was made by another config ({'; '.join(lines[:3])}{more}); choose another")
+    some = first_few(lines, joint="; ", rest=" (and {} more)")
+    raise UserError(f"workdir {workdir} was made by another config ({some}); choose another")
 
 
 def record_run(workdir: Path, config: ConfigDict, *, start_step: int) -> None:
@@ -46,15 +47,9 @@ def record_run(workdir: Path, config: ConfigDict, *, start_step: int) -> None:
   path = workdir / "run.json"
   starts = json.loads(path.read_text()) if path.exists() else []
   starts.append({"start_step": start_step, **describe()})
-  _write(workdir / "config.json", config_lib.to_json(config))
-  _write(path, json.dumps(starts, indent=2))
-
-
-def _write(path: Path, text: str) -> None:
-  """Whole or not at all."""
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(text + "\n")
-  partial.rename(path)
+  for file, text in ((workdir / "config.json", config_lib.to_json(config)), (path, json.dumps(starts, indent=2))):
+    with files.replacing(file) as stream:
+      stream.write(f"{text}\n".encode())
 
 
 def describe() -> dict[str, Any]:
