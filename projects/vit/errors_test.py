@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.testing import standin, trainer
 from core.training import cli
-from projects.vit.train import Classification
+from projects.vit.train import make_task
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -29,7 +29,7 @@ LABELS = "onehot(10,key='label',key_result='labels')|keep('image','labels')"
 
 def run(*arguments) -> int:
   with pytest.raises(SystemExit) as exit_:
-    cli.main(Classification, project=Path(__file__).parent, default="digits", argv=arguments)
+    cli.main(make_task, project=Path(__file__).parent, default="digits", argv=arguments)
   return exit_.value.code
 
 

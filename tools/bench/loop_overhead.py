@@ -21,9 +21,9 @@ from core.data import feed, pipeline
 from core.optim import optimizer
 from core.sharding import batch_sharding, make_mesh
 from core.training import loop, metrics, progress
+from core.training.classification import Classification
 from core.training.state import TrainState
 from core.training.step import make_update
-from projects.vit import train
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     config.log_training_steps = 50
     config.ckpt_steps = 10 * arguments.steps
     config.evals = {}
-  task = train.Classification(config)
+  task = Classification(config)
   progress.default_stream = lambda is_first_process: None
   bare = make_bare(task, config)
   variants = {
@@ -73,7 +73,7 @@ class CachedFeed:
     """Nothing to end."""
 
 
-def in_loop(task: train.Classification, config: config_lib.ConfigDict, to_devices) -> float:
+def in_loop(task: Classification, config: config_lib.ConfigDict, to_devices) -> float:
   """Seconds a step of a run of the loop, fed by `to_devices`."""
   with tempfile.TemporaryDirectory() as folder, unittest.mock.patch.object(loop.feed, "to_devices", to_devices):
     loop.run(task, config, Path(folder))
@@ -82,7 +82,7 @@ def in_loop(task: train.Classification, config: config_lib.ConfigDict, to_device
   return statistics.mean(lines)
 
 
-def make_bare(task: train.Classification, config: config_lib.ConfigDict):
+def make_bare(task: Classification, config: config_lib.ConfigDict):
   """`run(steps) -> seconds a step` of the compiled step alone."""
   data = pipeline.train_batches(config.input, seed=0, start_step=0)
   batch = next(feed.to_devices(data, batch_sharding(make_mesh())))
