@@ -29,6 +29,7 @@ KEYS: dict[str, tuple[type, ...]] = {
   "model": (ConfigDict,),  # Options of that model.
   "model_init": (str,),  # Weights to start from: PATH.npz[:subtree].
   "model_load": (ConfigDict,),  # Options of the model's `load`: dont_load, ...
+  "resume": (str,),  # A checkpoint of another run to go on from: WORKDIR/checkpoints/STEP, or WORKDIR for its newest.
   "optax_name": (str,),
   "optax": (ConfigDict,),
   "init_head_bias": (int, float),  # Initial bias of the classifier.

@@ -59,6 +59,10 @@ class Checkpoints:
     """Steps of the finished checkpoints, ascending."""
     return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
 
+  def path(self, step: int) -> Path:
+    """Where the checkpoint of `step` lies."""
+    return self._folder / str(step)
+
   def newest_good(self) -> int | None:
     """The newest checkpoint whose every byte is as written; damaged ones are set aside with one warning each.
 
@@ -87,10 +91,7 @@ class Checkpoints:
     Raises:
       UserError: the checkpoint is of another model or shape; the first arrays that differ are named.
     """
-    self._check_arrays(step, like)
-    restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape), like)
-    path = self._folder / str(step)
-    return self._writer.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args))
+    return restore(self.path(step), like)
 
   def save(self, step: int, state: Any) -> float:
     """Starts writing `state`, which may be donated as soon as this returns; gives the seconds it held the caller up."""
@@ -171,17 +172,51 @@ class Checkpoints:
     self._warn(f"warning: checkpoint {path} is damaged ({fault}), set aside as {aside.name}; {use}")
     return True
 
-  def _check_arrays(self, step: int, like: Any) -> None:
-    saved = json.loads((self._folder / str(step) / _SEAL).read_text())["arrays"]
-    wanted = _arrays(like)
-    lines = [
-      f"{name}: {_describe(saved.get(name))} in the checkpoint, {_describe(wanted.get(name))} in the model"
-      for name in sorted({*saved, *wanted})
-      if saved.get(name) != wanted.get(name)
-    ]
-    if lines:
-      some = first_few(lines, joint="; ", rest=" (and {} more)")
-      raise UserError(f"checkpoint {self._folder / str(step)} is of another model: {some}")
+
+def find(where: str | os.PathLike, key: str) -> Path:
+  """The sealed checkpoint that `where` names: `WORKDIR/checkpoints/STEP`, or a workdir, of which it is the newest.
+
+  Every byte of it is checked; nothing is set aside, because it may be another run's.
+
+  Args:
+    where: the path, relative ones from where the person stands.
+    key: what the path was given as, for messages.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  path = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), Path(where).expanduser()).absolute()
+  if not path.name.isdigit():
+    found = [each for each in (path / "checkpoints").glob("*") if each.name.isdigit()]
+    path = max(found, key=lambda each: int(each.name), default=path)
+  if not path.name.isdigit() or not path.is_dir():
+    there = sorted((each.name for each in path.parent.glob("*") if each.name.isdigit()), key=int)
+    hint = f"; there are {', '.join(there)}" if there else "; name WORKDIR/checkpoints/STEP, or a workdir that has one"
+    raise UserError(f"{key}: no checkpoint at {where}{hint}")
+  if fault := _fault(path):
+    raise UserError(f"{key}: the checkpoint {path} is damaged ({fault}); name another")
+  return path
+
+
+def restore(path: Path, like: Any) -> Any:
+  """The whole state of the checkpoint at `path`, on the shardings of `like`; see `Checkpoints.restore`."""
+  _check_arrays(path, like)
+  restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape), like)
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    return reader.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args))
+
+
+def _check_arrays(path: Path, like: Any) -> None:
+  saved = json.loads((path / _SEAL).read_text())["arrays"]
+  wanted = _arrays(like)
+  lines = [
+    f"{name}: {_describe(saved.get(name))} in the checkpoint, {_describe(wanted.get(name))} in the model"
+    for name in sorted({*saved, *wanted})
+    if saved.get(name) != wanted.get(name)
+  ]
+  if lines:
+    some = first_few(lines, joint="; ", rest=" (and {} more)")
+    raise UserError(f"checkpoint {path} is of another model: {some}")
 
 
 def _arrays(tree: Any) -> dict[str, list]:

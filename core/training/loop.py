@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from core import durations, sharding
 from core.checkpoint import pretrained
+from core.checkpoint import state as checkpoints
 from core.checkpoint.state import Checkpoints
 from core.data import feed, input_config, pipeline
 from core.errors import UserError
@@ -65,7 +66,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
     warn = lambda line: print(line, file=sys.stderr, flush=True)
     saved = Checkpoints(workdir / "checkpoints", keep_every=plan.keep_ckpt, warn=warn)
     closing.callback(saved.close)
-    start = saved.newest_good() or 0
+    start, checkpoint = _where_to_start(saved, config)
     data = pipeline.train_batches(
       inputs,
       seed=config.get("seed", 0),
@@ -80,12 +81,12 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
     # The state: its shapes first, so that whatever does not fit is refused before anything is computed.
     shapes, tx, schedules = _abstract_state(task, config, plan, mesh, batch)
     if start > plan.total:
-      raise UserError(f"workdir {workdir} is at step {start:,}, past the {plan.total:,} steps of this config")
+      raise UserError(f"{checkpoint} is past the {plan.total:,} steps of this config")
     evals = {
       name: evaluators.make(name, eval_config, predict=task.predict, sharding=batch_sharding)
       for name, eval_config in config.get("evals", {}).items()
     }
-    state = saved.restore(start, shapes) if start else _fresh_state(task, config, shapes, tx, batch)
+    state = checkpoints.restore(checkpoint, shapes) if checkpoint else _fresh_state(task, config, shapes, tx, batch)
     for evaluator in evals.values():
       evaluator.check(state)
 
@@ -219,6 +220,20 @@ def _plan(config: ConfigDict, data_size: int) -> Plan:
     evals={name: every("log", e, total) for name, e in config.get("evals", {}).items()},
     sched_kw=known,
   )
+
+
+def _where_to_start(saved: Checkpoints, config: ConfigDict) -> tuple[int, Path | None]:
+  """The step to go on from and its checkpoint: this run's newest, else the one that `config.resume` names, else none.
+
+  `resume` branches a run off a kept checkpoint of another: the same parameters, optimizer state and data order go on,
+  under this config's schedule and length (Zhai et al. 2022 cool one long run down at several lengths).
+  """
+  if (step := saved.newest_good()) is not None:
+    return step, saved.path(step)
+  if config.get("resume"):
+    path = checkpoints.find(config.resume, "config.resume")
+    return int(path.name), path
+  return 0, None
 
 
 def _abstract_state(

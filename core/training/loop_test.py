@@ -175,3 +175,41 @@ def test_a_mistake_is_refused_before_the_first_step(tmp_path, changes, words):
 def test_a_profile_of_the_asked_steps_is_written(tmp_path):
   loop.run(Linear(), make_config(profile_steps=(5, 6)), tmp_path)
   assert list(Path(tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_run_branched_off_a_kept_checkpoint_goes_on_as_the_run_it_left(tmp_path):
+  config = make_config(keep_ckpt_steps=10, ckpt_steps=5)
+  loop.run(Linear(), config, tmp_path / "long")
+  resumed = make_config(keep_ckpt_steps=10, ckpt_steps=5, resume=str(tmp_path / "long" / "checkpoints" / "10"))
+  loop.run(Linear(), resumed, tmp_path / "branch")
+  tail = [line for line in lines(tmp_path / "long") if line["step"] > 10]
+  assert [line for line in lines(tmp_path / "branch") if line["step"] > 10] == tail
+  # Under another schedule and length it differs from its first step on; the run that it left is as it was.
+  before = sorted(path for path in (tmp_path / "long").rglob("*"))
+  cooldown = dict(decay_type="rsqrt", warmup_steps=5, cooldown_steps=5)
+  shorter = make_config(
+    total_steps=15, log_training_steps=1, schedule=cooldown, resume=str(tmp_path / "long" / "checkpoints" / "10")
+  )
+  loop.run(Linear(), shorter, tmp_path / "cooled")
+  rates = [line["lr"] for line in lines(tmp_path / "cooled") if "lr" in line]
+  assert 0 < rates[-1] < rates[0]
+  assert sorted(path for path in (tmp_path / "long").rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+  "resume, words", [("nowhere", "config.resume: no checkpoint at .*nowhere"), ("long/checkpoints/7", "there are .*20")]
+)
+def test_a_checkpoint_to_branch_off_that_is_not_there_is_refused(tmp_path, resume, words):
+  loop.run(Linear(), make_config(evaluate=False), tmp_path / "long")
+  with pytest.raises(UserError, match=words):
+    loop.run(Linear(), make_config(resume=str(tmp_path / resume)), tmp_path / "branch")
+  assert not list((tmp_path / "branch").glob("*"))
+
+
+def test_a_damaged_checkpoint_to_branch_off_is_refused_and_left_in_place(tmp_path):
+  loop.run(Linear(), make_config(evaluate=False), tmp_path / "long")
+  newest = tmp_path / "long" / "checkpoints" / "20"
+  max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size).write_bytes(b"x")
+  with pytest.raises(UserError, match=r"config\.resume: the checkpoint .*20 is damaged"):
+    loop.run(Linear(), make_config(resume=str(tmp_path / "long")), tmp_path / "branch")
+  assert newest.is_dir()

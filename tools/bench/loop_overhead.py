@@ -31,7 +31,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=9)
   parser.add_argument("--steps", type=int, default=250)
   arguments = parser.parse_args()
-  config = config_lib.load(str(Path(train.__file__).parent / "configs" / "digits.py"))
+  config = config_lib.load(str(Path(__file__).parents[2] / "projects/vit/configs/digits.py"))
   with config.unlocked():
     del config.total_epochs
     config.total_steps = arguments.steps
