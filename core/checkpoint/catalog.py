@@ -1,0 +1,95 @@
+"""The short names of published weights, and where each lies: `model_init="howto-i21k-B/16"`.
+
+The names are those their users know. They stand in `catalog.json` by family, and `:img` after a location is the subtree
+that belongs to the family. Names of BiT (Kolesnikov et al. 2020) follow a pattern instead:
+
+    BiT-M-R50x1                     {S, M, L} x R{50x1, 50x3, 101x1, 101x3, 152x2, 152x4}: pre-trained
+    BiT-M-R50x1-ILSVRC2012          fine-tuned on ImageNet-1k
+    BiT-M-R50x1-run0-caltech101     fine-tuned on a task of VTAB-1k, run 0, 1 or 2; the task as the file spells it
+
+That a name stands here says that its authors named such a file, not that the file can still be had.
+"""
+
+import difflib
+import functools
+import json
+import re
+from pathlib import Path
+
+from core.errors import UserError, first_few
+
+# What else loads into a family's models.
+_ALSO = {"vit": ("flexivit",), "resnet": ("distill_teachers",)}
+
+_BIT_SIZES = ("R50x1", "R50x3", "R101x1", "R101x3", "R152x2", "R152x4")
+_BIT_NAMES = tuple(f"BiT-{data}-{size}{end}" for data in "SML" for size in _BIT_SIZES for end in ("", "-ILSVRC2012"))
+_BIT_ON_VTAB = re.compile(rf"(BiT-[SML]-({'|'.join(_BIT_SIZES)}))-run[012]-[a-z0-9_-]+")
+_BIT_WITHOUT_SIZE = re.compile(r"([SML])(-ILSVRC2012|-run[012]-[a-z0-9_-]+|)")
+
+_WEIGHTS = (".npz", ".safetensors", ".bin", ".pth", ".pt", ".tar", ".ckpt")  # Extensions by which a name is a path.
+
+
+def locate(family: str, name: str) -> str:
+  """The location of the weights `name` of a model family; a path or URL comes back as it is.
+
+  Args:
+    family: "vit", "mixer", "resnet", "two_towers", "lit", ... A family without published weights has no names.
+    name: a short name, also with a subtree after a colon ("SigLIP B/16 224:img"); or a path or URL.
+
+  Raises:
+    UserError: neither a known name nor a file; the nearest names are given.
+  """
+  if name in (known := _locations(family)):
+    return known[name]
+  if family == "resnet" and _BIT_ON_VTAB.fullmatch(name):
+    return _bit_location(name)
+  base, colon, subtree = name.rpartition(":")
+  if colon and base in known and ".npz:" not in known[base]:
+    return f"{known[base]}:{subtree}"
+  if known and not _is_path(name):
+    raise UserError(f"weights {name!r}: neither a file nor a published name of {family}{_nearest(name, family)}")
+  return name
+
+
+def names(family: str) -> list[str]:
+  """The short names that `locate` knows for a family, but for BiT's of VTAB, which follow a pattern."""
+  return list(_locations(family))
+
+
+def bit_name(name: str, depth: int, width: int) -> str:
+  """The full name of a BiT that is named without its size, as configs of BiT models do: the model tells it.
+
+  `bit_name("M-ILSVRC2012", 50, 1)` is "BiT-M-R50x1-ILSVRC2012"; any other name comes back as it is.
+  """
+  match = _BIT_WITHOUT_SIZE.fullmatch(name)
+  return f"BiT-{match[1]}-R{depth}x{width}{match[2]}" if match else name
+
+
+@functools.cache
+def _locations(family: str) -> dict[str, str]:
+  catalog = json.loads(Path(__file__).with_name("catalog.json").read_text())
+  found = {}
+  for each in (family, *_ALSO.get(family, ())):
+    found |= catalog.get(each, {})
+  return found | ({name: _bit_location(name) for name in _BIT_NAMES} if family == "resnet" else {})
+
+
+def _bit_location(name: str) -> str:
+  return f"gs://bit_models/{name}.npz"
+
+
+def _is_path(name: str) -> bool:
+  path = name.partition("#")[0]
+  path = path[: path.rindex(".npz") + 4] if ".npz:" in path else path
+  return "://" in path or path.endswith(_WEIGHTS) or Path(path).expanduser().exists()
+
+
+def _nearest(name: str, family: str) -> str:
+  known = names(family)
+  lower = {each.lower(): each for each in known}
+  close = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
+  if close:
+    return f" (did you mean {' or '.join(map(repr, close))}?)"
+  if family == "resnet" and _BIT_WITHOUT_SIZE.fullmatch(name):
+    return f" (BiT models need their size: 'BiT-{name[0]}-R50x1{name[1:]}')"
+  return f" (known: {first_few(sorted(known))} of core/checkpoint/catalog.json)"
