@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from core import trees
-from core.checkpoint import pretrained
 from core.errors import UserError, nearest
 from core.models import weights
 from core.models.layers import REMAT_POLICIES, Encoder, Intermediates, MAPHead, sincos2d
@@ -234,9 +233,9 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
   """
   del model_cfg
   init = dict(trees.flatten_with_names(init_params))
-  loaded = weights.renumber_modules(pretrained.load_params(init_file))
+  loaded = weights.renumber_modules(trees.from_names(weights.read_file("vit", init_file)))
   loaded = _current_names(dict(trees.flatten_with_names(loaded)))
-  loaded = weights.match_scan(loaded, init)
+  loaded = weights.split_heads(weights.match_scan(loaded, init), init)
 
   def wanted(name: str) -> bool:
     return name in loaded and name in init and trees.first_match(name, dont_load) is None

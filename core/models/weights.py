@@ -13,7 +13,25 @@ import numpy as np
 from jaxtyping import Float
 
 from core import trees
+from core.checkpoint import pretrained, state_dict
 from core.errors import UserError, first_few
+from core.models.foreign import registry, table
+
+
+def read_file(family: str, init_file: str) -> dict[str, np.ndarray]:
+  """The parameters in a file, under the flat published names `{"embedding/kernel": array, ...}`.
+
+  Args:
+    family: of models, "vit" or "mixer".
+    init_file: a published `.npz` (see `core.checkpoint.pretrained.load_params`), or a file of PyTorch's world: see
+      `core.checkpoint.state_dict` for which, and `core.models.foreign` for whose names are known.
+
+  Raises:
+    UserError: an unreadable file, or one of no known model of that family.
+  """
+  if not state_dict.is_one(init_file):
+    return dict(trees.flatten_with_names(pretrained.load_params(init_file)))
+  return table.read(registry.get(family), state_dict.read(init_file), source=init_file)
 
 
 def merge(loaded: dict[str, Any], init: dict[str, Any], dont_load: Sequence[str], *, source: str) -> dict[str, Any]:
@@ -55,6 +73,19 @@ def renumber_modules(tree: Any) -> Any:
       counts[module] += 1
     renumbered[new_name] = renumber_modules(tree[name])
   return renumbered
+
+
+def split_heads(loaded: dict[str, Any], init: dict[str, Any]) -> dict[str, Any]:
+  """Gives attention kernels and biases of other libraries, `[width, width]`, the axis of heads that `init` has."""
+  parameter = re.compile(r"(?:.*/)?MultiHeadDotProductAttention_\d+/(?:query|key|value|out)/(?:kernel|bias)")
+
+  def split(name: str, array: Any) -> Any:
+    if name not in init or not parameter.fullmatch(name):
+      return array
+    shape = init[name].shape
+    return array.reshape(shape) if array.ndim < len(shape) and array.size == math.prod(shape) else array
+
+  return {name: split(name, array) for name, array in loaded.items()}
 
 
 def match_scan(loaded: dict[str, Any], init: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,205 @@
+"""Mapping tables between our published names and another library's: each parameter is named once, for both directions.
+
+A table is a list of rules. A rule says which of our parameters and which of theirs hold the same numbers, and how the
+numbers lie on either side:
+
+    Rule("Transformer/encoderblock_{i}/LayerNorm_0/scale", "blocks.{i}.norm1.weight")
+    Rule("stem/kernel", "stem.proj.weight", CONV)
+    Rule("block{b+1}/unit{u+1:02}/conv1/kernel", "stages.{b}.blocks.{u}.conv1.weight", CONV)
+    Rule(("query/kernel", "key/kernel", "value/kernel"), "attn.qkv.weight", fused(TO_HEADS, 3))
+    Rule((), "mask_token", constant(np.zeros((1, 32))))
+
+- `{i}` (one letter) stands for a whole number, `{i+1}` for that number plus one, `{i+1:02}` for that with two digits.
+- The third argument is a `Layout`, a pair of functions that undo each other: `to_published(*theirs) -> ours` and
+  `to_foreign(*ours) -> theirs`, with an array for one name and a tuple for several (or none). What is not there to be
+  undone (a LayerScale that is folded into a kernel) comes back in a form that computes the same.
+- `optional=True` where a model may do without (a projection in the first unit of a block, a head). All the others must
+  be there for every number that stands in the place of `{i}`.
+
+What a family of models supplies is a module `core.models.foreign.FAMILY` with `FORMATS: dict[str, Format]` by library
+("timm", "hf"), entered in `core.models.foreign.registry`. Such a module imports no model: the model is an argument, of
+which it reads the attributes. Attention kernels come without the axis of heads, `[width, width]` for `[width, heads,
+head_size]`, since no foreign file tells their number; `core.models.weights.split_heads` puts it in.
+"""
+
+import dataclasses
+import functools
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from core.errors import UserError, first_few
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How the same numbers lie in our arrays and in theirs: two functions that undo each other."""
+
+  to_published: Callable[..., np.ndarray | tuple[np.ndarray, ...]]
+  to_foreign: Callable[..., np.ndarray | tuple[np.ndarray, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """These parameters of ours are those of theirs, in that layout; `optional` where a model may lack them."""
+
+  ours: str | tuple[str, ...]
+  theirs: str | tuple[str, ...]
+  layout: Layout = Layout(lambda array: array, lambda array: array)
+  optional: bool = False
+
+  def names(self, side: str) -> tuple[str, ...]:
+    """The name patterns of `side`, "ours" or "theirs"."""
+    names = getattr(self, side)
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """One library's form of a family of models.
+
+  Attributes:
+    recognizes: whether a state dict (names without wrappers, see `core.checkpoint.state_dict`) is of this form.
+    reading: the rules for a state dict that it recognizes. `UserError` where our model cannot compute the same.
+    writing: the rules for a model of ours. `UserError` where the library has no such model.
+    config: what the library's `config.json` holds for a model of ours and an image size in pixels.
+  """
+
+  recognizes: Callable[[Arrays], bool]
+  reading: Callable[[Arrays], Sequence[Rule]]
+  writing: Callable[[Any], Sequence[Rule]]
+  config: Callable[[Any, int], dict[str, Any]]
+
+
+SAME = Layout(lambda array: array, lambda array: array)
+DENSE = Layout(np.transpose, np.transpose)  # [in, out] here, [out, in] there.
+CONV = Layout(lambda oihw: oihw.transpose(2, 3, 1, 0), lambda hwio: hwio.transpose(3, 2, 0, 1))
+# A dense layer to the heads (query, key, value), [in, heads, size] here; one from the heads (out), [heads, size, out].
+TO_HEADS = Layout(np.transpose, lambda kernel: kernel.reshape(len(kernel), -1).T)
+FROM_HEADS = Layout(np.transpose, lambda kernel: kernel.reshape(-1, kernel.shape[-1]).T)
+FLAT = Layout(lambda array: array, lambda array: array.reshape(-1))  # A bias of each head's.
+
+
+def fused(layout: Layout, parts: int) -> Layout:
+  """`parts` of our arrays (query, key, value), each in `layout`, are one of theirs, joined along its first axis."""
+  return Layout(
+    lambda whole: tuple(layout.to_published(part) for part in np.split(whole, parts)),
+    lambda *ours: np.concatenate([layout.to_foreign(array) for array in ours]),
+  )
+
+
+def constant(value: np.ndarray) -> Layout:
+  """What their model holds and ours has no use for: dropped on the way in, `value` on the way out."""
+  return Layout(lambda _: (), lambda: value)
+
+
+def to_published(table: Sequence[Rule], state_dict: Arrays, *, source: str) -> dict[str, np.ndarray]:
+  """Their arrays under our names and in our layouts.
+
+  Raises:
+    UserError: names that no rule knows, or that a rule misses; `source` begins the line.
+  """
+  return _translate(table, state_dict, "theirs", "ours", source)
+
+
+def to_foreign(table: Sequence[Rule], published: Arrays, *, source: str) -> dict[str, np.ndarray]:
+  """Our arrays (flat, blocks unstacked) under their names and in their layouts, each contiguous.
+
+  Raises:
+    UserError: names that no rule knows, or that a rule misses; `source` begins the line.
+  """
+  state_dict = _translate(table, published, "ours", "theirs", source)
+  return {name: np.ascontiguousarray(array) for name, array in state_dict.items()}
+
+
+def read(formats: Mapping[str, Format], state_dict: Arrays, *, source: str) -> dict[str, np.ndarray]:
+  """The flat published parameters of a state dict in whichever of `formats` recognizes it.
+
+  Raises:
+    UserError: none does, or it is not complete.
+  """
+  for library, form in formats.items():
+    if form.recognizes(state_dict):
+      return to_published(form.reading(state_dict), state_dict, source=f"{source} (read as {library}'s)")
+  names = first_few(sorted(state_dict), rest=" and {} more names")
+  raise UserError(f"{source}: not weights that are known here (known: {', '.join(formats)}'s); it holds {names}")
+
+
+def _translate(table: Sequence[Rule], named: Arrays, here: str, there: str, source: str) -> dict[str, np.ndarray]:
+  parts, surplus = _assign(table, named, here)
+  missing = [name for name in _expected(table, parts, here) if name not in named]
+  differences = [("it lacks", missing), ("it has besides", surplus)]
+  if told := [f"{what} {first_few(sorted(names))}" for what, names in differences if names]:
+    raise UserError(f"{source}: not the parameters of this kind of model: {'; '.join(told)}")
+  translated = {}
+  for rule, number in parts:
+    convert = rule.layout.to_published if there == "ours" else rule.layout.to_foreign
+    results = convert(*(named[_fill(name, number)] for name in rule.names(here)))
+    results = results if isinstance(results, tuple) else (results,)
+    translated.update(zip((_fill(name, number) for name in rule.names(there)), results, strict=True))
+  return translated
+
+
+Numbers = tuple[tuple[str, int], ...]  # (("i", 3),): the 3 stands for {i}.
+
+
+def _assign(table: Sequence[Rule], named: Arrays, side: str) -> tuple[list[tuple[Rule, Numbers]], list[str]]:
+  """The (rule, numbers) that the names belong to, each once and in the order of the table; and names of no rule."""
+  # A rule without names on this side (a constant of the other) always applies.
+  found = {(index, ()): None for index, rule in enumerate(table) if not rule.names(side)}
+  patterns = [(_pattern(name), index) for index, rule in enumerate(table) for name in rule.names(side)]
+  surplus = []
+  for name in named:
+    matches = ((index, numbers) for pattern, index in patterns if (numbers := _numbers(pattern, name)) is not None)
+    if (match := next(matches, None)) is None:
+      surplus.append(name)
+    else:
+      found[match] = None
+  return [(table[index], numbers) for index, numbers in sorted(found)], surplus
+
+
+def _expected(table: Sequence[Rule], parts: Iterable[tuple[Rule, Numbers]], side: str) -> list[str]:
+  """Every name that should be there: those of rules touched, and for all numbers seen, those that are not optional."""
+  numbers_seen = defaultdict(set)
+  touched = set()
+  for rule, numbers in parts:
+    touched.add((rule, numbers))
+    if not rule.optional:
+      numbers_seen[tuple(letter for letter, _ in numbers)].add(numbers)
+  for rule in table:
+    letters = tuple(sorted({match[1] for name in rule.names(side) for match in _PLACE.finditer(name)}))
+    if not rule.optional:
+      touched.update((rule, numbers) for numbers in (numbers_seen[letters] if letters else [()]))
+  return [_fill(name, numbers) for rule, numbers in touched for name in rule.names(side)]
+
+
+_PLACE = re.compile(r"\{([a-z])(?:\+(\d+))?(?::0(\d))?\}")
+
+
+@functools.cache
+def _pattern(template: str) -> tuple[re.Pattern, dict[str, int]]:
+  """A regex for the names of a template, and what to take off each number in it."""
+  literals = _PLACE.split(template)[::4]
+  places = list(_PLACE.finditer(template))
+  regex = "".join(
+    re.escape(literal) + (f"(?P<{place[1]}>\\d+)" if place else "")
+    for literal, place in itertools.zip_longest(literals, places)
+  )
+  return re.compile(regex), {place[1]: int(place[2] or 0) for place in places}
+
+
+def _numbers(pattern: tuple[re.Pattern, dict[str, int]], name: str) -> Numbers | None:
+  regex, offsets = pattern
+  match = regex.fullmatch(name)
+  return match and tuple((letter, int(match[letter]) - offset) for letter, offset in sorted(offsets.items()))
+
+
+def _fill(template: str, numbers: Numbers) -> str:
+  values = dict(numbers)
+  return _PLACE.sub(lambda place: f"{values[place[1]] + int(place[2] or 0):0{place[3] or 1}d}", template)
