@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 Intermediates = dict[str, jax.Array | dict]
 
@@ -45,6 +45,17 @@ def attention_implementation(query: Float[Array, "batch tokens heads dim"]) -> s
   # AMD's GPUs state an architecture such as "gfx90a" here.
   major, _, _ = jax.local_devices()[0].compute_capability.partition(".")
   return "cudnn" if major.isdigit() and int(major) >= 8 else "xla"
+
+
+def skip_examples(
+  rng: PRNGKeyArray, branch: Float[Array, "batch ..."], rate: float | Float[Array, ""]
+) -> Float[Array, "batch ..."]:
+  """Stochastic depth: sets the whole `branch` of an example to 0 with probability `rate`, and keeps the mean.
+
+  Huang et al. 2016; what is kept is divided by 1 - rate, as dropout does, so that evaluation needs no scaling.
+  """
+  kept = jax.random.bernoulli(rng, 1 - rate, (branch.shape[0],) + (1,) * (branch.ndim - 1))
+  return jnp.where(kept, branch / (1 - rate), 0).astype(branch.dtype)
 
 
 class MultiHeadDotProductAttention(nn.Module):
@@ -122,8 +133,7 @@ class EncoderBlock(nn.Module):
   ) -> jax.Array:
     if deterministic or not self.stoch_depth:
       return y
-    kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (y.shape[0], 1, 1))
-    return jnp.where(kept, y / (1 - rate), 0).astype(y.dtype)
+    return skip_examples(self.make_rng("dropout"), y, rate)
 
 
 class Encoder(nn.Module):
