@@ -3,9 +3,15 @@
 from types import ModuleType
 
 from core.errors import UserError
-from core.models import vit
+from core.models import bit, mixer, resnet, vit
 
-MODELS = {"vit": vit}
+MODELS = {
+  "vit": vit,
+  "mixer": mixer,
+  "resnet": resnet,
+  "bit_paper": resnet,  # The name in published configs.
+  "bit": bit,
+}
 
 
 def get(name: str) -> ModuleType:

@@ -1,0 +1,241 @@
+"""MLP-Mixer (Tolstikhin et al. 2021): patches that exchange their features through MLPs alone."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float
+
+from core import trees
+from core.errors import UserError, nearest
+from core.models import weights
+from core.models.layers import Intermediates, skip_examples
+
+# Hidden width, blocks, width of the token-mixing MLP and of the channel-mixing MLP (Tolstikhin et al. 2021, table 1).
+VARIANTS = {
+  "S": (512, 8, 256, 2048),
+  "B": (768, 12, 384, 3072),
+  "L": (1024, 24, 512, 4096),
+  "H": (1280, 32, 640, 5120),
+}
+
+_CHOICES = {"gelu": ("tanh", "exact"), "dtype_mm": ("float32", "bfloat16")}
+_SIZES = ("hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim")
+
+
+def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: Any) -> "MlpMixer":
+  """The Mixer of `variant` ("B/16", "H/14", "S"); options in `kw` (the fields of `MlpMixer`) override the variant's.
+
+  Raises:
+    UserError: an unknown variant, option or value of an option.
+  """
+  options = {**decode_variant(variant), **kw}
+  known = {field.name for field in dataclasses.fields(MlpMixer) if field.init}
+  for option in options:
+    if option not in known:
+      raise UserError(f"model: Mixer has no option {option!r}{nearest(option, known - {'name', 'parent'})}")
+  patch_size = options.pop("patch_size", MlpMixer.patch_size)
+  patch_size = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size, patch_size)
+  model = MlpMixer(num_classes, patch_size=patch_size, **options)
+  _check(model)
+  return model
+
+
+def decode_variant(variant: str | None) -> dict[str, Any]:
+  """The options that `"S/16"` stands for; without `/patch` the patch size keeps its default; `{}` for None."""
+  if variant is None:
+    return {}
+  name, slash, patch = str(variant).partition("/")
+  if name not in VARIANTS:
+    raise UserError(f"model: unknown Mixer variant {variant!r}{nearest(name, VARIANTS)}")
+  if slash and not (patch.isdecimal() and int(patch) > 0):
+    raise UserError(f"model: Mixer variant {variant!r} must end in a patch size in pixels, '{name}/16' for one")
+  options = dict(zip(_SIZES, VARIANTS[name]))
+  return options | ({"patch_size": (int(patch), int(patch))} if slash else {})
+
+
+def _check(model: "MlpMixer") -> None:
+  for option, choices in _CHOICES.items():
+    if (value := getattr(model, option)) not in choices:
+      raise UserError(f"model: {option} must be one of {', '.join(choices)}; got {value!r}")
+  if len(model.patch_size) != 2 or not all(isinstance(side, int) and side > 0 for side in model.patch_size):
+    raise UserError(f"model: patch_size must be a number of pixels or (height, width), got {model.patch_size!r}")
+  for option in _SIZES:
+    if not isinstance(value := getattr(model, option), int) or value < 1:
+      raise UserError(f"model: {option} must be a positive whole number, got {value!r}")
+  if not isinstance(rate := model.stoch_depth, int | float) or not 0 <= rate < 1:
+    raise UserError(f"model: stoch_depth must be a number in [0, 1), got {rate!r}")
+
+
+class MixerMlp(nn.Module):
+  """Dense, GELU, Dense, over the last axis (Tolstikhin et al. 2021, eq. 1)."""
+
+  mlp_dim: int
+  gelu: str = "tanh"
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
+    y = nn.Dense(self.mlp_dim, dtype=self.dtype)(x)
+    y = nn.gelu(y, approximate=self.gelu == "tanh")
+    return nn.Dense(x.shape[-1], dtype=self.dtype)(y)
+
+
+class MixerBlock(nn.Module):
+  """x + token MLP(LN(x)) along the patches, then x + channel MLP(LN(x)) along the features; each may be skipped."""
+
+  tokens_mlp_dim: int
+  channels_mlp_dim: int
+  skip_rate: float = 0.0
+  gelu: str = "tanh"
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch tokens dim"], *, train: bool = False) -> Float[Array, "batch tokens dim"]:
+    y = nn.LayerNorm()(x).swapaxes(1, 2)
+    y = MixerMlp(self.tokens_mlp_dim, self.gelu, self.dtype, name="token_mixing")(y)
+    x = x + self._skip(y.swapaxes(1, 2), train)
+    y = nn.LayerNorm()(x)
+    y = MixerMlp(self.channels_mlp_dim, self.gelu, self.dtype, name="channel_mixing")(y)
+    return x + self._skip(y, train)
+
+  def _skip(self, y: Float[Array, "batch tokens dim"], train: bool) -> Float[Array, "batch tokens dim"]:
+    if not train or not self.skip_rate:
+      return y
+    return skip_examples(self.make_rng("dropout"), y, self.skip_rate)
+
+
+class MlpMixer(nn.Module):
+  """Patches, mixer blocks, LayerNorm, the mean of the patches and a linear head. Made by `Model`, which checks.
+
+  Attributes:
+    num_classes: outputs of the head; None or 0 for no head (the output is the representation).
+    patch_size: pixels (height, width).
+    hidden_dim, num_blocks, tokens_mlp_dim, channels_mlp_dim: C, number of layers, D_S and D_C in the paper's table 1.
+    stoch_depth: rate at which an example skips the branches of the last block, growing linearly from 0 at the first.
+    head_zeroinit: start with a head of zeros.
+    gelu: "tanh", the approximation of the published weights, or "exact", that of timm's.
+    dtype_mm: of the matrix products and activations, "float32" or "bfloat16"; parameters, LayerNorm and logits are
+      float32 in both.
+  """
+
+  num_classes: int | None = None
+  patch_size: tuple[int, int] = (16, 16)
+  hidden_dim: int = 768
+  num_blocks: int = 12
+  tokens_mlp_dim: int = 384
+  channels_mlp_dim: int = 3072
+  stoch_depth: float = 0.0
+  head_zeroinit: bool = True
+  gelu: str = "tanh"
+  dtype_mm: str = "float32"
+
+  @nn.compact
+  def __call__(
+    self, image: Float[Array, "batch height width channels"], *, train: bool = False
+  ) -> tuple[Float[Array, "batch outputs"], Intermediates]:
+    """Maps images, values in [-1, 1], to (logits or representation, named intermediates).
+
+    `train` turns stochastic depth on, which draws from the rng "dropout". The intermediates: "stem" [batch, rows,
+    columns, dim], "input_tokens", "block_0", ..., "pre_logits", "logits".
+
+    Raises:
+      UserError: an image whose size the patches do not divide, or with another number of patches than the parameters.
+    """
+    out: Intermediates = {}
+    self._check_image(image.shape)
+    conv = nn.Conv(
+      self.hidden_dim, self.patch_size, strides=self.patch_size, padding="VALID", name="stem", dtype=self.dtype_mm
+    )
+    x = out["stem"] = conv(jnp.asarray(image, self.dtype_mm))
+    x = out["input_tokens"] = x.reshape(x.shape[0], -1, self.hidden_dim)
+    for i, rate in enumerate(np.linspace(0, self.stoch_depth, self.num_blocks).tolist()):
+      block = MixerBlock(
+        self.tokens_mlp_dim, self.channels_mlp_dim, rate, self.gelu, self.dtype_mm, name=f"MixerBlock_{i}"
+      )
+      x = out[f"block_{i}"] = block(x, train=train)
+    x = nn.LayerNorm(name="pre_head_layer_norm")(x)
+    x = out["pre_logits"] = x.mean(axis=1)
+    if self.num_classes:
+      kernel_init = nn.initializers.zeros if self.head_zeroinit else nn.linear.default_kernel_init
+      x = out["logits"] = nn.Dense(self.num_classes, kernel_init=kernel_init, name="head")(x)
+    return x, out
+
+  def _check_image(self, shape: tuple[int, ...]) -> None:
+    size, patch = shape[1:3], self.patch_size
+    if len(shape) != 4 or size[0] % patch[0] or size[1] % patch[1]:
+      raise UserError(
+        f"model: images must be [batch, height, width, channels] with a size divisible by the patch size "
+        f"{patch[0]}x{patch[1]}, got {list(shape)}"
+      )
+    if self.has_variable("params", "MixerBlock_0"):
+      rows, columns = size[0] // patch[0], size[1] // patch[1]
+      made_for = self.get_variable("params", "MixerBlock_0")["token_mixing"]["Dense_0"]["kernel"].shape[0]
+      if rows * columns != made_for:
+        raise UserError(
+          f"model: the image has {rows}x{columns} patches, but the token-mixing MLPs were made for {made_for}; "
+          "a Mixer is bound to one number of patches"
+        )
+
+
+def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_load: Sequence[str] = ()) -> Any:
+  """The published weights of `init_file`, fitted to `init_params`.
+
+  Names of older files are brought up to date, and a patch embedding of another size is resized. What a regex of
+  `dont_load` matches whole keeps its value of `init_params`.
+
+  Args:
+    init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
+    init_file: see `core.models.weights.read_file`; "B-i21k/16" and the like are known by name.
+    model_cfg: the model's options; `init_params` already tells what Mixer needs of them.
+    dont_load: regexes over names, `["head/.*"]` for a new task.
+
+  Raises:
+    UserError: an unreadable file, one of another model, or one trained with another number of patches.
+  """
+  del model_cfg
+  init = dict(trees.flatten_with_names(init_params))
+  loaded = weights.renumber_modules(trees.from_names(weights.read_file("mixer", init_file)))
+  loaded = {_current_name(name): array for name, array in trees.flatten_with_names(loaded)}
+  _refuse_other_grid(loaded, init, dont_load, init_file)
+  stem = "stem/kernel"
+  if stem in loaded and stem in init and trees.first_match(stem, dont_load) is None:
+    loaded[stem] = weights.resample_patch_embedding(loaded[stem], init[stem].shape[:2])
+  return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file))
+
+
+def _current_name(name: str) -> str:
+  """Files from before flax.linen: `Mixer/encoderblock_0/token_mixing_phase_0/kernel1` and so on."""
+  match name.split("/"):
+    case ["embedding", parameter]:
+      return f"stem/{parameter}"
+    case ["Mixer", "encoder_norm", parameter]:
+      return f"pre_head_layer_norm/{parameter}"
+    case ["Mixer", block, "token_mixing_phase_0" | "channel_mixing_phase_0" as mlp, parameter]:
+      kind, layer = parameter[:-1], int(parameter[-1]) - 1
+      return f"{_current_block(block)}/{mlp.removesuffix('_phase_0')}/Dense_{layer}/{kind}"
+    case ["Mixer", block, *rest]:
+      return "/".join([_current_block(block), *rest])
+  return name
+
+
+def _current_block(block: str) -> str:
+  return block.replace("encoderblock_", "MixerBlock_")
+
+
+def _refuse_other_grid(
+  loaded: dict[str, jax.Array], init: dict[str, Any], dont_load: Sequence[str], source: str
+) -> None:
+  name = "MixerBlock_0/token_mixing/Dense_0/kernel"
+  if name not in loaded or name not in init or trees.first_match(name, dont_load) is not None:
+    return
+  theirs, ours = loaded[name].shape[0], init[name].shape[0]
+  if theirs != ours:
+    raise UserError(
+      f"{source}: trained with {theirs} patches an image, but this model has {ours}: a Mixer's token-mixing MLPs are "
+      "bound to their number; keep the ratio of image size to patch size of the file"
+    )

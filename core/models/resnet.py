@@ -1,0 +1,263 @@
+"""Big Transfer's ResNet-v2: pre-activation, GroupNorm, weight standardization (Kolesnikov et al. 2020, section 3.1).
+
+`core.models.bit` is the post-activation form; what both share (sizes, options, the head) is here.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float
+
+from core import trees
+from core.errors import UserError, nearest
+from core.models import weights
+from core.models.layers import Intermediates
+from core.models.std_conv import GroupNorm, StdConv
+
+# Units in each block by depth (He et al. 2016, table 1; 26 and 200 follow the same pattern).
+UNITS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+NUM_GROUPS = 32  # Of every group normalization.
+
+_DTYPES = ("float32", "bfloat16")
+
+
+def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: Any) -> "ResNetV2":
+  """The ResNet of `variant` ("50x1": depth 50, width 1); options in `kw` (the fields of `ResNetV2`) override it.
+
+  Raises:
+    UserError: an unknown variant, option or value of an option.
+  """
+  return make(ResNetV2, num_classes, variant, kw)
+
+
+def make(cls: Callable[..., Any], num_classes: int | None, variant: str | None, options: dict[str, Any]) -> Any:
+  """A `cls` (ResNetV2, or one with its options) of `variant`, its options checked.
+
+  Raises:
+    UserError: an unknown variant, option or value of an option.
+  """
+  options = {**decode_variant(variant), **options}
+  known = {field.name for field in dataclasses.fields(cls) if field.init}
+  for option in options:
+    if option not in known:
+      raise UserError(f"model: {cls.__name__} has no option {option!r}{nearest(option, known - {'name', 'parent'})}")
+  if isinstance(options.get("depth"), Sequence) and not isinstance(options["depth"], str):
+    options["depth"] = tuple(options["depth"])
+  model = cls(num_classes, **options)
+  units_of(model.depth)
+  if not isinstance(width := model.width, int | float) or width <= 0 or (64 * width) % NUM_GROUPS:
+    raise UserError(f"model: width must be a positive multiple of 0.5, got {width!r}")
+  if model.dtype_mm not in _DTYPES:
+    raise UserError(f"model: dtype_mm must be one of {', '.join(_DTYPES)}; got {model.dtype_mm!r}")
+  return model
+
+
+def decode_variant(variant: str | None) -> dict[str, Any]:
+  """The options that `"50x1"` (or `"R50x1"`, or `"50"` for width 1) stands for; `{}` for None."""
+  if variant is None:
+    return {}
+  match = re.fullmatch(r"R?(\d+)(?:x(\d+))?", str(variant))
+  if match is None or int(match[1]) not in UNITS or match[2] == "0":
+    depths = ", ".join(map(str, UNITS))
+    raise UserError(f"model: ResNet variant {variant!r} must be DEPTHxWIDTH, '50x1' for one (depths: {depths})")
+  return {"depth": int(match[1]), "width": int(match[2] or 1)}
+
+
+def units_of(depth: int | Sequence[int]) -> tuple[int, ...]:
+  """The number of units in each block, of a depth in `UNITS` or as given.
+
+  Raises:
+    UserError: neither.
+  """
+  if isinstance(depth, tuple) and depth and all(isinstance(count, int) and count > 0 for count in depth):
+    return depth
+  if isinstance(depth, tuple) or depth not in UNITS:
+    known = ", ".join(map(str, UNITS))
+    raise UserError(f"model: depth must be one of {known}, or the number of units in each block; got {depth!r}")
+  return UNITS[depth]
+
+
+class ResidualUnit(nn.Module):
+  """Three convolutions, each after GroupNorm and ReLU, beside a shortcut; the second one has the stride.
+
+  The shortcut is a projection of the normalized input where the shape changes, else the input itself.
+  """
+
+  width: int
+  strides: tuple[int, int] = (1, 1)
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
+    conv = lambda features, size, name, **kw: StdConv(features, size, dtype=self.dtype, name=name, **kw)
+    shortcut = x
+    x = nn.relu(_norm("gn1")(x))
+    if shortcut.shape[-1] != 4 * self.width or self.strides != (1, 1):
+      shortcut = conv(4 * self.width, (1, 1), "conv_proj", strides=self.strides)(x)
+    x = conv(self.width, (1, 1), "conv1")(x)
+    x = nn.relu(_norm("gn2")(x))
+    x = conv(self.width, (3, 3), "conv2", strides=self.strides, padding=((1, 1), (1, 1)))(x)
+    x = nn.relu(_norm("gn3")(x))
+    return shortcut + conv(4 * self.width, (1, 1), "conv3")(x)
+
+
+def _norm(name: str) -> GroupNorm:
+  return GroupNorm(NUM_GROUPS, epsilon=1e-5, parameter_axes=3, name=name)
+
+
+class RootBlock(nn.Module):
+  """A 7x7 convolution and a max pooling, both of stride 2; zeros are put around the image before either.
+
+  The pooling's zeros count, as they do for the published weights: without normalization before it, features may be
+  negative.
+  """
+
+  width: int
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns width"]:
+    conv = StdConv(self.width, (7, 7), (2, 2), padding=((3, 3), (3, 3)), dtype=self.dtype, name="conv_root")
+    x = jnp.pad(conv(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return nn.max_pool(x, (3, 3), (2, 2), padding="VALID")
+
+
+class Block(nn.Module):
+  """`units` residual units, the first with the stride; named `unit01`, `unit02`, ..."""
+
+  units: int
+  width: int
+  strides: tuple[int, int]
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
+    for i in range(self.units):
+      x = ResidualUnit(self.width, self.strides if i == 0 else (1, 1), self.dtype, name=f"unit{i + 1:02d}")(x)
+    return x
+
+
+class ResNetV2(nn.Module):
+  """The root, blocks of residual units, GroupNorm, the mean over the image and a linear head. Made by `Model`.
+
+  Attributes:
+    num_classes: outputs of the head; None or 0 for no head (the output is the representation).
+    width: multiplies all numbers of channels.
+    depth: layers (a key of `UNITS`), or the number of units in each block.
+    head_zeroinit: start with a head of zeros.
+    dtype_mm: of the convolutions and activations, "float32" or "bfloat16"; parameters, the standardization of weights,
+      GroupNorm's arithmetic and logits are float32 in both.
+  """
+
+  num_classes: int | None = None
+  width: float = 1
+  depth: int | tuple[int, ...] = 50
+  head_zeroinit: bool = True
+  dtype_mm: str = "float32"
+
+  @nn.compact
+  def __call__(
+    self, image: Float[Array, "batch height width channels"], *, train: bool = False
+  ) -> tuple[Float[Array, "batch outputs"], Intermediates]:
+    """Maps images, values in [-1, 1], to (logits or representation, named intermediates).
+
+    `train` changes nothing. The intermediates: "stem", "block1", ..., "pre_logits_2d" and "logits_2d" [batch, rows,
+    columns, outputs], "pre_logits", "logits".
+
+    Raises:
+      UserError: images that are not [batch, height, width, channels].
+    """
+    del train
+    check_image(image.shape)
+    out: Intermediates = {}
+    width = round(64 * self.width)
+    x = jnp.asarray(image, self.dtype_mm)
+    x = out["stem"] = RootBlock(width, self.dtype_mm, name="root_block")(x)
+    for i, units in enumerate(units_of(self.depth)):
+      strides = (1, 1) if i == 0 else (2, 2)
+      x = out[f"block{i + 1}"] = Block(units, width * 2**i, strides, self.dtype_mm, name=f"block{i + 1}")(x)
+    x = nn.relu(_norm("norm-pre-head")(x))
+    return pool_and_classify(x, out, self.num_classes, self.head_zeroinit)
+
+
+def check_image(shape: tuple[int, ...]) -> None:
+  """Raises `UserError` unless the shape is that of a batch of images."""
+  if len(shape) != 4:
+    raise UserError(f"model: images must be [batch, height, width, channels], got {list(shape)}")
+
+
+def pool_and_classify(
+  x: Float[Array, "batch rows columns channels"], out: Intermediates, num_classes: int | None, head_zeroinit: bool
+) -> tuple[Float[Array, "batch outputs"], Intermediates]:
+  """The mean over the image, in float32, and the module `head`; fills in what `ResNetV2.__call__` names."""
+  x_2d = out["pre_logits_2d"] = x
+  x = out["pre_logits"] = x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+  if num_classes:
+    kernel_init = nn.initializers.zeros if head_zeroinit else nn.linear.default_kernel_init
+    head = nn.Dense(num_classes, kernel_init=kernel_init, name="head")
+    x, out["logits_2d"] = head(x), head(x_2d)
+    out["logits"] = x
+  return x, out
+
+
+def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_load: Sequence[str] = ()) -> Any:
+  """The published weights of `init_file`, fitted to `init_params`.
+
+  Names of older files are brought up to date. What a regex of `dont_load` matches whole keeps its value of
+  `init_params`.
+
+  Args:
+    init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
+    init_file: see `core.models.weights.read_file`.
+    model_cfg: the model's options; `init_params` already tells what this family needs of them.
+    dont_load: regexes over names, `["head/.*"]` for a new task.
+
+  Raises:
+    UserError: an unreadable file, or one of another model (it names the first parameters that differ).
+  """
+  del model_cfg
+  init = dict(trees.flatten_with_names(init_params))
+  loaded = {_current_name(name): array for name, array in weights.read_file("resnet", init_file).items()}
+  loaded = {name: _current_shape(array, init.get(name)) for name, array in loaded.items()}
+  return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file))
+
+
+_OLDER_NAMES = [
+  (r"(root_block)/standardized_conv2d/kernel", r"\1/conv_root/kernel"),
+  (r"(block\d+/unit\d+)/a/proj/standardized_conv2d/kernel", r"\1/conv_proj/kernel"),
+  *(
+    rule
+    for number, letter in enumerate("abc", start=1)
+    for rule in (
+      (rf"(block\d+/unit\d+)/{letter}/standardized_conv2d/kernel", rf"\1/conv{number}/kernel"),
+      (rf"(block\d+/unit\d+)/{letter}/group_norm/gamma", rf"\1/gn{number}/scale"),
+      (rf"(block\d+/unit\d+)/{letter}/group_norm/beta", rf"\1/gn{number}/bias"),
+    )
+  ),
+  (r"group_norm/gamma", "norm-pre-head/scale"),
+  (r"group_norm/beta", "norm-pre-head/bias"),
+  (r"head/conv2d/(kernel|bias)", r"head/\1"),
+]
+
+
+def _current_name(name: str) -> str:
+  """The files of the paper's first code: `resnet/block1/unit01/a/standardized_conv2d/kernel` and so on."""
+  name = name.removeprefix("resnet/")
+  for older, current in _OLDER_NAMES:
+    if match := re.fullmatch(older, name):
+      return match.expand(current)
+  return name
+
+
+def _current_shape(array: np.ndarray, init: jax.ShapeDtypeStruct | jax.Array | None) -> np.ndarray:
+  """Axes of length 1 come and go: the first code's head was a 1x1 convolution, its scales were vectors."""
+  without_ones = lambda shape: [size for size in shape if size != 1]
+  if init is not None and without_ones(array.shape) == without_ones(init.shape):
+    return array.reshape(init.shape)
+  return array
