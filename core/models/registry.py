@@ -3,7 +3,7 @@
 from types import ModuleType
 
 from core.errors import UserError
-from core.models import bit, mixer, resnet, vit
+from core.models import bit, mixer, nfnet, resnet, vit
 
 MODELS = {
   "vit": vit,
@@ -11,6 +11,7 @@ MODELS = {
   "resnet": resnet,
   "bit_paper": resnet,  # The name in published configs.
   "bit": bit,
+  "nfnet": nfnet,
 }
 
 
