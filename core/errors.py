@@ -1,7 +1,9 @@
 """The one way to refuse bad input: a `UserError` with one clear line."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -28,3 +30,35 @@ def multiples_near(number: int, of: int) -> str:
   """What a size that does not divide could be instead: `8 or 16` for 12 of 8, `8` for 3 of 8."""
   below = number // of * of
   return f"{below} or {below + of}" if below > 0 else str(below + of)
+
+
+def check_arguments(
+  function: Callable,
+  given: Mapping[str, Any],
+  *,
+  where: str,
+  of: str,
+  supplied: Collection[str] = (),
+  elsewhere: Collection[str] = (),
+) -> None:
+  """Refuses keyword arguments, the keys of a config's dict, that `function` does not take, and ones that it lacks.
+
+  Args:
+    function: what is to be called with them, a function or a class.
+    given: the arguments by name.
+    where: the config's key that holds them, for the line.
+    of: what `function` is to a reader, `the source tfds`.
+    supplied: parameters of `function` that the caller gives, no business of the config.
+    elsewhere: keys that the same dict may have for others, to be suggested as well.
+
+  Raises:
+    UserError: `input.data.splt is no key of the source tfds (did you mean 'split'?)`.
+  """
+  parameters = inspect.signature(function).parameters
+  known = {key: parameter for key, parameter in parameters.items() if key not in supplied}
+  for key in given:
+    if key not in known:
+      raise UserError(f"{where}.{key} is no key of {of}{nearest(key, [*known, *elsewhere])}")
+  for key, parameter in known.items():
+    if parameter.default is parameter.empty and key not in given:
+      raise UserError(f"{where}.{key} is missing; {of} needs it")

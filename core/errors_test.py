@@ -1,3 +1,5 @@
+import pytest
+
 from core import errors
 
 
@@ -18,3 +20,22 @@ def test_the_first_few_of_many_are_named_and_the_rest_counted():
 def test_the_nearest_multiples_are_positive():
   assert errors.multiples_near(12, of=8) == "8 or 16"
   assert errors.multiples_near(3, of=8) == errors.multiples_near(0, of=8) == "8"
+
+
+@pytest.mark.parametrize(
+  "given, line",
+  [
+    ({"splt": "train"}, "data.splt is no key of the source x (did you mean 'split'?)"),
+    ({"split": "train", "log_step": 1}, "data.log_step is no key of the source x (did you mean 'log_steps'?)"),
+    ({"size": 3}, "data.split is missing; the source x needs it"),
+    ({"split": "train", "rng": 0}, "data.rng is no key of the source x (known: log_steps, size, split)"),
+  ],
+)
+def test_arguments_are_checked_against_what_a_function_takes(given, line):
+  def load(rng, *, split, size=1):
+    return rng, split, size
+
+  with pytest.raises(errors.UserError) as refused:
+    errors.check_arguments(load, given, where="data", of="the source x", supplied=("rng",), elsewhere=("log_steps",))
+  assert str(refused.value) == line
+  errors.check_arguments(load, {"split": "train"}, where="data", of="the source x", supplied=("rng",))

@@ -1,13 +1,12 @@
 """Opens the source that a config's `data` names."""
 
 import importlib
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from core.data.columns import Columns
 from core.data.tfrecord import Records
-from core.errors import UserError, nearest
+from core.errors import UserError, check_arguments, nearest
 
 SOURCES = ("arrays", "digits", "jsonl", "tfds")
 
@@ -32,11 +31,5 @@ def open_source(data: Mapping[str, Any], where: str) -> Source:
   if name not in SOURCES:
     raise UserError(f"config: {where}.source {name!r} is unknown{nearest(str(name), SOURCES)}")
   load = importlib.import_module(f"core.data.sources.{name}").load
-  known = inspect.signature(load).parameters
-  for key in arguments:
-    if key not in known:
-      raise UserError(f"config: {where}.{key} is no key of the source {name}{nearest(key, known)}")
-  for key, parameter in known.items():
-    if parameter.default is parameter.empty and key not in arguments:
-      raise UserError(f"config: {where}.{key} is missing; the source {name} needs it")
+  check_arguments(load, arguments, where=f"config: {where}", of=f"the source {name}")
   return load(**arguments)

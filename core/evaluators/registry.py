@@ -1,46 +1,70 @@
 """Evaluators by the name that a config's `evals.NAME.type` gives them."""
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import NamedSharding
 
-from core.errors import UserError, nearest
+from core.errors import UserError, check_arguments, nearest
 from core.training.task import Predict
 
-_TYPES = ("classification",)
-# When to evaluate is the loop's matter; all other entries are arguments of the evaluator.
-_SCHEDULE = ("type", "pred", "log_steps", "log_epochs", "log_examples", "log_percent")
+# The module of core.evaluators that holds each.
+_TYPES = {
+  "classification": "classification",
+  "fewshot": "fewshot",
+  "fewshot_lsr": "fewshot",  # The name in published configs.
+  "knn": "knn",
+  "mean": "mean",
+  "save": "save",
+}
+# When to evaluate is the loop's matter, and what is evaluated is said here; all else are arguments of the evaluator.
+_OURS = ("type", "pred", "pred_kw", "log_steps", "log_epochs", "log_examples", "log_percent")
+_SUPPLIED = ("predict", "sharding", "output_dir")
 
 
-def make(name: str, config: Mapping[str, Any], *, predict: Mapping[str, Predict], sharding: NamedSharding) -> Any:
+def make(
+  name: str,
+  config: Mapping[str, Any],
+  *,
+  predict: Mapping[str, Predict],
+  sharding: NamedSharding,
+  output_dir: Path | None = None,
+  batch_size: int | None = None,
+) -> Any:
   """The evaluator of `config.evals.<name>`.
 
   Args:
     name: its name in the config, the prefix of its metrics.
-    config: `type`, `pred` (a name in `predict`), when to run (`log_steps`, ...), and the evaluator's own arguments.
+    config: `type`, `pred` (a name in `predict`), `pred_kw` (keyword arguments of that prediction), when to run
+      (`log_steps`, ...), and the evaluator's own arguments.
     predict: the task's prediction functions.
     sharding: how a batch lies on the devices.
+    output_dir: evaluators that write files do so in its subfolder `name`.
+    batch_size: that of evaluators whose config gives none.
 
   Raises:
     UserError: an unknown type, pred or argument.
   """
+  where = f"config.evals.{name}"
   kind = config.get("type", "classification")
   if kind not in _TYPES:
-    raise UserError(f"config.evals.{name}.type: no evaluator {kind!r}{nearest(kind, _TYPES)}")
+    raise UserError(f"{where}.type: no evaluator {kind!r}{nearest(str(kind), _TYPES)}")
   pred = config.get("pred", "predict")
   if pred not in predict:
-    raise UserError(f"config.evals.{name}.pred: no prediction {pred!r}{nearest(pred, predict)}")
-  evaluator: Callable = importlib.import_module(f"core.evaluators.{kind}").Evaluator
-  kwargs = {key: value for key, value in config.items() if key not in _SCHEDULE}
-  parameters = inspect.signature(evaluator).parameters
-  known = [key for key, p in parameters.items() if key not in ("predict", "sharding") and p.kind == p.KEYWORD_ONLY]
-  for key in kwargs:
-    if key not in known:
-      raise UserError(f"config.evals.{name}.{key} is not an option of {kind}{nearest(key, [*known, *_SCHEDULE])}")
-  missing = [key for key in known if parameters[key].default is inspect.Parameter.empty and key not in kwargs]
-  if missing:
-    raise UserError(f"config.evals.{name} lacks {', '.join(missing)}")
-  return evaluator(predict[pred], sharding=sharding, **kwargs)
+    raise UserError(f"{where}.pred: no prediction {pred!r}{nearest(str(pred), predict)}")
+  evaluator: Callable = importlib.import_module(f"core.evaluators.{_TYPES[kind]}").Evaluator
+  takes = inspect.signature(evaluator).parameters
+  kwargs = {key: value for key, value in config.items() if key not in _OURS}
+  if batch_size is not None and "batch_size" in takes:
+    kwargs.setdefault("batch_size", batch_size)
+  check_arguments(evaluator, kwargs, where=where, of=f"the evaluator {kind}", supplied=_SUPPLIED, elsewhere=_OURS)
+  if output_dir is not None and "output_dir" in takes:
+    kwargs["output_dir"] = output_dir / name
+  fn = predict[pred]
+  if pred_kw := config.get("pred_kw"):
+    fn = functools.partial(fn, **pred_kw)
+  return evaluator(fn, sharding=sharding, **kwargs)
