@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and paths as a person means them."""
 
 import contextlib
 import os
@@ -24,3 +24,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     part.replace(path)
   finally:
     part.unlink(missing_ok=True)
+
+
+def from_here(path: str | os.PathLike) -> Path:
+  """`path` as seen from the folder in which the person typed the command, which Bazel tells; `~` is their home."""
+  return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), Path(path).expanduser()).absolute()

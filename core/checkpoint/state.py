@@ -24,8 +24,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from core import trees
+from core import files, trees
 from core.errors import UserError, first_few
+
+LEFT_OUT = ocp.PLACEHOLDER  # Stands for an array that a partial `restore` does not read.
 
 _SEAL = "integrity.json"
 # Written by Orbax around the rename, and not needed to read the arrays.
@@ -185,7 +187,7 @@ def find(where: str | os.PathLike, key: str) -> Path:
   Raises:
     UserError: there is none, or it is damaged.
   """
-  path = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), Path(where).expanduser()).absolute()
+  path = files.from_here(where)
   if not path.name.isdigit():
     found = [each for each in (path / "checkpoints").glob("*") if each.name.isdigit()]
     path = max(found, key=lambda each: int(each.name), default=path)
@@ -199,15 +201,24 @@ def find(where: str | os.PathLike, key: str) -> Path:
 
 
 def restore(path: Path, like: Any) -> Any:
-  """The whole state of the checkpoint at `path`, on the shardings of `like`; see `Checkpoints.restore`."""
+  """The state of the checkpoint at `path`, on the shardings of `like`; see `Checkpoints.restore`.
+
+  A leaf of `like` that is `LEFT_OUT` is not read, and stays what it is.
+  """
   _check_arrays(path, like)
-  restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape), like)
+
+  def how(leaf: Any) -> Any:
+    return leaf if leaf is LEFT_OUT else ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape)
+
+  restore_args = jax.tree.map(how, like)
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
     return reader.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args))
 
 
 def _check_arrays(path: Path, like: Any) -> None:
   saved = json.loads((path / _SEAL).read_text())["arrays"]
+  left_out = {name for name, leaf in trees.flatten_with_names(like) if leaf is LEFT_OUT}
+  saved = {name: array for name, array in saved.items() if name not in left_out}
   wanted = _arrays(like)
   lines = [
     f"{name}: {_describe(saved.get(name))} in the checkpoint, {_describe(wanted.get(name))} in the model"
@@ -221,7 +232,9 @@ def _check_arrays(path: Path, like: Any) -> None:
 
 def _arrays(tree: Any) -> dict[str, list]:
   """`{name: [shape, dtype]}`, as the seal keeps it."""
-  return {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in trees.flatten_with_names(tree)}
+  return {
+    name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in trees.flatten_with_names(tree) if leaf is not LEFT_OUT
+  }
 
 
 def _describe(array: list | None) -> str:
@@ -230,9 +243,9 @@ def _describe(array: list | None) -> str:
 
 def _checksums(path: Path) -> dict[str, list[int]]:
   """`{relative file: [bytes, CRC-32]}` of all files under `path` that the seal vouches for."""
-  files = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in _NOT_SEALED)
+  sealed = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in _NOT_SEALED)
   with ThreadPoolExecutor() as pool:  # zlib and file reads release the interpreter's lock.
-    return {str(file.relative_to(path)): crc for file, crc in zip(files, pool.map(_checksum, files))}
+    return {str(file.relative_to(path)): crc for file, crc in zip(sealed, pool.map(_checksum, sealed))}
 
 
 def _checksum(file: Path) -> list[int]:

@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from core import config as config_lib
+from core import files
 from core.errors import UserError, nearest
 from core.training import loop, preemption
 
@@ -47,10 +48,14 @@ def main(
     default: name of the config used when none is given.
     argv: arguments; those of the process by default.
   """
-  _quiet()
-  status = 1
+  exit_with(lambda: _train(make_task, project, default, sys.argv[1:] if argv is None else argv))
+
+
+def exit_with(program: Callable[[], int]) -> None:
+  """Runs a program and exits with the status it returns; a `UserError` is one line and status 2."""
+  quiet()
   try:
-    status = _train(make_task, project, default, sys.argv[1:] if argv is None else argv)
+    status = program()
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     status = EXIT_USER_ERROR
@@ -59,21 +64,21 @@ def main(
 
 
 def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]) -> int:
-  flags, overrides = _parse(argv)
-  configs = sorted(path.stem for path in (project / "configs").glob("*.py") if not path.stem.endswith("_test"))
+  flags, overrides = parse(argv, _FLAGS)
+  configs = configs_of(project)
   if "help" in flags:
     print(_USAGE.format(configs=", ".join(configs)))
     return 0
-  spec = _config_spec(flags.get("config", default), project, configs)
+  spec = config_spec(flags.get("config", default), project)
   config = config_lib.load(spec, overrides)
   name = Path(spec.partition(":")[0]).stem
   if "coordinator" in flags and "workdir" not in flags:
     raise UserError("several processes share one --workdir=DIR; give it to each of them")
-  workdir = _from_here(flags.get("workdir") or f"runs/{project.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+  workdir = files.from_here(flags.get("workdir") or f"runs/{project.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
   _start_jax(flags, workdir)
 
   try:
-    loop.run(make_task(config), config, workdir, title=f"{project.name} {name}")
+    loop.run(make_task(config), config, workdir, project=project.name, name=name)
   except preemption.Preempted as stop:
     again = {**flags, **{f"config.{key}": value for key, value in overrides}, "workdir": workdir}
     print(f"{stop}: {shlex.join(f'--{name}={value}' for name, value in again.items())}", file=sys.stderr)
@@ -91,8 +96,12 @@ def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]
   return 0
 
 
-def _parse(argv: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
-  """Splits the arguments into flags and config overrides; `--flag value` and `--flag=value` both do."""
+def parse(argv: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+  """Splits the arguments into flags and config overrides; `--flag value` and `--flag=value` both do.
+
+  Raises:
+    UserError: a flag that is not `known`, one without a value, or a word that is no flag.
+  """
   flags: dict[str, str] = {}
   overrides: list[tuple[str, str]] = []
   rest = list(argv)
@@ -109,29 +118,34 @@ def _parse(argv: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
       value = rest.pop(0)
     if name.startswith("config."):
       overrides.append((name.removeprefix("config."), value))
-    elif name in _FLAGS:
+    elif name in known:
       flags[name] = value
     else:
-      raise UserError(f"flag --{name} is unknown{nearest(name, _FLAGS)}")
+      raise UserError(f"flag --{name} is unknown{nearest(name, known)}")
   return flags, overrides
 
 
-def _config_spec(spec: str, project: Path, configs: Sequence[str]) -> str:
-  """Finds the config's file: a path from where the person stands or from the checkout, or a name in the project."""
+def configs_of(project: Path) -> list[str]:
+  """Names of the configs in a project's folder."""
+  return sorted(path.stem for path in (project / "configs").glob("*.py") if not path.stem.endswith("_test"))
+
+
+def config_spec(spec: str, project: Path) -> str:
+  """Finds the config's file: a path from where the person stands or from the checkout, or a name in the project.
+
+  Raises:
+    UserError: there is none.
+  """
+  configs = configs_of(project)
   file, colon, arg = spec.partition(":")
   if not file.endswith(".py"):
     if file not in configs:
       raise UserError(f"config: {project.name} has no config {file!r}{nearest(file, configs)}; or give a FILE.py")
     return f"{project / 'configs' / file}.py{colon}{arg}"
-  for path in (_from_here(file), project.parent.parent / file):
+  for path in (files.from_here(file), project.parent.parent / file):
     if path.is_file():
       return f"{path}{colon}{arg}"
   raise UserError(f"config: no file {file!r}; {project.name} has: {', '.join(configs)}")
-
-
-def _from_here(path: str) -> Path:
-  """`path` as seen from the folder in which the person typed the command, which Bazel tells."""
-  return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), Path(path).expanduser()).absolute()
 
 
 def _start_jax(flags: dict[str, str], workdir: Path) -> None:
@@ -139,7 +153,7 @@ def _start_jax(flags: dict[str, str], workdir: Path) -> None:
   if "cpu_devices" in flags:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", _int(flags, "cpu_devices"))
-  cache = _from_here(flags["cache_dir"]) if "cache_dir" in flags else workdir.parent / ".jax_cache"
+  cache = files.from_here(flags["cache_dir"]) if "cache_dir" in flags else workdir.parent / ".jax_cache"
   jax.config.update("jax_compilation_cache_dir", str(cache))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   if "coordinator" not in flags:
@@ -175,7 +189,7 @@ def _leave_lost_job(error: Exception, workdir: Path) -> None:
   os._exit(EXIT_LOST_PROCESS)
 
 
-def _quiet() -> None:
+def quiet() -> None:
   """Keeps the libraries' own chatter off the screen; errors still show."""
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
   logging.getLogger("jax").setLevel(logging.ERROR)

@@ -33,14 +33,15 @@ class NonFiniteLoss(Exception):
   """The loss or its gradient became NaN or infinite; the newest checkpoint is from before."""
 
 
-def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> dict[str, float]:
+def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", name: str = "") -> dict[str, float]:
   """Trains `task` as `config` says, from the newest checkpoint in `workdir` if there is one, to the end.
 
   Args:
     task: the project's idea.
     config: the hyper-parameters; see `core.config.KEYS`.
     workdir: where everything the run leaves behind lies, and where a stopped run is found again.
-    title: names the run in its first line.
+    project: whose trainer this is, for the run's first line and its record.
+    name: of the config, likewise.
 
   Returns:
     The results of the last evaluation, `{"val/prec@1": ...}`.
@@ -97,7 +98,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
       steps_per_epoch=data.num_examples / config.input.batch_size,
       stream=out,
     )
-    _introduce(show, title, config, plan, mesh, state, data, workdir, start)
+    _introduce(show, f"{project} {name}".strip(), config, plan, mesh, state, data, workdir, start)
 
     # Compiled once, for these shapes and shardings: anything else is an error rather than a second compilation.
     show.wait("compiling")
@@ -110,7 +111,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, title: str = "") -> di
 
     # From here on the workdir is this run's: all that could be refused has been.
     if first:
-      provenance.record_run(workdir, config, start_step=start)
+      provenance.record_run(workdir, config, project=project, start_step=start)
     log = metrics.MetricsLog(workdir / "metrics.jsonl", resume_step=start, writes=first)
     closing.callback(log.close)
     preemption = closing.enter_context(Preemption())

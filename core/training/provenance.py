@@ -42,11 +42,11 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     raise UserError(f"workdir {workdir} was made by another config ({some}); choose another")
 
 
-def record_run(workdir: Path, config: ConfigDict, *, start_step: int) -> None:
-  """Writes `config.json`, and adds this start to `run.json`: command line, commit, lock, versions, devices."""
+def record_run(workdir: Path, config: ConfigDict, *, project: str, start_step: int) -> None:
+  """Writes `config.json`, and adds this start to `run.json`: project, command line, commit, lock, versions, devices."""
   path = workdir / "run.json"
   starts = json.loads(path.read_text()) if path.exists() else []
-  starts.append({"start_step": start_step, **describe()})
+  starts.append({"project": project, "start_step": start_step, **describe()})
   for file, text in ((workdir / "config.json", config_lib.to_json(config)), (path, json.dumps(starts, indent=2))):
     with files.replacing(file) as stream:
       stream.write(f"{text}\n".encode())
