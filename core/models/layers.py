@@ -21,6 +21,8 @@ REMAT_POLICIES = (
   "checkpoint_dots_with_no_batch_dims",
 )
 
+GELUS = ("tanh", "exact")
+
 
 def sincos2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 tokens dim"]:
   """Fixed position embedding of a row-major grid: [sin(x w), cos(x w), sin(y w), cos(y w)] (MoCo v3, Chen et al. 2021).
@@ -61,11 +63,13 @@ def skip_examples(
 class MultiHeadDotProductAttention(nn.Module):
   """flax's module of that name (parameters, initializers, numbers), computed by `jax.nn.dot_product_attention`.
 
-  Vaswani et al. 2017, section 3.2. The softmax is float32 whatever the `dtype` of the matrix products.
+  Vaswani et al. 2017, section 3.2. The softmax is float32 whatever the `dtype` of the matrix products. `qkv_bias`:
+  whether query, key and value have a bias.
   """
 
   num_heads: int
   dtype: DTypeLike | None = None
+  qkv_bias: bool = True
 
   @nn.compact
   def __call__(
@@ -75,7 +79,8 @@ class MultiHeadDotProductAttention(nn.Module):
 
     def project(name: str, x: jax.Array) -> Float[Array, "batch tokens heads head_dim"]:
       features = (self.num_heads, dim // self.num_heads)
-      return nn.DenseGeneral(features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name)(x)
+      init = nn.initializers.xavier_uniform()
+      return nn.DenseGeneral(features, use_bias=self.qkv_bias, kernel_init=init, dtype=self.dtype, name=name)(x)
 
     query, key, value = project("query", queries), project("key", inputs), project("value", inputs)
     x = jax.nn.dot_product_attention(query, key, value, implementation=attention_implementation(query))
@@ -84,18 +89,30 @@ class MultiHeadDotProductAttention(nn.Module):
 
 
 class MlpBlock(nn.Module):
-  """Dense, GELU (the tanh approximation), dropout, Dense. `mlp_dim` defaults to four times the width."""
+  """Dense, GELU, dropout, Dense. `mlp_dim`, the size of what the second Dense reads, defaults to four times the width.
+
+  `gelu` is one of GELUS: "tanh", the approximation that the published models use, or "exact" (the error function), as
+  in most models of PyTorch's world. With `swiglu` the first Dense is twice as wide, and the SiLU of its first half
+  gates the second (Shazeer 2020, eq. 6).
+  """
 
   mlp_dim: int | None = None
   dropout: float = 0.0
   dtype: DTypeLike | None = None
+  gelu: str = "tanh"
+  swiglu: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, "... dim"], deterministic: bool = True) -> Float[Array, "... dim"]:
     init = dict(kernel_init=nn.initializers.xavier_uniform(), bias_init=nn.initializers.normal(1e-6))
     dim = x.shape[-1]
-    x = nn.Dense(self.mlp_dim or 4 * dim, dtype=self.dtype, **init)(x)
-    x = nn.gelu(x, approximate=True)
+    mlp_dim = self.mlp_dim or 4 * dim
+    x = nn.Dense(2 * mlp_dim if self.swiglu else mlp_dim, dtype=self.dtype, **init)(x)
+    if self.swiglu:
+      gate, x = jnp.split(x, 2, axis=-1)
+      x = nn.silu(gate) * x
+    else:
+      x = nn.gelu(x, approximate=self.gelu == "tanh")
     x = nn.Dropout(self.dropout)(x, deterministic)
     return nn.Dense(dim, dtype=self.dtype, **init)(x)
 
@@ -112,18 +129,23 @@ class EncoderBlock(nn.Module):
   dropout: float = 0.0
   stoch_depth: bool = False
   dtype: DTypeLike | None = None
+  qkv_bias: bool = True
+  gelu: str = "tanh"
+  swiglu: bool = False
+  norm_eps: float = 1e-6
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch tokens dim"], deterministic: bool = True, skip_rate: float | Float[Array, ""] = 0.0
   ) -> tuple[Float[Array, "batch tokens dim"], Intermediates]:
     out = {}
-    y = nn.LayerNorm()(x)
-    y = out["sa"] = MultiHeadDotProductAttention(self.num_heads, self.dtype)(y, y)
+    y = nn.LayerNorm(self.norm_eps)(x)
+    y = out["sa"] = MultiHeadDotProductAttention(self.num_heads, self.dtype, self.qkv_bias)(y, y)
     y = nn.Dropout(self.dropout)(y, deterministic)
     x = out["+sa"] = x + self._skip(y, deterministic, skip_rate)
-    y = nn.LayerNorm()(x)
-    y = out["mlp"] = MlpBlock(self.mlp_dim, self.dropout, self.dtype)(y, deterministic)
+    y = nn.LayerNorm(self.norm_eps)(x)
+    mlp = MlpBlock(self.mlp_dim, self.dropout, self.dtype, self.gelu, self.swiglu)
+    y = out["mlp"] = mlp(y, deterministic)
     y = nn.Dropout(self.dropout)(y, deterministic)
     x = out["+mlp"] = x + self._skip(y, deterministic, skip_rate)
     return x, out
@@ -145,6 +167,9 @@ class Encoder(nn.Module):
       on a leading axis under `encoderblock` instead of standing under `encoderblock_0`, `encoderblock_1`, ...
     remat_policy: what the forward pass keeps for the backward pass, one of REMAT_POLICIES ("none": no
       rematerialization); by default "nothing_saveable" under scan, else "none".
+    qkv_bias, gelu, swiglu: see `MultiHeadDotProductAttention` and `MlpBlock`.
+    norm_eps: what every LayerNorm adds to the variance.
+    final_norm: False leaves the final LayerNorm away.
   """
 
   depth: int
@@ -155,14 +180,19 @@ class Encoder(nn.Module):
   scan: bool = False
   remat_policy: str | None = None
   dtype: DTypeLike | None = None
+  qkv_bias: bool = True
+  gelu: str = "tanh"
+  swiglu: bool = False
+  norm_eps: float = 1e-6
+  final_norm: bool = True
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch tokens dim"], deterministic: bool = True
   ) -> tuple[Float[Array, "batch tokens dim"], Intermediates]:
     block = self._rematerialized_block()
-    options = dict(num_heads=self.num_heads, mlp_dim=self.mlp_dim, dropout=self.dropout, dtype=self.dtype)
-    options["stoch_depth"] = self.stoch_depth > 0
+    shared = ("num_heads", "mlp_dim", "dropout", "dtype", "qkv_bias", "gelu", "swiglu", "norm_eps")
+    options = {name: getattr(self, name) for name in shared} | {"stoch_depth": self.stoch_depth > 0}
     skip_rates = np.linspace(0, self.stoch_depth, self.depth, dtype=np.float32)
     names = [f"block{i:02d}" for i in range(self.depth)]
     out = {}
@@ -180,7 +210,7 @@ class Encoder(nn.Module):
       for i, name in enumerate(names):
         x, out[name] = block(**options, name=f"encoderblock_{i}")(x, deterministic, skip_rates[i])
     out["pre_ln"] = x
-    return nn.LayerNorm(name="encoder_norm")(x), out
+    return (nn.LayerNorm(self.norm_eps, name="encoder_norm")(x) if self.final_norm else x), out
 
   def _rematerialized_block(self) -> type[nn.Module]:
     policy = self.remat_policy or ("nothing_saveable" if self.scan else "none")
@@ -200,12 +230,14 @@ class MAPHead(nn.Module):
   num_heads: int
   mlp_dim: int | None = None
   dtype: DTypeLike | None = None
+  gelu: str = "tanh"
+  norm_eps: float = 1e-6
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch tokens dim"]) -> Float[Array, "batch dim"]:
     batch, _, dim = x.shape
     probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, dim))
     x = MultiHeadDotProductAttention(self.num_heads, self.dtype)(jnp.tile(probe, (batch, 1, 1)), x)
-    y = nn.LayerNorm()(x)
-    x = x + MlpBlock(self.mlp_dim, dtype=self.dtype)(y)
+    y = nn.LayerNorm(self.norm_eps)(x)
+    x = x + MlpBlock(self.mlp_dim, dtype=self.dtype, gelu=self.gelu)(y)
     return x[:, 0]

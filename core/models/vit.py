@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from core import trees
 from core.errors import UserError, nearest
 from core.models import weights
-from core.models.layers import REMAT_POLICIES, Encoder, Intermediates, MAPHead, sincos2d
+from core.models.layers import GELUS, REMAT_POLICIES, Encoder, Intermediates, MAPHead, sincos2d
 from core.models.weights import resample_posemb
 
 # Width, depth, MLP width, heads (Zhai et al. 2022, table 2; So400m: Alabdulmohsin et al. 2023).
@@ -35,6 +35,7 @@ VARIANTS = {
 _CHOICES = {
   "posemb": ("learn", "sincos2d"),
   "pool_type": ("gap", "map", "tok", "0", "none"),
+  "gelu": GELUS,
   "remat_policy": REMAT_POLICIES,
   "dtype_mm": ("float32", "bfloat16"),
 }
@@ -84,6 +85,12 @@ def _check(model: "ViT") -> None:
       raise UserError(f"model: {option} must be a positive whole number, got {value!r}")
   if not isinstance(model.rep_size, int) or model.rep_size < 0:
     raise UserError(f"model: rep_size must be True, False or a number of units, got {model.rep_size!r}")
+  if not isinstance(model.registers, int) or isinstance(model.registers, bool) or model.registers < 0:
+    raise UserError(f"model: registers must be a number of tokens, got {model.registers!r}")
+  if not isinstance(model.norm_eps, float) or not model.norm_eps > 0:
+    raise UserError(f"model: norm_eps must be a small positive number like 1e-6, got {model.norm_eps!r}")
+  if model.fc_norm and model.pool_type != "gap":
+    raise UserError(f"model: fc_norm goes with pool_type 'gap', got {model.pool_type!r}")
   if model.width % model.num_heads:
     raise UserError(f"model: width {model.width} is not divisible by num_heads {model.num_heads}")
   if model.posemb == "sincos2d" and (model.width % 4 or model.width < 8):
@@ -106,6 +113,12 @@ class ViT(nn.Module):
     stoch_depth: rate at which an example skips the branches of the last block, growing linearly from 0 at the first.
     pool_type: "gap" mean of the tokens, "map" attention pooling, "tok" a class token, "0" the first token, "none".
     head_zeroinit: start with a head of zeros.
+    gelu: "tanh" (the approximation) or "exact", which most models of PyTorch's world want.
+    swiglu: MLPs gated by a SiLU instead of GELU, as in the largest DINOv2.
+    qkv_bias: whether query, key and value have a bias; those of a MAP head always do.
+    registers: learned tokens beside the patches that no pooling reads (Darcet et al. 2024).
+    fc_norm: the final LayerNorm after the mean of the tokens instead of before it.
+    norm_eps: what each LayerNorm adds to the variance.
     scan, remat_policy: see `Encoder`.
     dtype_mm: of the matrix products and activations, "float32" or "bfloat16"; parameters, LayerNorm, softmax and
       logits are float32 in both.
@@ -123,6 +136,12 @@ class ViT(nn.Module):
   stoch_depth: float = 0.0
   pool_type: str = "gap"
   head_zeroinit: bool = True
+  gelu: str = "tanh"
+  swiglu: bool = False
+  qkv_bias: bool = True
+  registers: int = 0
+  fc_norm: bool = False
+  norm_eps: float = 1e-6
   scan: bool = False
   remat_policy: str | None = None
   dtype_mm: str = "float32"
@@ -150,9 +169,8 @@ class ViT(nn.Module):
     batch, rows, columns, _ = x.shape
     x = x.reshape(batch, rows * columns, self.width)
     x = out["with_posemb"] = x + self._position_embedding(rows, columns).astype(x.dtype)
-    if self.pool_type == "tok":
-      cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width)).astype(x.dtype)
-      x = jnp.concatenate([jnp.tile(cls, (batch, 1, 1)), x], axis=1)
+    first = self._first_tokens()
+    x = jnp.concatenate([*(jnp.tile(tokens, (batch, 1, 1)).astype(x.dtype) for tokens in first), x], axis=1)
     x = nn.Dropout(self.dropout)(x, not train)
 
     encoder = Encoder(
@@ -164,14 +182,23 @@ class ViT(nn.Module):
       scan=self.scan,
       remat_policy=self.remat_policy,
       dtype=self.dtype_mm,
+      qkv_bias=self.qkv_bias,
+      gelu=self.gelu,
+      swiglu=self.swiglu,
+      norm_eps=self.norm_eps,
+      final_norm=not self.fc_norm,
       name="Transformer",
     )
     x, out["encoder"] = encoder(x, not train)
     out["encoded"] = x
 
-    patches = x[:, 1:] if self.pool_type == "tok" else x
+    patches = x[:, -rows * columns :]
     x_2d = patches.reshape(batch, rows, columns, self.width)
-    x = out["head_input"] = self._pool(x)
+    x = self._pool(x[:, 0] if self.pool_type == "tok" else patches)
+    if self.fc_norm:
+      norm = nn.LayerNorm(self.norm_eps, name="fc_norm")
+      x, x_2d = norm(x), norm(x_2d)
+    out["head_input"] = x
     if self.rep_size:
       size = self.width if self.rep_size is True else self.rep_size
       pre_logits = nn.Dense(size, dtype=self.dtype_mm, name="pre_logits")
@@ -204,13 +231,24 @@ class ViT(nn.Module):
     init = nn.initializers.normal(1 / math.sqrt(self.width))
     return self.param("pos_embedding", init, (1, rows * columns, self.width))
 
-  def _pool(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch ... width"]:
+  def _first_tokens(self) -> list[Float[Array, "1 tokens width"]]:
+    """The learned tokens that stand before the patches: the class token, then the registers."""
+    tokens = []
+    if self.pool_type == "tok":
+      tokens.append(self.param("cls", nn.initializers.zeros, (1, 1, self.width)))
+    if self.registers:
+      # Not zeros: equal registers would get equal gradients, and stay one register for ever.
+      tokens.append(self.param("registers", nn.initializers.normal(0.02), (1, self.registers, self.width)))
+    return tokens
+
+  def _pool(self, x: Float[Array, "batch ... width"]) -> Float[Array, "batch ... width"]:
+    """`x` is the class token under `pool_type="tok"`, else the patches."""
     match self.pool_type:
       case "gap":
         return x.mean(axis=1)
       case "map":
-        return MAPHead(self.num_heads, self.mlp_dim, self.dtype_mm)(x)
-      case "tok" | "0":
+        return MAPHead(self.num_heads, self.mlp_dim, self.dtype_mm, self.gelu, self.norm_eps)(x)
+      case "0":
         return x[:, 0]
       case _:
         return x
