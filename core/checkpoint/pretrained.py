@@ -1,6 +1,7 @@
 """Published weights in and out: `.npz` files with one array a parameter, its path joined by `/`."""
 
 import os
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,6 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from core import files, trees
+from core.checkpoint import remote
 from core.errors import UserError
 
 _ROOTS = ("params/", "opt/target/")  # Where a file may keep the parameters, newest form first; else at its root.
@@ -18,31 +20,30 @@ _BFLOAT16 = np.dtype("V2")  # How NumPy's format stores what it has no name for.
 
 
 def load_params(spec: str) -> dict[str, Any]:
-  """The parameters of a local `.npz` file, as a nested dict of NumPy arrays.
+  """The parameters of an `.npz` file, as a nested dict of NumPy arrays.
 
   Args:
-    spec: `PATH.npz`, or `PATH.npz:SUBTREE` for a part, `two_towers.npz:img` say. Only that part is read.
+    spec: `LOCATION.npz`, or `LOCATION.npz:SUBTREE` for a part, `two_towers.npz:img` say. Only that part is read. The
+      location is a path or a URL, with or without a checksum: see `core.checkpoint.remote.fetch`.
 
   Raises:
-    UserError: no such file, no `.npz` or a damaged one, one that holds pickled objects, or no such subtree.
+    UserError: no such file, no `.npz` or a damaged one, one that holds pickled objects, or no such subtree; a URL that
+      cannot be had.
   """
-  path, subtree = _split(spec)
-  try:
-    with open(path, "rb") as file:
-      if not zipfile.is_zipfile(file):  # np.load takes all it does not know for a pickle, and says so.
-        raise UserError(f"{path}: not an .npz file, or a truncated one")
-      file.seek(0)
-      with np.load(file, allow_pickle=False) as arrays:
-        names = _select(list(arrays), subtree, path)
-        return trees.from_names({name: _decode(arrays[stored], path, stored) for name, stored in names.items()})
-  except FileNotFoundError:
-    raise UserError(f"{path}: no such file") from None
-  except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as e:
-    if "allow_pickle" in str(e):
-      raise UserError(f"{path}: holds pickled objects, which could run code; save plain arrays instead") from None
-    raise UserError(f"{path}: a damaged .npz file ({_one_line(e)})") from None
-  except OSError as e:
-    raise UserError(f"{path}: cannot be read ({e.strerror or _one_line(e)})") from None
+  location, subtree = split(spec)
+  path = remote.fetch(location)
+  where = f"{remote.shown(location)}, here {path}" if "://" in location else str(path)
+  return _read(path, subtree, where)
+
+
+def split(spec: str) -> tuple[str, str]:
+  """`("LOCATION.npz", "img")` of `"LOCATION.npz:img"`; an empty subtree where none is given.
+
+  A URL's query and a checksum belong to the location: `https://HOST/x.npz?v=2#sha256=HEX:img` has the subtree `img`,
+  and so has `https://HOST/x.npz:img#sha256=HEX`.
+  """
+  match = re.fullmatch(r"(.*\.npz(?:\?[^:#]*)?)(#sha256=\w+)?:([^:#]*)(#sha256=.*)?", spec)
+  return (match[1] + (match[2] or match[4] or ""), match[3].strip("/")) if match else (spec, "")
 
 
 def save_params(path: str | os.PathLike, params: trees.PyTree) -> None:
@@ -62,33 +63,59 @@ def save_params(path: str | os.PathLike, params: trees.PyTree) -> None:
     raise UserError(f"{path}: cannot be written ({e.strerror or _one_line(e)})") from None
 
 
-def _split(spec: str) -> tuple[str, str]:
-  head, extension, subtree = spec.rpartition(".npz:")
-  path, subtree = (f"{head}.npz", subtree.strip("/")) if extension else (spec, "")
-  if "://" in path:
-    raise UserError(f"{path}: only local files are read; download it and give its path")
-  return path, subtree
+def _read(path: Path, subtree: str, where: str) -> dict[str, Any]:
+  try:
+    with path.open("rb") as file:
+      if not zipfile.is_zipfile(file):  # np.load takes all it does not know for a pickle, and says so.
+        raise UserError(f"{where}: not an .npz file, or a truncated one")
+      file.seek(0)
+      with np.load(file, allow_pickle=False) as arrays:
+        names = _select(list(arrays), subtree, where)
+        return _nested({name: _decode(arrays[stored], where, stored) for name, stored in names.items()}, where)
+  except FileNotFoundError:
+    raise UserError(f"{where}: no such file") from None
+  except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as e:
+    if "allow_pickle" in str(e):
+      raise UserError(f"{where}: holds pickled objects, which could run code; save plain arrays instead") from None
+    raise UserError(f"{where}: a damaged .npz file ({_one_line(e)})") from None
+  except OSError as e:
+    raise UserError(f"{where}: cannot be read ({e.strerror or _one_line(e)})") from None
 
 
-def _select(stored: list[str], subtree: str, path: str) -> dict[str, str]:
+def _select(stored: list[str], subtree: str, where: str) -> dict[str, str]:
   """`{name in the tree: name in the file}` of the parameters under `subtree`."""
   root = next((root for root in _ROOTS if any(name.startswith(root) for name in stored)), "")
-  names = {name.removeprefix(root): name for name in stored if name.startswith(root)}
+  names = _below(root, stored)
   if not names:
-    raise UserError(f"{path}: holds no parameters")
+    raise UserError(f"{where}: holds no parameters")
   if not subtree:
     return names
-  below = {name.removeprefix(f"{subtree}/"): file for name, file in names.items() if name.startswith(f"{subtree}/")}
+  # What stands beside the parameters (`state`, say) is named from the root of the file.
+  below = _below(f"{root}{subtree}/", stored) or _below(f"{subtree}/", stored)
   if not below:
     there = sorted({name.partition("/")[0] for name in names if "/" in name})
-    raise UserError(f"{path}: no subtree {subtree!r} (there are: {', '.join(there)})")
+    raise UserError(f"{where}: no subtree {subtree!r} (there are: {', '.join(there)})")
   return below
 
 
-def _decode(array: Any, path: str, stored: str) -> np.ndarray:
+def _below(prefix: str, stored: list[str]) -> dict[str, str]:
+  return {name.removeprefix(prefix): name for name in stored if name.startswith(prefix)}
+
+
+def _decode(array: Any, where: str, stored: str) -> np.ndarray:
   if not isinstance(array, np.ndarray):  # NumPy hands other files of a zip archive over as bytes.
-    raise UserError(f"{path}: not an .npz file: {stored} in it is no array")
-  return array.view(ml_dtypes.bfloat16) if array.dtype == _BFLOAT16 else array
+    raise UserError(f"{where}: not an .npz file: {stored} in it is no array")
+  array = array.view(ml_dtypes.bfloat16) if array.dtype == _BFLOAT16 else array
+  if array.dtype != ml_dtypes.bfloat16 and array.dtype.kind not in "biufc":
+    raise UserError(f"{where}: holds no parameters: {stored} is an array of {array.dtype}, not of numbers")
+  return array
+
+
+def _nested(named: dict[str, np.ndarray], where: str) -> dict[str, Any]:
+  folders = {name[:end] for name in named for end in range(len(name)) if name[end] == "/"}
+  if both := sorted(folders & named.keys()):
+    raise UserError(f"{where}: {both[0]} is both an array and a folder of arrays")
+  return trees.from_names(named)
 
 
 def _encode(leaf: Any) -> np.ndarray:
