@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from core import durations, sharding
@@ -21,10 +20,8 @@ from core.checkpoint.state import Checkpoints
 from core.data import feed, input_config, pipeline
 from core.errors import UserError
 from core.evaluators import registry as evaluators
-from core.optim import optimizer
-from core.training import metrics, profiling, progress, provenance
+from core.training import initial, metrics, profiling, progress, provenance
 from core.training.preemption import Preempted, Preemption
-from core.training.state import TrainState, step_rng
 from core.training.step import make_update
 from core.training.task import Task
 
@@ -80,14 +77,16 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     batch = next(batches)
 
     # The state: its shapes first, so that whatever does not fit is refused before anything is computed.
-    shapes, tx, schedules = _abstract_state(task, config, plan, mesh, batch)
+    shapes, tx, schedules = initial.abstract_state(task, config, plan.sched_kw, mesh, batch)
     if start > plan.total:
       raise UserError(f"{checkpoint} is past the {plan.total:,} steps of this config")
     evals = {
       name: evaluators.make(name, eval_config, predict=task.predict, sharding=batch_sharding)
       for name, eval_config in config.get("evals", {}).items()
     }
-    state = checkpoints.restore(checkpoint, shapes) if checkpoint else _fresh_state(task, config, shapes, tx, batch)
+    state = (
+      checkpoints.restore(checkpoint, shapes) if checkpoint else initial.fresh_state(task, config, shapes, tx, batch)
+    )
     for evaluator in evals.values():
       evaluator.check(state)
 
@@ -235,33 +234,6 @@ def _where_to_start(saved: Checkpoints, config: ConfigDict) -> tuple[int, Path |
     path = checkpoints.find(config.resume, "config.resume")
     return int(path.name), path
   return 0, None
-
-
-def _abstract_state(
-  task: Task, config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, batch: Mapping[str, jax.Array]
-) -> tuple[TrainState, optax.GradientTransformation, list[Callable]]:
-  """The train state as shapes with shardings, the optimizer, and its schedules."""
-  params = jax.eval_shape(lambda rng, batch: task.init(rng, batch)["params"], jax.random.key(0), batch)
-  tx, schedules = optimizer.make(config, params, sched_kw=plan.sched_kw)
-  state = jax.eval_shape(lambda params: TrainState.create(params, tx.init(params)), params)
-  of_params = sharding.params_shardings(params, mesh, config.get("sharding_strategy", ()))
-  of_state = sharding.follow_params(state, params, of_params)
-  with_sharding = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-  return jax.tree.map(with_sharding, state, of_state), tx, schedules
-
-
-def _fresh_state(
-  task: Task, config: ConfigDict, shapes: TrainState, tx: optax.GradientTransformation, batch: Mapping[str, jax.Array]
-) -> TrainState:
-  """The state before the first step, each array made where it is to live."""
-  where = jax.tree.map(lambda x: x.sharding, shapes)
-  init = jax.jit(lambda rng, batch: task.init(rng, batch)["params"], out_shardings=where.params)
-  params = init(step_rng(config.get("seed", 0), 0, stream=1), batch)
-  if task.load is not None:
-    params = jax.device_put(task.load(sharding.to_host(params)), where.params)
-  return jax.jit(lambda params: TrainState.create(params, tx.init(params)), out_shardings=where, donate_argnums=0)(
-    params
-  )
 
 
 def _rates(config: ConfigDict, schedules: list[Callable], step: int) -> dict[str, float]:

@@ -1,0 +1,56 @@
+"""The train state before the first step: its shapes and where they are to live, then its values."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from core import sharding
+from core.optim import optimizer
+from core.training.state import TrainState, step_rng
+from core.training.task import Batch, Params, Task
+
+
+def abstract_state(
+  task: Task, config: ConfigDict, sched_kw: Mapping[str, Any], mesh: jax.sharding.Mesh, batch: Batch
+) -> tuple[TrainState, optax.GradientTransformation, list[Callable]]:
+  """The train state as shapes with shardings, the optimizer, and its schedules.
+
+  Args:
+    task: the project's idea.
+    config: read for the optimizer and `sharding_strategy`.
+    sched_kw: total_steps, batch_size and data_size of the schedules; the shapes do not depend on them.
+    mesh: the devices.
+    batch: an input of the model, or its shapes.
+
+  Raises:
+    UserError: whatever of the config does not fit the model.
+  """
+  params = jax.eval_shape(lambda rng, batch: task.init(rng, batch)["params"], jax.random.key(0), batch)
+  tx, schedules = optimizer.make(config, params, sched_kw=sched_kw)
+  state = jax.eval_shape(lambda params: TrainState.create(params, tx.init(params)), params)
+  of_params = sharding.params_shardings(params, mesh, config.get("sharding_strategy", ()))
+  of_state = sharding.follow_params(state, params, of_params)
+  with_sharding = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+  return jax.tree.map(with_sharding, state, of_state), tx, schedules
+
+
+def fresh_state(
+  task: Task, config: ConfigDict, shapes: TrainState, tx: optax.GradientTransformation, batch: Batch
+) -> TrainState:
+  """The state before the first step, each array made where it is to live."""
+  params = fresh_params(task, config, shapes.params, batch)
+  where = jax.tree.map(lambda x: x.sharding, shapes)
+  return jax.jit(lambda params: TrainState.create(params, tx.init(params)), out_shardings=where, donate_argnums=0)(
+    params
+  )
+
+
+def fresh_params(task: Task, config: ConfigDict, shapes: Params, batch: Batch) -> Params:
+  """The parameters before the first step: random ones by the config's seed, then those that the task loads."""
+  where = jax.tree.map(lambda x: x.sharding, shapes)
+  init = jax.jit(lambda rng, batch: task.init(rng, batch)["params"], out_shardings=where)
+  params = init(step_rng(config.get("seed", 0), 0, stream=1), batch)
+  return params if task.load is None else jax.device_put(task.load(sharding.to_host(params)), where)
