@@ -13,9 +13,11 @@ That a name stands here says that its authors named such a file, not that the fi
 import difflib
 import functools
 import json
+import os
 import re
 from pathlib import Path
 
+from core import files
 from core.errors import UserError, first_few
 
 # What else loads into a family's models.
@@ -81,15 +83,13 @@ def _bit_location(name: str) -> str:
 def _is_path(name: str) -> bool:
   path = name.partition("#")[0]
   path = path[: path.rindex(".npz") + 4] if ".npz:" in path else path
-  return "://" in path or path.endswith(_WEIGHTS) or Path(path).expanduser().exists()
+  return "://" in path or path.endswith(_WEIGHTS) or os.path.exists(files.from_here(path))
 
 
 def _nearest(name: str, family: str) -> str:
-  known = names(family)
-  lower = {each.lower(): each for each in known}
-  close = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
-  if close:
-    return f" (did you mean {' or '.join(map(repr, close))}?)"
-  if family == "resnet" and _BIT_WITHOUT_SIZE.fullmatch(name):
-    return f" (BiT models need their size: 'BiT-{name[0]}-R50x1{name[1:]}')"
-  return f" (known: {first_few(sorted(known))} of core/checkpoint/catalog.json)"
+  if family == "resnet" and (full := bit_name(name, 50, 1)) != name:
+    return f" (the size of the model belongs to the name: {full!r})"
+  lower = {each.lower(): each for each in names(family)}
+  if close := difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6):
+    return f" (did you mean {' or '.join(repr(lower[each]) for each in close)}?)"
+  return f" (known: {first_few(names(family))} of core/checkpoint/catalog.json)"

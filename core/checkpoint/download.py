@@ -13,6 +13,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -226,7 +227,8 @@ def _words(error: Exception) -> str:
     case aiohttp.ClientSSLError():
       return "the server's certificate is not trusted"
     case aiohttp.ClientConnectorError():
-      return f"it cannot be reached ({error.os_error.strerror or 'no connection'})"
+      number, words = error.os_error.errno, error.os_error.strerror  # asyncio's words hold addresses.
+      return f"it cannot be reached ({os.strerror(number) if number and number > 0 else words or 'no connection'})"
     case aiohttp.ClientHttpProxyError():
       return f"the proxy refused (HTTP {error.status})"
     case TimeoutError():
