@@ -3,7 +3,7 @@
 load("//tools:bundle.bzl", "bundle")
 
 # What only tests read, wherever it stands; and what only people, Bazel or uv read.
-_TEST_DATA = ["**/testdata/**", "**/witness/**", "**/*.npz"]
+_TEST_DATA = ["**/testdata/**", "**/witness/**", "**/repro/**", "**/*.npz"]
 _NOT_DATA = ["**/*.py", "**/__pycache__/**", "**/*.md", "**/*.png", "BUILD", "requirements*"] + _TEST_DATA
 
 def pins(name):
@@ -64,7 +64,7 @@ def python_tests(deps, locked = "core", srcs = None, size = "medium", data = [],
         )
 
 def project(name, bundle_args, test_size = "large"):
-    """A project, projects/<name>: `:train`, `:bundle`, the library `:<name>` and a test target for each test file.
+    """A project, projects/<name>: `:train`, `:bundle`, `:repin`, the library `:<name>`, and its tests.
 
     Args:
       name: of its folder.
@@ -98,6 +98,25 @@ def project(name, bundle_args, test_size = "large"):
         locked = name,
         size = test_size,
         deps = [":" + name, "//core/testing"],
+    )
+
+    # What its first steps give, pinned in repro/golden.json.
+    native.py_binary(
+        name = "repin",
+        srcs = ["//tools:golden.py"],
+        main = "//tools:golden.py",
+        args = ["--project=" + name],
+        deps = [":" + name] + pins(name),
+    )
+    native.py_test(
+        name = "golden_test",
+        size = "medium",
+        srcs = ["//third_party/python:pytest_main.py", "//tools:golden.py", "//tools:golden_test.py"],
+        main = "//third_party/python:pytest_main.py",
+        args = ["$(location //tools:golden_test.py)"],
+        data = ["//:pyproject.toml"] + native.glob(["repro/**"], allow_empty = True),
+        env = {"JAX_PLATFORMS": "cpu", "PROJECT": name},
+        deps = [":" + name] + pins(name),
     )
     bundle(
         name = "bundle",
