@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from core import trees
-from core.checkpoint import pretrained, state_dict
+from core.checkpoint import catalog, pretrained, remote, state_dict
 from core.errors import UserError, first_few
 from core.models.foreign import registry, table
 
@@ -23,15 +23,29 @@ def read_file(family: str, init_file: str) -> dict[str, np.ndarray]:
 
   Args:
     family: of models, "vit" or "mixer".
-    init_file: a published `.npz` (see `core.checkpoint.pretrained.load_params`), or a file of PyTorch's world: see
-      `core.checkpoint.state_dict` for which, and `core.models.foreign` for whose names are known.
+    init_file: a short name (`core.checkpoint.catalog`); the location of a published `.npz` (`pretrained.load_params`);
+      or that of a file or folder of PyTorch's world (`core.checkpoint.state_dict`), if it holds a model that is known
+      (`core.models.foreign`).
 
   Raises:
-    UserError: an unreadable file, or one of no known model of that family.
+    UserError: a file that is not there or not whole, or one of no known model of that family.
   """
-  if not state_dict.is_one(init_file):
-    return dict(trees.flatten_with_names(pretrained.load_params(init_file)))
-  return table.read(registry.get(family), state_dict.read(init_file), source=init_file)
+  return read_file_and_options(family, init_file)[0]
+
+
+def read_file_and_options(family: str, init_file: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """As `read_file`; and the options of the model that the parameters' names and shapes do not tell.
+
+  Published `.npz` files want none of these, other libraries may: `{"gelu": "exact"}`.
+  """
+  location = catalog.locate(family, init_file)
+  if not state_dict.is_one(location):
+    return dict(trees.flatten_with_names(pretrained.load_params(location))), {}
+  path = remote.fetch(location)
+  arrays = state_dict.read(path)
+  form = table.recognize(registry.get(family), arrays, source=init_file)
+  published = table.to_published(form.reading(arrays), arrays, source=init_file)
+  return published, form.options(arrays, state_dict.read_config(path))
 
 
 def merge(loaded: dict[str, Any], init: dict[str, Any], dont_load: Sequence[str], *, source: str) -> dict[str, Any]:

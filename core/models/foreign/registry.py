@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 
 from core.errors import UserError
+from core.models.foreign import mixer, resnet
 from core.models.foreign.table import Format
 
-FORMATS: dict[str, Mapping[str, Format]] = {}
+FORMATS: dict[str, Mapping[str, Format]] = {
+  "mixer": mixer.FORMATS,
+  "resnet": resnet.FORMATS,
+}
 
 
 def get(family: str) -> Mapping[str, Format]:

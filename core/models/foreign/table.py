@@ -67,14 +67,18 @@ class Format:
   Attributes:
     recognizes: whether a state dict (names without wrappers, see `core.checkpoint.state_dict`) is of this form.
     reading: the rules for a state dict that it recognizes. `UserError` where our model cannot compute the same.
-    writing: the rules for a model of ours. `UserError` where the library has no such model.
-    config: what the library's `config.json` holds for a model of ours and an image size in pixels.
+    writing: the rules for a model of ours and an image size (height, width). `UserError` where the library has no such
+      model.
+    config: what the library's `config.json` holds for them.
+    options: those of our model's options that change what is computed from a state dict but no parameter's shape, say
+      `{"gelu": "exact"}`; the second argument is the `config.json` that came with it, or `{}`.
   """
 
   recognizes: Callable[[Arrays], bool]
   reading: Callable[[Arrays], Sequence[Rule]]
-  writing: Callable[[Any], Sequence[Rule]]
-  config: Callable[[Any, int], dict[str, Any]]
+  writing: Callable[[Any, tuple[int, int]], Sequence[Rule]]
+  config: Callable[[Any, tuple[int, int]], dict[str, Any]]
+  options: Callable[[Arrays, Mapping[str, Any]], dict[str, Any]] = lambda state_dict, config: {}
 
 
 SAME = Layout(lambda array: array, lambda array: array)
@@ -94,9 +98,27 @@ def fused(layout: Layout, parts: int) -> Layout:
   )
 
 
-def constant(value: np.ndarray) -> Layout:
+def scaled(layout: Layout) -> Layout:
+  """A kernel and bias of ours are a weight, a bias and a LayerScale of theirs (Touvron et al. 2021, eq. 2), multiplied.
+
+  On the way out the scale is all ones.
+  """
+
+  def fold(weight: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scale = np.float32(scale)
+    return layout.to_published(weight) * scale, bias * scale
+
+  return Layout(fold, lambda kernel, bias: (layout.to_foreign(kernel), bias, np.ones_like(bias)))
+
+
+def constant(value: Any) -> Layout:
   """What their model holds and ours has no use for: dropped on the way in, `value` on the way out."""
-  return Layout(lambda _: (), lambda: value)
+  return Layout(lambda _: (), lambda: np.asarray(value))
+
+
+def dropped(state_dict: Arrays, pattern: str) -> list[Rule]:
+  """Rules that read past all that a regex matches whole: heads of the pre-training, counters and the like."""
+  return [Rule((), name, constant(0)) for name in state_dict if re.fullmatch(pattern, name)]
 
 
 def to_published(table: Sequence[Rule], state_dict: Arrays, *, source: str) -> dict[str, np.ndarray]:
@@ -118,15 +140,15 @@ def to_foreign(table: Sequence[Rule], published: Arrays, *, source: str) -> dict
   return {name: np.ascontiguousarray(array) for name, array in state_dict.items()}
 
 
-def read(formats: Mapping[str, Format], state_dict: Arrays, *, source: str) -> dict[str, np.ndarray]:
-  """The flat published parameters of a state dict in whichever of `formats` recognizes it.
+def recognize(formats: Mapping[str, Format], state_dict: Arrays, *, source: str) -> Format:
+  """The first of a family's formats that recognizes a state dict.
 
   Raises:
-    UserError: none does, or it is not complete.
+    UserError: none does.
   """
-  for library, form in formats.items():
+  for form in formats.values():
     if form.recognizes(state_dict):
-      return to_published(form.reading(state_dict), state_dict, source=f"{source} (read as {library}'s)")
+      return form
   names = first_few(sorted(state_dict), rest=" and {} more names")
   raise UserError(f"{source}: not weights that are known here (known: {', '.join(formats)}'s); it holds {names}")
 

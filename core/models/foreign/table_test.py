@@ -80,9 +80,28 @@ def test_a_rule_of_several_names_needs_them_all(state_dict):
     table.to_foreign(TABLE, published, source="x")
 
 
-def test_a_state_dict_is_read_by_the_format_that_knows_it(state_dict):
-  ours = table.Format(lambda names: "stem.weight" in names, lambda _: TABLE, lambda _: TABLE, lambda *_: {})
-  never = table.Format(lambda _: False, None, None, None)
-  assert "head/kernel" in table.read({"a": never, "b": ours}, state_dict, source="x")
+def test_a_layer_scale_is_folded_into_the_layer_before_it():
+  rng = np.random.default_rng(0)
+  weight, bias, scale, x = (rng.normal(size=size).astype(np.float32) for size in ((3, 4), 3, 3, (5, 4)))
+  rules = [Rule(("kernel", "bias"), ("weight", "bias", "gamma"), table.scaled(DENSE))]
+  ours = table.to_published(rules, {"weight": weight, "bias": bias, "gamma": scale}, source="x")
+  np.testing.assert_allclose(x @ ours["kernel"] + ours["bias"], (x @ weight.T + bias) * scale, rtol=1e-5)
+  theirs = table.to_foreign(rules, ours, source="x")
+  np.testing.assert_array_equal(theirs["gamma"], 1)
+  np.testing.assert_allclose(x @ theirs["weight"].T + theirs["bias"], (x @ weight.T + bias) * scale, rtol=1e-5)
+
+
+def test_a_state_dict_is_read_by_the_first_format_that_knows_it(state_dict):
+  never, ours, other = (
+    table.Format(recognizes, None, None, None)
+    for recognizes in (lambda _: False, lambda names: "stem.weight" in names, lambda _: True)
+  )
+  assert table.recognize({"a": never, "b": ours, "c": other}, state_dict, source="x") is ours
   with pytest.raises(UserError, match=r"^x: not weights that are known here \(known: a's\); it holds blocks.0.out"):
-    table.read({"a": never}, state_dict, source="x")
+    table.recognize({"a": never}, state_dict, source="x")
+
+
+def test_what_is_dropped_is_read_past(state_dict):
+  state_dict["head.0.weight"] = state_dict["projector"] = np.zeros(1)
+  rules = table.dropped(state_dict, r"head\.\d.*|projector")
+  assert "head/kernel" in table.to_published([*TABLE, *rules], state_dict, source="x")
