@@ -74,7 +74,9 @@ def _read(path: Path, subtree: str, where: str) -> dict[str, Any]:
         return _nested({name: _decode(arrays[stored], where, stored) for name, stored in names.items()}, where)
   except FileNotFoundError:
     raise UserError(f"{where}: no such file") from None
-  except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as e:
+  except MemoryError as e:
+    raise UserError(f"{where}: too large for this machine's memory, or damaged ({_one_line(e)})") from None
+  except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError, RuntimeError) as e:
     if "allow_pickle" in str(e):
       raise UserError(f"{where}: holds pickled objects, which could run code; save plain arrays instead") from None
     raise UserError(f"{where}: a damaged .npz file ({_one_line(e)})") from None

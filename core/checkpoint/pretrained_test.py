@@ -170,3 +170,35 @@ def test_other_files_of_numpy_and_other_archives_are_refused(path):
   with zipfile.ZipFile(path, "w") as archive:
     archive.writestr("archive/data.pkl", b"as PyTorch stores it")
   assert refused(path) == f"{path}: not an .npz file: archive/data.pkl in it is no array"
+
+
+def test_arrays_of_no_numbers_and_names_that_clash_are_refused(path):
+  np.savez(path, a=np.array(["words"]))
+  assert refused(path) == f"{path}: holds no parameters: a is an array of <U5, not of numbers"
+  np.savez(path, **{"a/b": np.zeros(1), "a": np.zeros(1), "ab": np.zeros(1)})
+  assert refused(path) == f"{path}: a is both an array and a folder of arrays"
+
+
+def test_what_stands_beside_the_parameters_is_a_subtree_too(path):
+  np.savez(path, **{"params/a": np.zeros(1), "state/counts": np.ones(2)})
+  assert_same(pretrained.load_params(f"{path}:state"), {"counts": np.ones(2)})
+  assert_same(pretrained.load_params(f"{path}:params"), {"a": np.zeros(1)})
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_whatever_the_damage_it_is_one_line_or_none(path, write):
+  rng = np.random.default_rng(0)
+  write(path, **{"params/a": rng.normal(size=(7, 5)), "params/b": np.zeros(3, "V2")})
+  whole = Path(path).read_bytes()
+  lines = []
+  for _ in range(300):
+    data = bytearray(whole)
+    for place in rng.integers(len(data), size=3):
+      data[place] = rng.integers(256)
+    Path(path).write_bytes(data[: rng.integers(len(data))] if rng.random() < 0.2 else data)
+    try:
+      pretrained.load_params(path)  # A changed date may pass.
+    except UserError as e:
+      lines.append(str(e))
+  assert len(lines) > 150
+  assert not any("\n" in line for line in lines)
