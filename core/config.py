@@ -38,6 +38,8 @@ KEYS: dict[str, tuple[type, ...]] = {
   "wd": (int, float),  # Decoupled weight decay, not multiplied by lr.
   "wd_mults": (list, tuple),
   "grad_clip_norm": (int, float),
+  "agc": (ConfigDict,),  # Adaptive gradient clipping: clipping, eps, exclude.
+  "ema": (ConfigDict,),  # An average of the parameters: decay, rounding, ...: see core.optim.ema.
   "grad_accum_steps": (int,),  # Splits each batch into this many parts, one after the other.
   "schedule": (ConfigDict, list, tuple),  # One schedule, or [(regex, schedule or None = frozen)].
   "mixup": (ConfigDict,),  # p: the Beta distribution's parameter.

@@ -10,7 +10,7 @@ import optax
 
 from core import trees
 from core.errors import UserError, nearest
-from core.optim import adafactor, schedule
+from core.optim import adafactor, ema, schedule
 from core.optim.masks import checked, make_mask
 
 FROZEN = -1  # In a tree of schedule numbers: the parameter has no schedule and stays as it is.
@@ -22,7 +22,8 @@ def make(
 ) -> tuple[optax.GradientTransformation, list[schedule.Schedule]]:
   """The transformation and the schedules (one a rule that trains) of `config`.
 
-  With g' the gradients clipped to a global norm, and T the transformation `optax_name`, a parameter p is updated by
+  With g' the gradients clipped (by `agc`, then `grad_clip_norm`), and T the transformation `optax_name`, a parameter p
+  is updated by
 
       p <- p - schedule(step) * (lr * lr_mult * T(g') + wd * wd_mult * p)
 
@@ -41,9 +42,11 @@ def make(
       wd: weight decay a step, 0 if absent.
       wd_mults: [(regex, factor)]; 0 for parameters that match none. Kernels alone are decayed if absent.
       grad_clip_norm: the largest global norm; absent, None or 0 for no clipping.
+      agc: arguments of `adaptive_clip`, dict(clipping=0.01) say; absent or None for no such clipping.
+      ema: an average of the parameters is kept in the state, see core.optim.ema; absent or None for none.
       schedule: arguments of `schedule.create`, and `mult`, a factor on the whole; or [(regex, arguments, or None for
         frozen)], which must cover every parameter. Constant if absent.
-    params: the parameters, or their shapes (only names are used).
+    params: the parameters, or their shapes. Only names are used, and the shardings if `ema` asks for one of its own.
     sched_kw: total_steps, batch_size and data_size for `schedule.create`.
 
   Raises:
@@ -60,11 +63,13 @@ def make(
   if not any(jax.tree.leaves(trainable)):
     raise UserError("config.schedule: every parameter is frozen; give at least one of them a schedule")
   schedules = [_schedule(arguments, sched_kw) for _, arguments in rules if arguments is not None]
-  tx = optax.chain(
-    optax.masked(optax.chain(_clip(config), _transformation(config)), trainable),
+  parts = [
+    optax.masked(optax.chain(*_clip(config, params), _transformation(config)), trainable),
     _scale_and_decay(_learning_rates(config, params), _weight_decays(config, params), which, schedules),
-  )
-  return tx, schedules
+  ]
+  if average := ema.from_config(config, params, trainable, sched_kw=sched_kw):
+    parts.append(average)
+  return optax.chain(*parts), schedules
 
 
 def _scale_and_decay(
@@ -105,9 +110,50 @@ def _schedule(arguments: Mapping[str, Any], sched_kw: Mapping[str, Any]) -> sche
   return schedule.create(base=_number("schedule.mult", mult), **sched_kw, **arguments)
 
 
-def _clip(config: Mapping[str, Any]) -> optax.GradientTransformation:
+def adaptive_clip(
+  params: trees.PyTree, *, clipping: float = 0.01, eps: float = 1e-3, exclude: Sequence[str] | None = None
+) -> optax.GradientTransformation:
+  """Adaptive gradient clipping, the other half of NFNets (Brock et al. 2021, eq. 3).
+
+  With |.| the Euclidean norm, the gradient G of each unit's weights W becomes G min(1, clipping max(|W|, eps) / |G|). A
+  unit is an output of a dense layer or a convolution, or a whole vector or scalar; `optax.adaptive_grad_clip` says
+  how it takes other shapes.
+
+  Args:
+    params: the parameters, or their shapes.
+    clipping: the largest norm of a gradient relative to that of the weights. The larger the batch, the smaller: 0.01
+      served for 4,096.
+    eps: what the norm of a unit's weights counts for at least, so that those which start at zero can move.
+    exclude: regexes over names of parameters that are not clipped; by default the head's, as published.
+
+  Raises:
+    UserError: a wrong value, a regex that matches no parameter, or a parameter of too many dimensions.
+  """
+  for key, value in (("clipping", clipping), ("eps", eps)):
+    if not _number(f"agc.{key}", value) > 0:
+      raise UserError(f"config.agc.{key} must be greater than 0, got {value!r}")
+  if isinstance(exclude, str):
+    raise UserError(f"config.agc.exclude must be a list of regexes over names of parameters, got {exclude!r}")
+  if exclude is None:
+    clipped = trees.map_with_names(lambda name, _: not name.startswith("head/"), params)
+  else:
+    clipped = make_mask(params, [(regex, False) for regex in exclude], where="config.agc.exclude", default=True)
+  for (name, leaf), clips in zip(trees.flatten_with_names(params), jax.tree.leaves(clipped)):
+    if clips and leaf.ndim > 5:
+      raise UserError(f"config.agc: {name} has {leaf.ndim} dimensions, whose units are not known; exclude it")
+  return optax.masked(optax.adaptive_grad_clip(clipping, eps), clipped)
+
+
+def _clip(config: Mapping[str, Any], params: trees.PyTree) -> list[optax.GradientTransformation]:
   norm = _number("grad_clip_norm", config.get("grad_clip_norm") or 0.0)
-  return optax.clip_by_global_norm(norm) if norm else optax.identity()
+  parts = [optax.clip_by_global_norm(norm) if norm else optax.identity()]
+  if config.get("agc") is not None:
+    known = _parameters(adaptive_clip).keys() - {"params"}
+    for key in config["agc"]:
+      if key not in known:
+        raise UserError(f"config.agc: unknown key {key!r}{nearest(key, known)}")
+    parts.insert(0, adaptive_clip(params, **config["agc"]))
+  return parts
 
 
 def _learning_rates(config: Mapping[str, Any], params: trees.PyTree) -> trees.PyTree:

@@ -1,0 +1,319 @@
+"""Polyak averaging in little memory: an exponential moving average of the parameters, kept in the optimizer's state.
+
+    config.ema = dict(decay=0.9999)                               # "compensated": 3 bytes a parameter
+    config.ema = dict(decay=0.9999, rounding="stochastic")        # 2 bytes
+    config.ema = dict(decay=0.9999, dtype="float32")              # 4 bytes
+    config.ema = dict(decay=0.9999, sharding="data")              # any of them, divided by the size of that mesh axis
+
+    average       bytes  error (*)
+    float32       4      0.000001   increments below half a unit in the last place are lost; here all are above
+    compensated   3      0.0003     bfloat16 and the 8 bits after it, rounded up or down at random
+    stochastic    2      0.013      bfloat16, rounded up or down at random
+    nearest       2      0.65       bfloat16; nearly all increments are lost: for comparison only
+
+    (*) Root mean square of the difference to a float64 average, relative to that of the average, after 20,000 steps of
+        decay 0.9999 along a random walk with a drift, by which the average lags 8 % behind. Rounding the float64
+        average to bfloat16 once costs 0.0017. `./bazelw run //tools/bench:ema` measures it, and the time.
+
+A step moves the average by (1 - decay) (p - average), of which nothing is left when the sum is rounded to bfloat16's 8
+bits. Rounded up or down at random, with the probabilities that make the expectation exact (Gupta et al. 2015,
+arXiv:1502.02551), no increment is lost on average, and the pull towards p holds the errors near
+sqrt(|p - average| ulp / 2): they shrink as training settles, and by 16 with 8 bits more. Kahan's summation with a
+second bfloat16 tree would cost as much as float32 and still lose increments, to the 8 bits of the correction itself.
+
+The random bits are a hash of the step, the leaf's number and the element's index: equal after a resume and under any
+sharding, and computed where they are used. (Threefry's take 50 times as long on a CPU, and 16 bytes a parameter.)
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, UInt32
+
+from core import durations, trees
+from core.errors import UserError, nearest
+
+ROUNDINGS = ("stochastic", "compensated", "nearest")
+_DTYPES = ("bfloat16", "float32")
+_KEYS = ("decay", "dtype", "rounding", "warmup", "sharding", *(f"start_{unit}" for unit in durations.UNITS))
+
+
+class EmaState(NamedTuple):
+  """The average after `count` updates.
+
+  Attributes:
+    count: int32.
+    average: a tree like the parameters, under their names; float32 or bfloat16.
+    remainder: the same in int8, units of 2^-8 of bfloat16's last place; without "compensated" an empty state.
+  """
+
+  count: Int[Array, ""]
+  average: trees.PyTree
+  remainder: trees.PyTree
+
+
+def from_config(
+  config: Mapping[str, Any], params: trees.PyTree, trainable: trees.PyTree, *, sched_kw: Mapping[str, Any]
+) -> optax.GradientTransformation | None:
+  """The last part of the optimizer's chain where `config.ema` asks for an average, else None.
+
+  Args:
+    config: `ema` is read, and `seed`. Its keys: decay; dtype ("bfloat16"); rounding ("compensated"); warmup (True);
+      start_{steps,epochs,examples,percent} (0), see `track`; sharding, see `shardings`.
+    params: the parameters or their shapes. Where the average is sharded on its own, they tell the parameters' sharding.
+    trainable: a tree of booleans like the parameters. The others need no average: they are their own.
+    sched_kw: total_steps, batch_size and data_size.
+
+  Raises:
+    UserError: an unknown key or a wrong value.
+  """
+  if config.get("ema") is None:
+    return None
+  ema = dict(config["ema"])
+  for key in ema:
+    if key not in _KEYS:
+      raise UserError(f"config.ema: unknown key {key!r}{nearest(key, _KEYS)}")
+  decay, warmup = ema.get("decay"), ema.get("warmup", True)
+  if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+    raise UserError(f"config.ema.decay must be a number in [0, 1), 0.9999 say, got {decay!r}")
+  if not isinstance(warmup, bool):
+    raise UserError(f"config.ema.warmup must be True or False, got {warmup!r}")
+  dtype = _choice("dtype", ema.get("dtype") or "bfloat16", _DTYPES)
+  usual = "compensated" if dtype == "bfloat16" else "nearest"
+  rounding = _choice("rounding", ema.get("rounding") or usual, ROUNDINGS)
+  if dtype == "float32" and rounding != "nearest":
+    raise UserError(f"config.ema.rounding: {rounding!r} is for dtype='bfloat16'; leave it out for float32")
+  start = durations.steps("start", {k: v for k, v in ema.items() if k.startswith("start_")}, default=0, **sched_kw)
+  of_params = None
+  if ema.get("sharding") is not None:
+    of_params = jax.tree.map(lambda p, mine: _named_sharding(p) if mine else optax.MaskedNode(), params, trainable)
+  average = track(
+    decay,
+    dtype=dtype,
+    rounding=rounding,
+    warmup=warmup,
+    start_step=start,
+    seed=config.get("seed") or 0,
+    of_params=of_params,
+  )
+  return optax.masked(average, trainable)
+
+
+def track(
+  decay: float,
+  *,
+  dtype: str = "bfloat16",
+  rounding: str = "compensated",
+  warmup: bool = True,
+  start_step: int = 0,
+  seed: int = 0,
+  of_params: trees.PyTree | None = None,
+) -> optax.GradientTransformation:
+  """Leaves the updates as they are and averages the parameters that they lead to: to be the last of a chain.
+
+  With p_n the parameters after update n = 1, 2, ... (Polyak & Juditsky 1992, in the exponential form):
+
+      average_0 = p_0;  average_n = average_(n-1) + w_n (p_n - average_(n-1))
+      w_n = 1 - decay, or with `warmup` max(1 - decay, 9 / (9 + n)), by which early parameters are forgotten quickly
+
+  Before `start_step` the average is the parameters themselves, and n counts from there. With `warmup` the weight of p_0
+  falls as n^-9: no further correction of its bias is needed. Without it, p_0 counts for decay^n, as it is usual.
+
+  Args:
+    decay: in [0, 1).
+    dtype: of the average, "bfloat16" or "float32"; it is computed in float32.
+    rounding: "stochastic", "compensated" or "nearest"; of no meaning for float32.
+    warmup: see above.
+    start_step: updates before averaging begins.
+    seed: of the random rounding.
+    of_params: the shardings of the parameters (`NamedSharding` or None), to be given where that of the average differs:
+      else the compiler, to save work, computes the updates as the average is sharded, and gathers them every step.
+  """
+  compensated = dtype == "bfloat16" and rounding == "compensated"
+
+  def init(params):
+    average = jax.tree.map(lambda p: p.astype(dtype), params)
+    remainder = optax.EmptyState()
+    if compensated:
+      split = jax.tree.map(lambda p: _split(_bits(p.astype(jnp.float32)) >> 8), params)
+      average, remainder = _transpose(params, split)
+    return EmaState(jnp.zeros([], jnp.int32), average, remainder)
+
+  def update(updates, state, params=None):
+    if params is None:
+      raise ValueError(optax.NO_PARAMS_MSG)
+    n = (state.count - start_step + 1).astype(jnp.float32)
+    weight = jnp.maximum(1 - decay, 9 / (9 + n)) if warmup else jnp.float32(1 - decay)
+    weight = jnp.where(n > 0, weight, 1.0)
+    key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), state.count))
+    numbers = iter(range(len(jax.tree.leaves(params))))
+
+    def leaf(average, p, remainder=None):
+      old = average.astype(jnp.float32) if remainder is None else _joined(average, remainder)
+      p = p.astype(jnp.float32)
+      # The form of a difference: p = average stays where it is to the last bit.
+      new = jnp.where(weight < 1, old + weight * (p - old), p)
+      noise = functools.partial(_random_bits, key, next(numbers), new.shape)
+      if compensated:
+        return _split(_rounded_up_at_random(new, noise() >> 24) >> 8)
+      if dtype == "bfloat16" and rounding == "stochastic":
+        return _as_bfloat16(_rounded_up_at_random(new, noise() >> 16) >> 16)
+      return new.astype(dtype)
+
+    params = optax.apply_updates(params, updates)
+    if of_params is not None:
+      params = jax.tree.map(_held_as, params, of_params)
+    if compensated:
+      average, remainder = _transpose(params, jax.tree.map(leaf, state.average, params, state.remainder))
+    else:
+      average, remainder = jax.tree.map(leaf, state.average, params), state.remainder
+    return updates, EmaState(optax.safe_increment(state.count), average, remainder)
+
+  return optax.GradientTransformation(init, update)
+
+
+def state_of(opt_state: trees.PyTree) -> EmaState | None:
+  """The average's state, wherever in an optimizer's state it stands; None where none is kept."""
+  found = [leaf for leaf in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(leaf)]
+  return found[0] if found else None
+
+
+def params_of(opt_state: trees.PyTree, params: trees.PyTree) -> trees.PyTree:
+  """The averaged parameters, in the dtypes of `params`; frozen ones, of which none is kept, are those of `params`.
+
+  Arrays of the whole tree's size are made: under `jax.jit` with `out_shardings`, each where the parameters live.
+
+  Raises:
+    UserError: `opt_state` holds no average.
+  """
+  state = state_of(opt_state)
+  if state is None:
+    raise UserError("the optimizer keeps no average of the parameters; set config.ema=dict(decay=0.9999), say")
+
+  def leaf(p, average, remainder=None):
+    if isinstance(average, optax.MaskedNode):
+      return p
+    return (average if remainder is None else _joined(average, remainder)).astype(p.dtype)
+
+  if isinstance(state.remainder, optax.EmptyState):
+    return jax.tree.map(leaf, params, state.average)
+  return jax.tree.map(leaf, params, state.average, state.remainder)
+
+
+def shardings(config: Mapping[str, Any], of_state: trees.PyTree, state: trees.PyTree) -> trees.PyTree:
+  """`of_state` with the average split over the mesh axis `config.ema.sharding`, also where parameters are not.
+
+  An update needs no communication for it: each device averages its part of the parameters, which it has. The whole
+  average is gathered where it is used, in an evaluation. Arrays that no dimension divides stay as they are.
+
+  Args:
+    config: `ema.sharding` is read; absent or None leaves everything as it is.
+    of_state: a `NamedSharding` for each leaf of `state`, that of its parameter say (`core.sharding.follow_params`).
+    state: a train or optimizer state, or its shapes.
+
+  Raises:
+    UserError: the mesh has no such axis.
+  """
+  axis = (config.get("ema") or {}).get("sharding")
+  if axis is None:
+    return of_state
+
+  def split(where: EmaState | NamedSharding, what: Any) -> EmaState | NamedSharding:
+    if not _is_state(what):
+      return where
+    further = functools.partial(_split_over, axis=axis)
+    parts = (jax.tree.map(further, *pair) for pair in zip(where[1:], what[1:]))
+    return EmaState(where.count, *parts)
+
+  return jax.tree.map(split, of_state, state, is_leaf=_is_state)
+
+
+def _split_over(where: NamedSharding, what: Any, *, axis: str) -> NamedSharding:
+  """Also over `axis`, along the largest dimension that is whole and divides; as it is where there is none."""
+  mesh = where.mesh
+  if axis not in mesh.axis_names:
+    raise UserError(f"config.ema.sharding: the mesh has no axis {axis!r}{nearest(str(axis), mesh.axis_names)}")
+  spec = [*where.spec, *[None] * (len(what.shape) - len(where.spec))]
+  used = {name for names in spec for name in (names if isinstance(names, tuple) else (names,))}
+  free = [i for i, size in enumerate(what.shape) if spec[i] is None and size % mesh.shape[axis] == 0]
+  if axis in used or not free:
+    return where
+  spec[max(free, key=lambda i: (what.shape[i], i))] = axis
+  return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def _named_sharding(p: Any) -> NamedSharding | None:
+  where = getattr(p, "sharding", None)
+  return where if isinstance(where, NamedSharding) else None
+
+
+def _held_as(p: Array, where: NamedSharding | None) -> Array:
+  return p if where is None else jax.lax.with_sharding_constraint(p, where)
+
+
+def _is_state(x: Any) -> bool:
+  return isinstance(x, EmaState)
+
+
+def _choice(key: str, value: Any, choices: tuple[str, ...]) -> str:
+  if value not in choices:
+    raise UserError(f"config.ema.{key} must be one of {', '.join(choices)}; got {value!r}")
+  return value
+
+
+def _transpose(params: trees.PyTree, pairs: trees.PyTree) -> tuple[trees.PyTree, trees.PyTree]:
+  """A tree of pairs as a pair of trees."""
+  return jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0)), pairs)
+
+
+# Floats as integers. A float's bits, sign aside, are in the order of its size, and a carry moves into the exponent as
+# it should: adding to them and cutting them off is rounding.
+
+
+def _bits(x: Float[Array, "..."]) -> UInt32[Array, "..."]:
+  return jax.lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def _rounded_up_at_random(x: Float[Array, "..."], noise: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+  """The bits of x plus noise of as many bits as will be cut off; infinities and NaN have nowhere to go."""
+  return _bits(x) + jnp.where(jnp.isfinite(x), noise, 0)
+
+
+def _as_bfloat16(upper: UInt32[Array, "..."]) -> Array:
+  return jax.lax.bitcast_convert_type(upper.astype(jnp.uint16), jnp.bfloat16)
+
+
+def _split(upper: UInt32[Array, "..."]) -> tuple[Array, Array]:
+  """The upper 24 bits of a float32 as the nearest bfloat16 and what is missing: int8, of 2^-8 of its last place."""
+  return _as_bfloat16((upper + 0x80) >> 8), jax.lax.bitcast_convert_type(upper.astype(jnp.uint8), jnp.int8)
+
+
+def _joined(average: Array, remainder: Array) -> Float[Array, "..."]:
+  """The float32 that `_split` took apart."""
+  upper = jax.lax.bitcast_convert_type(average, jnp.uint16).astype(jnp.uint32) << 8
+  upper = upper + remainder.astype(jnp.int32).astype(jnp.uint32)  # Two's complement: adds what is negative, too.
+  return jax.lax.bitcast_convert_type(upper << 8, jnp.float32)
+
+
+def _random_bits(key: UInt32[Array, "2"], number: int, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+  """32 bits for each element of the leaf `number`: a hash of key, number and index, the same under any sharding."""
+  index, stride = jnp.zeros(shape, jnp.uint32), 1
+  for axis in reversed(range(len(shape))):
+    index = index + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
+    stride *= shape[axis]
+  return _mixed(_mixed(index + _mixed(key[0] + jnp.uint32(number))) + key[1])
+
+
+def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+  """A permutation of the 32-bit numbers in which each input bit flips each output bit in about half of all cases.
+
+  Two rounds of multiplying and folding, with the constants of Wellons' search for hash functions of little bias.
+  """
+  x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+  x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+  return x ^ (x >> 16)
