@@ -1,5 +1,6 @@
 """What a person sees of a run: a few lines at its start, a live line as it trains, where the results are at its end."""
 
+import re
 import shutil
 import sys
 import time
@@ -98,7 +99,8 @@ class Progress:
 
 def format_metric(name: str, value: Any) -> str:
   """Accuracies as percent, all else with four digits."""
-  return f"{value:.2%}" if "prec@" in name or "acc" in name else f"{value:.4g}"
+  is_accuracy = "prec@" in name or "acc" in name or re.search(r"_\d+(shot|nn)$", name)
+  return f"{value:.2%}" if is_accuracy else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:
