@@ -17,12 +17,14 @@ class Columns:
     arrays: one array [records, ...] a key; text and bytes are object arrays of `bytes`.
     describe: what to call a row in a message.
     files: keys of `arrays` that hold paths, of files whose bytes the example gets in their place.
+    classes: the names of the classes in the order of their labels, where the source knows them.
   """
 
   name: str
   arrays: dict[str, np.ndarray]
   describe: Callable[[int], str]
   files: tuple[str, ...] = ()
+  classes: tuple[str, ...] = ()
 
   def __post_init__(self):
     sizes = {key: len(array) for key, array in self.arrays.items()}

@@ -119,9 +119,14 @@ def onehot(depth, key="labels", key_result=None, multi=True, on=1.0, off=0.0):
   def to_one_vector(rank):
     return multi and rank > 0
 
+  def refuse_text():
+    raise UserError(f"{key!r} holds text; labels are integers (the source jsonl makes them of names by classes=...)")
+
   def one(data):
     import tensorflow as tf
 
+    if data[key].dtype == tf.string:
+      refuse_text()
     labels = tf.cast(data[key], tf.int64)
     several = to_one_vector(labels.shape.rank)
     fine = (labels >= (-1 if several else 0)) & (labels < depth)
@@ -141,6 +146,8 @@ def onehot(depth, key="labels", key_result=None, multi=True, on=1.0, off=0.0):
     return {**data, key_result or key: vectors}
 
   def many(data):
+    if np.asarray(data[key]).dtype.kind in "OSU":
+      refuse_text()
     labels = np.asarray(data[key]).astype(np.int64)
     several = to_one_vector(labels.ndim - 1)
     wrong = labels[(labels < (-1 if several else 0)) | (labels >= depth)]

@@ -1,6 +1,5 @@
 """NumPy arrays: the columns of an `.npz` file, or arrays handed in."""
 
-import pathlib
 import zipfile
 from collections.abc import Mapping
 
@@ -9,6 +8,7 @@ import numpy as np
 from core.data import split as splits
 from core.data.columns import Columns, bytes_column, describer, select
 from core.errors import UserError
+from core.files import from_here
 
 
 def load(
@@ -34,7 +34,7 @@ def load(
 
 
 def _read(path: str) -> dict[str, np.ndarray]:
-  file = pathlib.Path(path).expanduser()
+  file = from_here(path)
   if not file.exists():
     raise UserError(f"data source arrays: no file {path}")
   try:

@@ -2,16 +2,27 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from core.data import class_names
 from core.data import split as splits
 from core.data.columns import Columns, bytes_column, describer, select
 from core.errors import UserError
+from core.files import from_here
 
 
-def load(*, path: str, split: str = "all", files: tuple[str, ...] | None = None, name: str = "jsonl") -> Columns:
+def load(
+  *,
+  path: str,
+  split: str = "all",
+  files: tuple[str, ...] | None = None,
+  classes: Sequence[str] | str | None = None,
+  label_key: str = "label",
+  name: str = "jsonl",
+) -> Columns:
   """One column a key of `path`; the whole file is the split `all`.
 
   Args:
@@ -19,12 +30,16 @@ def load(*, path: str, split: str = "all", files: tuple[str, ...] | None = None,
     split: `all`, or a part of it: `all[:90%]`.
     files: keys that hold paths (absolute, or relative to the JSONL's folder); the example gets the file's bytes. By
       default `image`, where it is text.
+    classes: turns names of classes under `label_key` into labels; see `core.data.class_names.read`. Evaluation takes
+      the classes of training: `classes="train.jsonl"` for both. A list of names gives a row of labels, which ends in
+      -1s where others are longer: `onehot(..., multi=True)` takes it as it is.
+    label_key: where those names are.
     name: unused; every source may be named.
 
   Raises:
-    UserError: no such file or split, a line that is no such object, named by its number.
+    UserError: no such file or split, a line that is no such object or names no class, by its number.
   """
-  file = pathlib.Path(path).expanduser()
+  file = from_here(path)
   if not file.is_file():
     raise UserError(f"data source jsonl: no file {path}")
   with file.open("rb") as stream:
@@ -32,10 +47,16 @@ def load(*, path: str, split: str = "all", files: tuple[str, ...] | None = None,
   table = [_object(line, f"{path} line {number}") for number, line in lines]
   parts = splits.ranges(split, {"all": len(table)}, path)
   keys = list(table[0])
+  known: tuple[str, ...] = ()
   for (number, _), row in zip(lines, table):
     if row.keys() != table[0].keys():
       key = sorted(row.keys() ^ table[0].keys())[0]
       raise UserError(f"{path} line {number}: {key!r} is {'new here' if key in row else 'missing'}; line 1 has {keys}")
+  if classes is not None:
+    if label_key not in keys:
+      raise UserError(f"{path}: label_key={label_key!r} is no key of its lines, which have {keys}")
+    known = class_names.read(classes, file.parent, path, key=label_key)
+    _replace_names(table, label_key, known, [f"{path} line {number}" for number, _ in lines])
   arrays = {key: _column([row[key] for row in table], key, path, lines) for key in keys}
   if files is None:
     files = ("image",) if arrays.get("image", np.empty(0)).dtype == object else ()
@@ -48,7 +69,21 @@ def load(*, path: str, split: str = "all", files: tuple[str, ...] | None = None,
     held = "".join(f" ({arrays[key][row].decode()})" for key in files)
     return f"line {lines[row][0]} of {path}{held}"
 
-  return Columns(f"{path} {split}", select({"all": arrays}, parts), describer(parts, noun), tuple(files))
+  return Columns(f"{path} {split}", select({"all": arrays}, parts), describer(parts, noun), tuple(files), known)
+
+
+def _replace_names(table: list[dict[str, Any]], key: str, classes: tuple[str, ...], where: list[str]) -> None:
+  """Puts labels in the place of the names under `key`, rows of labels padded to one length."""
+  several = any(isinstance(row[key], list) for row in table)
+  length = max(len(row[key]) if isinstance(row[key], list) else 1 for row in table)
+  for row, place in zip(table, where):
+    names = row[key] if isinstance(row[key], list) else [row[key]]
+    if not all(isinstance(name, str) for name in names):
+      raise UserError(
+        f"{place}: {key!r} holds {row[key]!r}; with classes= it is the name of a class, or a list of them"
+      )
+    labels = class_names.labels(names, classes, [f"{place}: {key!r}"] * len(names)).tolist()
+    row[key] = labels + [-1] * (length - len(labels)) if several else labels[0]
 
 
 def _resolved(folder: pathlib.Path, path: str) -> str:
