@@ -13,7 +13,7 @@ from jaxtyping import Array, DTypeLike, Float
 from core import trees
 from core.errors import UserError, nearest
 from core.models import weights
-from core.models.layers import Intermediates, skip_examples
+from core.models.layers import GELUS, Intermediates, skip_examples
 
 # Hidden width, blocks, width of the token-mixing MLP and of the channel-mixing MLP (Tolstikhin et al. 2021, table 1).
 VARIANTS = {
@@ -23,7 +23,7 @@ VARIANTS = {
   "H": (1280, 32, 640, 5120),
 }
 
-_CHOICES = {"gelu": ("tanh", "exact"), "dtype_mm": ("float32", "bfloat16")}
+_CHOICES = {"gelu": GELUS, "dtype_mm": ("float32", "bfloat16")}
 _SIZES = ("hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim")
 
 
@@ -118,7 +118,7 @@ class MlpMixer(nn.Module):
     hidden_dim, num_blocks, tokens_mlp_dim, channels_mlp_dim: C, number of layers, D_S and D_C in the paper's table 1.
     stoch_depth: rate at which an example skips the branches of the last block, growing linearly from 0 at the first.
     head_zeroinit: start with a head of zeros.
-    gelu: "tanh", the approximation of the published weights, or "exact", that of timm's.
+    gelu: "tanh", the approximation of the published weights, or "exact", which timm computes.
     dtype_mm: of the matrix products and activations, "float32" or "bfloat16"; parameters, LayerNorm and logits are
       float32 in both.
   """

@@ -161,6 +161,11 @@ class ResNetV2(nn.Module):
   head_zeroinit: bool = True
   dtype_mm: str = "float32"
 
+  @property
+  def units(self) -> tuple[int, ...]:
+    """The number of units in each block."""
+    return units_of(self.depth)
+
   @nn.compact
   def __call__(
     self, image: Float[Array, "batch height width channels"], *, train: bool = False
@@ -179,7 +184,7 @@ class ResNetV2(nn.Module):
     width = round(64 * self.width)
     x = jnp.asarray(image, self.dtype_mm)
     x = out["stem"] = RootBlock(width, self.dtype_mm, name="root_block")(x)
-    for i, units in enumerate(units_of(self.depth)):
+    for i, units in enumerate(self.units):
       strides = (1, 1) if i == 0 else (2, 2)
       x = out[f"block{i + 1}"] = Block(units, width * 2**i, strides, self.dtype_mm, name=f"block{i + 1}")(x)
     x = nn.relu(_norm("norm-pre-head")(x))
