@@ -44,10 +44,15 @@ def start_code(code: str, *arguments: str) -> subprocess.Popen:
 
 def final_state(workdir: Path) -> dict[str, np.ndarray]:
   """Every array of the newest checkpoint: step, parameters and optimizer state by name."""
-  newest = max((path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
+  return state_at(workdir, max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()))
+
+
+def state_at(workdir: Path, step: int) -> dict[str, np.ndarray]:
+  """Every array of the checkpoint of `step`, by name."""
+  path = (workdir / "checkpoints" / str(step)).absolute()
   with ocp.PyTreeCheckpointer() as checkpointer, warnings.catch_warnings():
     warnings.simplefilter("ignore")  # That the shardings come from the file is what is wanted.
-    return {name: np.asarray(leaf) for name, leaf in trees.flatten_with_names(checkpointer.restore(newest.absolute()))}
+    return {name: np.asarray(leaf) for name, leaf in trees.flatten_with_names(checkpointer.restore(path))}
 
 
 def repeatable_metrics(workdir: Path) -> list[dict[str, Any]]:

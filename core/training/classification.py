@@ -42,6 +42,7 @@ class Classification(Task):
     return self._family.load(params, config.model_init, config.get("model"), **config.get("model_load", {}))
 
   def loss(self, params: Params, batch: Batch, rng: Key[Array, ""]) -> tuple[Float[Array, ""], Mapping[str, jax.Array]]:
+    _require(batch, "labels")
     rng_mixup, rng_dropout = jax.random.split(rng)
     images, labels = mixup(rng_mixup, self._config.get("mixup", {}).get("p", 0.0), batch["image"], batch["labels"])
     logits, _ = self._model.apply({"params": params}, images, train=True, rngs={"dropout": rng_dropout})
@@ -53,13 +54,16 @@ class Classification(Task):
 
 
 def _check(batch: Batch, num_classes: int) -> None:
-  """Refuses batches that the model cannot take, before anything is computed."""
-  for key in ("image", "labels"):
-    if key not in batch:
-      raise UserError(f"config.input.pp must leave {key!r}; it leaves: {', '.join(sorted(batch))}")
+  """Refuses batches that the model cannot take, before anything is computed; one without labels can be evaluated."""
+  _require(batch, "image")
   if batch["image"].ndim != 4:
     raise UserError(f"config.input.pp must leave images [batch, height, width, channels], not {batch['image'].shape}")
-  if batch["labels"].shape[1:] != (num_classes,):
+  if "labels" in batch and batch["labels"].shape[1:] != (num_classes,):
     raise UserError(
       f"config.input.pp leaves labels of shape {batch['labels'].shape[1:]} an example; num_classes is {num_classes}"
     )
+
+
+def _require(batch: Batch, key: str) -> None:
+  if key not in batch:
+    raise UserError(f"config.input.pp must leave {key!r}; it leaves: {', '.join(sorted(batch))}")

@@ -8,7 +8,7 @@ import optax
 from ml_collections import ConfigDict
 
 from core import sharding
-from core.optim import optimizer
+from core.optim import ema, optimizer
 from core.training.state import TrainState, step_rng
 from core.training.task import Batch, Params, Task
 
@@ -28,12 +28,13 @@ def abstract_state(
   Raises:
     UserError: whatever of the config does not fit the model.
   """
+  with_sharding = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
   params = jax.eval_shape(lambda rng, batch: task.init(rng, batch)["params"], jax.random.key(0), batch)
+  of_params = sharding.params_shardings(params, mesh, config.get("sharding_strategy", ()))
+  params = jax.tree.map(with_sharding, params, of_params)
   tx, schedules = optimizer.make(config, params, sched_kw=sched_kw)
   state = jax.eval_shape(lambda params: TrainState.create(params, tx.init(params)), params)
-  of_params = sharding.params_shardings(params, mesh, config.get("sharding_strategy", ()))
-  of_state = sharding.follow_params(state, params, of_params)
-  with_sharding = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+  of_state = ema.shardings(config, sharding.follow_params(state, params, of_params), state)
   return jax.tree.map(with_sharding, state, of_state), tx, schedules
 
 

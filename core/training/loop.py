@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -20,10 +21,11 @@ from core.checkpoint.state import Checkpoints
 from core.data import feed, input_config, pipeline
 from core.errors import UserError
 from core.evaluators import registry as evaluators
+from core.optim import ema
 from core.training import initial, metrics, profiling, progress, provenance
 from core.training.preemption import Preempted, Preemption
 from core.training.step import make_update
-from core.training.task import Task
+from core.training.task import Params, Task
 
 
 class NonFiniteLoss(Exception):
@@ -81,8 +83,10 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     if start > plan.total:
       raise UserError(f"{checkpoint} is past the {plan.total:,} steps of this config")
     evals = {
-      name: evaluators.make(name, eval_config, predict=task.predict, sharding=batch_sharding)
-      for name, eval_config in config.get("evals", {}).items()
+      name: evaluators.make(
+        name, eval_config, predict=task.predict, sharding=batch_sharding, output_dir=workdir / "evals"
+      )
+      for name, eval_config in _evals(config).items()
     }
     state = (
       checkpoints.restore(checkpoint, shapes) if checkpoint else initial.fresh_state(task, config, shapes, tx, batch)
@@ -105,6 +109,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     update = make_update(task, tx, seed=config.get("seed", 0), accumulate=config.get("grad_accum_steps", 1))
     out_shardings = (jax.tree.map(lambda x: x.sharding, shapes), sharding.replicated(mesh))
     update = jax.jit(update, donate_argnums=0, out_shardings=out_shardings).lower(state, batch).compile()
+    averaged = jax.jit(ema.params_of, out_shardings=out_shardings[0].params)
     show.say(f"compiled in {time.perf_counter() - began:.1f} s")
     show.paused(time.perf_counter() - began)
 
@@ -132,13 +137,15 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
 
     def evaluate(step: int) -> None:
       """Runs the evaluations due at `step` that are not in the log yet; leaves off when the run is to stop."""
+      with_average = functools.cache(lambda: dataclasses.replace(state, params=averaged(state.opt_state, state.params)))
       for name, evaluator in evals.items():
         if not plan.evaluates(name, step):
           continue
         found = {key: value for key, value in log.at(step).items() if key.startswith(f"{name}/")}
         if not found:
           began = time.perf_counter()
-          values = evaluator.run(state, interrupted=preemption.requested)
+          evaluated = with_average() if name.endswith(_EMA) else state
+          values = evaluator.run(evaluated, interrupted=preemption.requested)
           if values is None:
             return
           found = {f"{name}/{key}": value for key, value in values.items()}
@@ -174,9 +181,9 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
       raise OSError(f"the last checkpoint could not be written to {workdir / 'checkpoints'}")
     if stopping and step < plan.total:
       raise Preempted(step)
-    params = sharding.to_host(state.params)
-    if first:
-      pretrained.save_params(workdir / "params.npz", params)
+    _save_params(workdir / "params.npz", state.params)
+    if config.get("ema"):
+      _save_params(workdir / "params_ema.npz", averaged(state.opt_state, state.params))
     show.say(f"done: results in {workdir}")
     return results
 
@@ -217,9 +224,18 @@ def _plan(config: ConfigDict, data_size: int) -> Plan:
     log_training=every("log_training", config, 50),
     ckpt=every("ckpt", config, 1_000),
     keep_ckpt=durations.steps("keep_ckpt", config, **known),
-    evals={name: every("log", e, total) for name, e in config.get("evals", {}).items()},
+    evals={name: every("log", e, total) for name, e in _evals(config).items()},
     sched_kw=known,
   )
+
+
+_EMA = "_ema"
+
+
+def _evals(config: ConfigDict) -> dict[str, ConfigDict]:
+  """The evaluations by name, `val`, and where an average of the parameters is kept, the same of it as `val_ema`."""
+  raw = dict(config.get("evals", {}))
+  return raw | ({name + _EMA: each for name, each in raw.items()} if config.get("ema") else {})
 
 
 def _where_to_start(saved: Checkpoints, config: ConfigDict) -> tuple[int, Path | None]:
@@ -234,6 +250,13 @@ def _where_to_start(saved: Checkpoints, config: ConfigDict) -> tuple[int, Path |
     path = checkpoints.find(config.resume, "config.resume")
     return int(path.name), path
   return 0, None
+
+
+def _save_params(path: Path, params: Params) -> None:
+  """The published layout, written by the first process; all of them must call it."""
+  on_host = sharding.to_host(params)
+  if jax.process_index() == 0:
+    pretrained.save_params(path, on_host)
 
 
 def _rates(config: ConfigDict, schedules: list[Callable], step: int) -> dict[str, float]:

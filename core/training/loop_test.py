@@ -12,7 +12,8 @@ import pytest
 from core import config as config_lib
 from core.checkpoint import pretrained
 from core.errors import UserError
-from core.training import loop, losses, metrics
+from core.testing import trainer
+from core.training import loop, losses, metrics, state
 from core.training.task import Task
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -213,3 +214,31 @@ def test_a_damaged_checkpoint_to_branch_off_is_refused_and_left_in_place(tmp_pat
   with pytest.raises(UserError, match=r"config\.resume: the checkpoint .*20 is damaged"):
     loop.run(Linear(), make_config(resume=str(tmp_path / "long")), tmp_path / "branch")
   assert newest.is_dir()
+
+
+@pytest.mark.parametrize("form", [dict(rounding="stochastic"), dict(dtype="float32", sharding="data")])
+def test_the_average_is_evaluated_beside_the_weights_saved_and_resumed(tmp_path, form):
+  config = make_config(ema=dict(decay=0.9, **form), log_training_steps=1)
+  loop.run(Linear(), config, tmp_path / "whole")
+  whole = lines(tmp_path / "whole")
+  evaluated = [line for line in whole if "test_ema/loss" in line]
+  assert [line["step"] for line in evaluated] == [10, 20]
+  # A float64 average of the same parameters, taken from a run that keeps a checkpoint of every step.
+  loop.run(Linear(), make_config(ckpt_steps=1, keep_ckpt_steps=1, evaluate=False), tmp_path / "every")
+  average = final = pretrained.load_params(str(tmp_path / "whole" / "params.npz"))
+  steps = [trainer.state_at(tmp_path / "every", step)["params/w"].astype(np.float64) for step in range(1, 21)]
+  np.testing.assert_array_equal(steps[-1].astype(np.float32), final["w"])
+  average = np.asarray(Linear().init(state.step_rng(0, 0, stream=1), None)["params"]["w"], np.float64)
+  for n, w in enumerate(steps, 1):
+    average += max(0.1, 9 / (9 + n)) * (w - average)
+  found = pretrained.load_params(str(tmp_path / "whole" / "params_ema.npz"))["w"]
+  np.testing.assert_allclose(found, average, atol=1e-6 if "dtype" in form else 4e-3)
+  assert np.abs(found - final["w"]).max() > 0.01
+
+  # As if killed in the second half.
+  (tmp_path / "whole" / "checkpoints" / "20").rename(tmp_path / "newest")
+  before = (tmp_path / "whole" / "params_ema.npz").read_bytes()
+  (tmp_path / "whole" / "params_ema.npz").unlink()
+  loop.run(Linear(), config, tmp_path / "whole")
+  assert (tmp_path / "whole" / "params_ema.npz").read_bytes() == before
+  assert lines(tmp_path / "whole") == whole

@@ -65,3 +65,18 @@ def test_other_processes_print_nothing():
 @pytest.mark.parametrize("seconds, text", [(5, "0:05"), (75, "1:15"), (3_700, "1:01:40")])
 def test_durations_read_like_a_clock(seconds, text):
   assert progress.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+  "name, text",
+  [
+    ("val/prec@5", "97.10%"),
+    ("fewshot/pets_10shot", "97.10%"),
+    ("fewshot/10shot_l2", "0.971"),
+    ("fewshot/pets_10shot_std", "0.971"),
+    ("knn/pre_logits/pets_20nn", "97.10%"),
+    ("val/ece", "0.971"),
+  ],
+)
+def test_accuracies_are_shown_as_percent(name, text):
+  assert progress.format_metric(name, 0.971) == text
