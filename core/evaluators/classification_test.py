@@ -1,11 +1,15 @@
-"""Accuracy and loss are those of scikit-learn and SciPy, whatever the batch size leaves over."""
+"""Accuracy, loss and calibration are those of scikit-learn and SciPy, whatever the batch size leaves over."""
+
+import csv
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score
+from scipy.special import expit, log_softmax, softmax
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from core import sharding
 from core.data.sources import digits
@@ -26,10 +30,10 @@ def predict(params, batch):
   return images @ params["w"], {}
 
 
-def evaluator(**options):
+def evaluator(output_dir=None, predict=predict, **options):
   config = dict(data=dict(name="digits", split="test"), pp_fn=PP, batch_size=64, log_steps=1) | options
   where = sharding.batch_sharding(sharding.make_mesh())
-  return registry.make("test", config, predict={"predict": predict}, sharding=where)
+  return registry.make("test", config, predict={"predict": predict}, sharding=where, output_dir=output_dir)
 
 
 def state():
@@ -50,11 +54,92 @@ def test_every_example_counts_exactly_once(batch_size):
   assert found["prec@1"] == accuracy_score(labels, logits.argmax(axis=1))
   want = -log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean()
   np.testing.assert_allclose(found["loss"], want, rtol=1e-5)
+  np.testing.assert_allclose(found["prec@5"], top_k_accuracy_score(labels, logits, k=5), rtol=1e-12)
+  assert list(found) == ["prec@1", "prec@5", "loss", "ece"]
+
+
+@pytest.mark.parametrize("loss_name", ["softmax_xent", "sigmoid_xent"])
+def test_the_calibration_error_is_that_of_scikit_learns_reliability_curve(loss_name):
+  logits, labels = reference()
+  probability = (softmax(logits, axis=-1) if loss_name == "softmax_xent" else expit(logits)).max(axis=1)
+  right = logits.argmax(axis=1) == labels
+  accuracy, confidence = calibration_curve(right, probability, n_bins=15, strategy="uniform")
+  sizes = np.histogram(probability, bins=15, range=(0, 1))[0]
+  want = np.sum(np.abs(accuracy - confidence) * sizes[sizes > 0]) / len(labels)
+  np.testing.assert_allclose(evaluator(loss_name=loss_name).run(state())["ece"], want, rtol=1e-5)
+
+
+def test_certain_and_right_is_calibrated_and_certain_and_wrong_is_not():
+  for shift, want in ((0, 0.0), (1, 1.0)):
+    oracle = lambda params, batch, shift=shift: (1e3 * jnp.roll(batch["labels"], shift, axis=-1), {})
+    assert evaluator(predict=oracle).run(state())["ece"] == want
+
+
+@pytest.mark.parametrize("file", [True, "classes.json"])
+def test_the_table_tells_the_accuracy_of_each_class(tmp_path, file):
+  logits, labels = reference()
+  evaluation = evaluator(tmp_path, per_class=file)
+  assert list(tmp_path.iterdir()) == []
+  evaluation.run(state())
+  path = tmp_path / "test" / ("per_class.csv" if file is True else file)
+  rows = json.loads(path.read_text()) if path.suffix == ".json" else list(csv.DictReader(path.open()))
+  matrix = confusion_matrix(labels, logits.argmax(axis=1))
+  assert [int(row["class"]) for row in rows] == list(range(10))
+  assert [int(row["count"]) for row in rows] == matrix.sum(axis=1).tolist()
+  np.testing.assert_allclose([float(row["accuracy"]) for row in rows], matrix.diagonal() / matrix.sum(axis=1))
+
+
+def test_an_interrupted_evaluation_writes_no_table(tmp_path):
+  assert evaluator(tmp_path, per_class=True).run(state(), interrupted=lambda: True) is None
+  assert list(tmp_path.iterdir()) == []
+
+
+def subset(tmp_path, classes, columns):
+  """The digits of `classes` alone, labelled by their place in `classes` if that is what the columns are."""
+  arrays = digits.load(name="digits", split="test").arrays
+  keep = np.isin(arrays["label"], classes)
+  label = arrays["label"][keep]
+  label = label if columns == 10 else np.array([classes.index(each) for each in label])
+  np.savez(tmp_path / "subset.npz", image=arrays["image"][keep], label=label)
+  options = dict(data=dict(source="arrays", path=str(tmp_path / "subset.npz")), classes=classes)
+  return options | dict(pp_fn=PP.replace("onehot(10", f"onehot({columns}")), keep
+
+
+@pytest.mark.parametrize("columns", [10, 6])
+def test_classes_that_the_dataset_lacks_are_no_choice(tmp_path, columns):
+  classes = [7, 1, 3, 2, 9, 8]
+  options, keep = subset(tmp_path, classes, columns)
+  found = evaluator(tmp_path, per_class=True, **options).run(state())
+  logits, labels = reference()
+  logits, labels = logits[keep][:, classes], np.array([classes.index(each) for each in labels[keep]])
+  assert found["prec@1"] == accuracy_score(labels, logits.argmax(axis=1))
+  np.testing.assert_allclose(found["prec@5"], top_k_accuracy_score(labels, logits, k=5), rtol=1e-12)
+  want = -log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean()
+  np.testing.assert_allclose(found["loss"], want, rtol=1e-5)
+  rows = list(csv.DictReader((tmp_path / "test" / "per_class.csv").open()))
+  assert [int(row["class"]) for row in rows] == classes
+  assert [int(row["count"]) for row in rows] == np.bincount(labels).tolist()
+
+
+def test_examples_of_other_classes_do_not_count_and_five_of_five_is_no_metric():
+  logits, labels = reference()
+  found = evaluator(classes=[0, 1, 2, 3, 4]).run(state())
+  assert "prec@5" not in found
+  assert found["prec@1"] == accuracy_score(labels[labels < 5], logits[labels < 5, :5].argmax(axis=1))
+
+
+def test_a_dataset_without_any_label_is_refused():
+  with pytest.raises(UserError, match="no example has a label"):
+    other = (digits.load(split="test").arrays["label"][0] + 1) % 10
+    evaluator(classes=[other], data=dict(name="digits", split="test[:1]")).run(state())
 
 
 def test_running_twice_gives_the_same_bits_with_and_without_a_cache():
   cached = evaluator(cache=True)
-  assert cached.run(state()) == cached.run(state()) == evaluator().run(state())
+  once = cached.run(state())
+  assert (
+    once == cached.run(state()) == evaluator(cache=False).run(state()) == evaluator(cache="final_data").run(state())
+  )
 
 
 def test_any_of_several_labels_is_right_and_examples_without_one_do_not_count(tmp_path):
@@ -83,6 +168,12 @@ def test_an_interrupted_evaluation_gives_nothing():
     (dict(loss="x"), "did you mean"),
     (dict(batch_size=30), "24 or 32 can"),
     (dict(loss_name="softmax"), "did you mean 'softmax_xent'"),
+    (dict(cache="all"), "cache cannot be 'all'"),
+    (dict(classes=[1, 2, 1]), "classes names more than once: 1"),
+    (dict(classes=[-1]), r"classes must be a list of class indices from 0 on, got \[-1\]"),
+    (dict(classes="x"), "classes must be a list of class indices"),
+    (dict(per_class=True), "per_class writes a file, and this program has no folder"),
+    (dict(per_class="a/b.csv"), "per_class must be True or the name of a .csv or .json file, got 'a/b.csv'"),
   ],
 )
 def test_a_mistake_in_the_config_is_refused(options, words):
@@ -98,3 +189,24 @@ def test_labels_lost_by_the_preprocessing_are_refused():
 def test_labels_of_another_number_of_classes_are_refused():
   with pytest.raises(UserError, match=r"labels of shape \(12,\), the model has \(10,\) logits"):
     evaluator(pp_fn=PP.replace("onehot(10", "onehot(12")).check(state())
+
+
+def test_classes_that_the_model_lacks_are_refused():
+  with pytest.raises(UserError, match="classes names 10; the model has 10 logits, numbered from 0"):
+    evaluator(classes=[10]).check(state())
+  with pytest.raises(
+    UserError, match=r"labels of shape \(12,\), the model has \(10,\) logits, of which classes names 2"
+  ):
+    evaluator(classes=[1, 2], pp_fn=PP.replace("onehot(10", "onehot(12")).check(state())
+
+
+def test_an_evaluator_takes_what_the_program_gives_and_its_config_comes_first():
+  config = dict(data=dict(name="digits", split="test"), pp_fn=PP, pred_kw=dict(scale=-1.0))
+  where = sharding.batch_sharding(sharding.make_mesh())
+  scaled = lambda params, batch, scale=1.0: (scale * predict(params, batch)[0], {})
+  make = lambda config, **kw: registry.make("test", config, predict={"predict": scaled}, sharding=where, **kw)
+  logits, labels = reference()
+  assert make(config, batch_size=64).run(state())["prec@1"] == accuracy_score(labels, logits.argmin(axis=1))
+  make(config | dict(batch_size=64), batch_size=7)
+  with pytest.raises(UserError, match=r"config\.evals\.test\.batch_size is missing"):
+    make(config)

@@ -119,7 +119,7 @@ class Evaluator:
     bank = self._normalize(pairs.split_rows(train.layers[layer], self._sharding))
     bank_labels = pairs.split_rows(train_labels.astype(np.int32), self._sharding, fill=-1)
     queries, guesses = test.layers[layer], []
-    size = self._queries_at_once(bank)
+    size = min(len(queries), self._queries_at_once(bank))
     for low in range(0, len(queries), size):
       if interrupted():
         return None
