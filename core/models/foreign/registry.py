@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 
 from core.errors import UserError
-from core.models.foreign import mixer, resnet
+from core.models.foreign import mixer, nfnet, resnet, vit
 from core.models.foreign.table import Format
 
 FORMATS: dict[str, Mapping[str, Format]] = {
   "mixer": mixer.FORMATS,
+  "nfnet": nfnet.FORMATS,
   "resnet": resnet.FORMATS,
+  "vit": vit.FORMATS,
 }
 
 

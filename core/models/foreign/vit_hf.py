@@ -1,0 +1,293 @@
+"""ViTs of transformers: ViTModel, ViTForImageClassification, Dinov2Model (WithRegisters) and SigLIP's image tower.
+
+Read are the names that `save_pretrained` writes, in all versions, and for ViT also those of a running model of version
+5. Written is what computes the same: a ViT with a class token as ViT, or as DINOv2 where it has registers or SwiGLU and
+no head; one with a MAP head and no classifier as SiglipVisionModel; a mean and a classifier as its classifying form.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from core.errors import UserError
+from core.models.foreign.table import CONV, Arrays, Layout, Rule, constant, dropped
+from core.models.foreign.transformer import dense, fused_projections, norm, output, projections
+from core.models.layers import sincos2d
+
+_BLOCK = "Transformer/encoderblock_{i}"
+_ATTENTION = f"{_BLOCK}/MultiHeadDotProductAttention_0"
+_GELUS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh"}
+
+# Names within a block of ViT: as saved, and as in a running model of version 5.
+_SAVED = {
+  "block": "encoder.layer.{i}",
+  "projections": tuple(f"attention.attention.{name}" for name in ("query", "key", "value")),
+  "output": "attention.output.dense",
+  "mlp": ("intermediate.dense", "output.dense"),
+}
+_RUNNING = {
+  "block": "layers.{i}",
+  "projections": tuple(f"attention.{name}_proj" for name in "qkv"),
+  "output": "attention.o_proj",
+  "mlp": ("mlp.fc1", "mlp.fc2"),
+}
+
+# Their position of the class token is added to the class token when the weights are loaded (`core.models.vit.load`).
+_WITH_CLASS_POSITION = Layout(
+  lambda positions: positions, lambda positions: np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
+)
+_WITHOUT_BATCH_AXIS = Layout(lambda positions: positions[None], lambda positions: positions[0])
+
+
+def kind_of(state_dict: Arrays) -> str | None:
+  """Which of "vit", "dinov2", "siglip" the names are of, or None."""
+  names = {name.removeprefix(prefix) for name in state_dict for prefix in _prefixes(name)}
+  for kind, known in (
+    ("siglip", "embeddings.position_embedding.weight"),
+    ("dinov2", "encoder.layer.0.layer_scale1.lambda1"),
+    ("vit", "embeddings.position_embeddings"),
+  ):
+    if known in names:
+      return kind
+  return None
+
+
+def recognizes(state_dict: Arrays) -> bool:
+  """Whether these are the names of a ViT of transformers."""
+  return kind_of(state_dict) is not None
+
+
+def reading(state_dict: Arrays) -> list[Rule]:
+  """The rules for a state dict that `recognizes` knows."""
+  prefix = next((prefix for name in state_dict for prefix in _prefixes(name) if prefix), "")
+
+  def there(name: str) -> bool:
+    return f"{prefix}{name}" in state_dict
+
+  kind = kind_of(state_dict)
+  if kind == "siglip":
+    rules = _siglip(prefix, map_head=there("head.probe"), learned=True)
+    return [*rules, *dropped(state_dict, r"text_model\..*|logit_(scale|bias)|.*\.position_ids")]
+  if kind == "dinov2":
+    rules = _dinov2(
+      prefix,
+      registers=there("embeddings.register_tokens"),
+      swiglu=there("encoder.layer.0.mlp.weights_in.weight"),
+      qkv_bias=there("encoder.layer.0.attention.attention.query.bias"),
+    )
+  else:
+    names = _SAVED if there("encoder.layer.0.layernorm_before.weight") else _RUNNING
+    query = f"{names['block']}.{names['projections'][0]}".format(i=0)
+    rules = _vit(prefix, names, qkv_bias=there(f"{query}.bias"))
+  positions = Rule("pos_embedding", f"{prefix}embeddings.position_embeddings")
+  return [*rules, positions, *dropped(state_dict, r".*\.mask_token")]
+
+
+def writing(model: Any, image_size: tuple[int, int]) -> list[Rule]:
+  """The rules for a ViT of ours.
+
+  Raises:
+    UserError: no model of transformers computes the same.
+  """
+  learned = model.posemb == "learn"
+  rows, columns = (size // patch for size, patch in zip(image_size, model.patch_size))
+  fixed = None if learned else sincos2d(rows, columns, model.width)
+  kind = _kind_for(model)
+  if kind == "siglip":
+    return _siglip("vision_model.", map_head=model.pool_type == "map", learned=learned, fixed=fixed)
+  if kind == "dinov2":
+    rules = _dinov2("", registers=model.registers > 0, swiglu=model.swiglu, qkv_bias=model.qkv_bias)
+    rules.append(Rule((), "embeddings.mask_token", constant(np.zeros((1, model.width), np.float32))))
+  else:
+    rules = _vit("vit." if model.num_classes else "", _SAVED, qkv_bias=model.qkv_bias)
+  name = ("vit." if model.num_classes else "") + "embeddings.position_embeddings"
+  if learned:
+    return [*rules, Rule("pos_embedding", name, _WITH_CLASS_POSITION)]
+  return [*rules, Rule((), name, constant(_WITH_CLASS_POSITION.to_foreign(fixed)))]
+
+
+def config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
+  """transformers' `config.json` for a ViT of ours, which `from_pretrained(FOLDER)` reads."""
+  kind = _kind_for(model)
+  square = lambda size: size[0] if size[0] == size[1] else list(size)
+  mlp_dim = model.mlp_dim or 4 * model.width
+  sizes = {
+    "hidden_size": model.width,
+    "num_hidden_layers": model.depth,
+    "num_attention_heads": model.num_heads,
+    "image_size": square(image_size),
+    "patch_size": square(model.patch_size),
+    "num_channels": 3,
+    "hidden_act": "gelu_pytorch_tanh" if model.gelu == "tanh" else "gelu",
+    "layer_norm_eps": model.norm_eps,
+    "dtype": "float32",
+  }
+  labels = {}
+  if model.num_classes:
+    names = [f"LABEL_{i}" for i in range(model.num_classes)]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+  if kind == "dinov2":
+    registers = {"num_register_tokens": model.registers} if model.registers else {}
+    return (
+      sizes
+      | registers
+      | {
+        "architectures": ["Dinov2WithRegistersModel" if model.registers else "Dinov2Model"],
+        "model_type": "dinov2_with_registers" if model.registers else "dinov2",
+        "mlp_ratio": _dinov2_mlp_ratio(model),
+        "use_swiglu_ffn": model.swiglu,
+        "qkv_bias": model.qkv_bias,
+      }
+    )
+  sizes["intermediate_size"] = mlp_dim
+  if kind == "vit":
+    rep_size = {"pooler_output_size": int(model.rep_size) if model.rep_size is not True else model.width}
+    return (
+      sizes
+      | labels
+      | (rep_size if model.rep_size else {})
+      | {
+        "architectures": ["ViTForImageClassification" if model.num_classes else "ViTModel"],
+        "model_type": "vit",
+        "qkv_bias": model.qkv_bias,
+      }
+    )
+  if not model.num_classes:
+    return sizes | {"architectures": ["SiglipVisionModel"], "model_type": "siglip_vision_model"}
+  return labels | {
+    "architectures": ["SiglipForImageClassification"],
+    "model_type": "siglip",
+    "vision_config": sizes | {"model_type": "siglip_vision_model", "vision_use_head": False},
+    "dtype": "float32",
+  }
+
+
+def options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
+  """GELU, heads and LayerNorm epsilon, as far as they can be known: see `table.Format.options`."""
+  config = config.get("vision_config", config)
+  kind = kind_of(state_dict)
+  found = {}
+  if "num_attention_heads" in config:
+    found["num_heads"] = config["num_attention_heads"]
+  if "layer_norm_eps" in config:
+    found["norm_eps"] = config["layer_norm_eps"]
+  gelu = config.get("hidden_act", "gelu_pytorch_tanh" if kind == "siglip" else "gelu")
+  if gelu not in _GELUS:
+    raise UserError(
+      f"config.json: hidden_act {gelu!r} is an activation that our ViT lacks (it has {', '.join(_GELUS)})"
+    )
+  gated = any(name.endswith("mlp.weights_in.weight") for name in state_dict)
+  return found if gated else found | {"gelu": _GELUS[gelu]}
+
+
+def _prefixes(name: str) -> list[str]:
+  """What may stand before a name, in models with a head or a second tower."""
+  return [
+    "",
+    *(prefix for prefix in ("vit.", "dinov2.", "dinov2_with_registers.", "vision_model.") if name.startswith(prefix)),
+  ]
+
+
+def _kind_for(model: Any) -> str:
+  """What kind of transformers' models computes the same as `model`.
+
+  Raises:
+    UserError: none does.
+  """
+  plain = not (model.registers or model.swiglu or model.fc_norm)
+  bare = not model.num_classes and not model.rep_size
+  if model.pool_type == "tok" and plain and not (model.num_classes and model.rep_size):
+    return "vit"
+  if model.pool_type == "tok" and bare and _dinov2_mlp_ratio(model) is not None:
+    return "dinov2"
+  pools_as_siglip = bare if model.pool_type == "map" else model.pool_type == "gap" and model.num_classes
+  if pools_as_siglip and plain and not model.rep_size and model.qkv_bias:
+    return "siglip"
+  told = ("pool_type", "num_classes", "rep_size", "registers", "swiglu", "fc_norm", "qkv_bias")
+  raise UserError(
+    "export: transformers has no model that computes the same as ViT with "
+    f"{', '.join(f'{option}={getattr(model, option)!r}' for option in told)}; try --to=timm, npz or stablehlo"
+  )
+
+
+def _dinov2_mlp_ratio(model: Any) -> int | None:
+  """The whole number by which Dinov2Config gives the size of the MLP, or None if there is none."""
+  mlp_dim = model.mlp_dim or 4 * model.width
+  for ratio in range(1, 17):
+    hidden = ratio * model.width
+    if mlp_dim == ((hidden * 2 // 3 + 7) // 8 * 8 if model.swiglu else hidden):
+      return ratio
+  return None
+
+
+def _vit(prefix: str, names: dict[str, Any], *, qkv_bias: bool) -> list[Rule]:
+  block = f"{prefix}{names['block']}"
+  return [
+    *_embeddings(prefix),
+    *norm(f"{_BLOCK}/LayerNorm_0", f"{block}.layernorm_before"),
+    *projections(_ATTENTION, tuple(f"{block}.{name}" for name in names["projections"]), bias=qkv_bias),
+    *output(_ATTENTION, f"{block}.{names['output']}"),
+    *norm(f"{_BLOCK}/LayerNorm_1", f"{block}.layernorm_after"),
+    *dense(f"{_BLOCK}/MlpBlock_0/Dense_0", f"{block}.{names['mlp'][0]}"),
+    *dense(f"{_BLOCK}/MlpBlock_0/Dense_1", f"{block}.{names['mlp'][1]}"),
+    *norm("Transformer/encoder_norm", f"{prefix}layernorm"),
+    *dense("pre_logits", f"{prefix}pooler.dense", optional=True),
+    *dense("head", "classifier", optional=True),
+  ]
+
+
+def _dinov2(prefix: str, *, registers: bool, swiglu: bool, qkv_bias: bool) -> list[Rule]:
+  block = f"{prefix}encoder.layer.{{i}}"
+  mlp = ("weights_in", "weights_out") if swiglu else ("fc1", "fc2")
+  return [
+    *_embeddings(prefix),
+    *([Rule("registers", f"{prefix}embeddings.register_tokens")] if registers else []),
+    *norm(f"{_BLOCK}/LayerNorm_0", f"{block}.norm1"),
+    *projections(_ATTENTION, tuple(f"{block}.{name}" for name in _SAVED["projections"]), bias=qkv_bias),
+    *output(_ATTENTION, f"{block}.attention.output.dense", scale=f"{block}.layer_scale1.lambda1"),
+    *norm(f"{_BLOCK}/LayerNorm_1", f"{block}.norm2"),
+    *dense(f"{_BLOCK}/MlpBlock_0/Dense_0", f"{block}.mlp.{mlp[0]}"),
+    *dense(f"{_BLOCK}/MlpBlock_0/Dense_1", f"{block}.mlp.{mlp[1]}", scale=f"{block}.layer_scale2.lambda1"),
+    *norm("Transformer/encoder_norm", f"{prefix}layernorm"),
+  ]
+
+
+def _embeddings(prefix: str) -> list[Rule]:
+  return [
+    Rule("embedding/kernel", f"{prefix}embeddings.patch_embeddings.projection.weight", CONV),
+    Rule("embedding/bias", f"{prefix}embeddings.patch_embeddings.projection.bias"),
+    Rule("cls", f"{prefix}embeddings.cls_token"),
+  ]
+
+
+def _siglip(prefix: str, *, map_head: bool, learned: bool, fixed: np.ndarray | None = None) -> list[Rule]:
+  block = f"{prefix}encoder.layers.{{i}}"
+  positions = f"{prefix}embeddings.position_embedding.weight"
+  return [
+    Rule("embedding/kernel", f"{prefix}embeddings.patch_embedding.weight", CONV),
+    Rule("embedding/bias", f"{prefix}embeddings.patch_embedding.bias"),
+    Rule("pos_embedding", positions, _WITHOUT_BATCH_AXIS) if learned else Rule((), positions, constant(fixed[0])),
+    *norm(f"{_BLOCK}/LayerNorm_0", f"{block}.layer_norm1"),
+    *projections(_ATTENTION, tuple(f"{block}.self_attn.{name}_proj" for name in "qkv")),
+    *output(_ATTENTION, f"{block}.self_attn.out_proj"),
+    *norm(f"{_BLOCK}/LayerNorm_1", f"{block}.layer_norm2"),
+    *dense(f"{_BLOCK}/MlpBlock_0/Dense_0", f"{block}.mlp.fc1"),
+    *dense(f"{_BLOCK}/MlpBlock_0/Dense_1", f"{block}.mlp.fc2"),
+    *norm("Transformer/encoder_norm", f"{prefix}post_layernorm"),
+    *(_siglip_head(prefix) if map_head else []),
+    *dense("head", "classifier", optional=True),
+  ]
+
+
+def _siglip_head(prefix: str) -> list[Rule]:
+  ours, theirs = "MAPHead_0", f"{prefix}head"
+  attention = f"{ours}/MultiHeadDotProductAttention_0"
+  return [
+    Rule(f"{ours}/probe", f"{theirs}.probe"),
+    *fused_projections(attention, f"{theirs}.attention.in_proj_weight", f"{theirs}.attention.in_proj_bias"),
+    *output(attention, f"{theirs}.attention.out_proj"),
+    *norm(f"{ours}/LayerNorm_0", f"{theirs}.layernorm"),
+    *dense(f"{ours}/MlpBlock_0/Dense_0", f"{theirs}.mlp.fc1"),
+    *dense(f"{ours}/MlpBlock_0/Dense_1", f"{theirs}.mlp.fc2"),
+  ]
