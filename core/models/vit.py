@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from core import trees
 from core.errors import UserError, nearest
-from core.models import weights
+from core.models import vit_layouts, weights
+from core.models.foreign.vit import structure
 from core.models.layers import GELUS, REMAT_POLICIES, Encoder, Intermediates, MAPHead, sincos2d
 from core.models.weights import resample_posemb
 
@@ -257,53 +258,42 @@ class ViT(nn.Module):
 def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_load: Sequence[str] = ()) -> Any:
   """The published weights of `init_file` ("PATH.npz[:subtree]"), fitted to `init_params`.
 
-  Names of older files are brought up to date, blocks are stacked or unstacked to match `scan`, and position and patch
-  embeddings of another size are resized. What a regex of `dont_load` matches whole keeps its value of `init_params`.
+  Older files are brought up to date (see `vit_layouts`), blocks are stacked or unstacked to match `scan`, and position
+  and patch embeddings of another size are resized. What a regex of `dont_load` matches whole keeps its value of
+  `init_params`.
 
   Args:
     init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
-    init_file: see `core.checkpoint.pretrained.load_params`.
-    model_cfg: the model's options; `init_params` already tells what ViT needs of them.
+    init_file: a short name, a path or a URL: see `core.models.weights.read_file`.
+    model_cfg: the model's options. Where they are given, weights of other libraries whose model computes otherwise
+      (another kind of GELU, another number of heads) are refused.
     dont_load: regexes over names, `["head/.*"]` for a new task.
 
   Raises:
     UserError: an unreadable file, or one of another model (it names the first parameters that differ).
   """
-  del model_cfg
   init = dict(trees.flatten_with_names(init_params))
-  loaded = weights.renumber_modules(trees.from_names(weights.read_file("vit", init_file)))
-  loaded = _current_names(dict(trees.flatten_with_names(loaded)))
+  loaded, options = weights.read_file_and_options("vit", init_file)
+  if model_cfg is not None:
+    weights.check_options(options, Model(**model_cfg), model_cfg, source=init_file)
+  loaded = vit_layouts.current(loaded, init)
   loaded = weights.split_heads(weights.match_scan(loaded, init), init)
 
   def wanted(name: str) -> bool:
-    return name in loaded and name in init and trees.first_match(name, dont_load) is None
+    alike = name in loaded and name in init and loaded[name].ndim == init[name].ndim
+    return alike and trees.first_match(name, dont_load) is None
 
   if wanted("pos_embedding"):
-    loaded = _split_cls_position(loaded, init["pos_embedding"].shape[1])
     loaded["pos_embedding"] = resample_posemb(loaded["pos_embedding"], init["pos_embedding"])
   if wanted("embedding/kernel"):
     size = init["embedding/kernel"].shape[:2]
     loaded["embedding/kernel"] = weights.resample_patch_embedding(loaded["embedding/kernel"], size)
-  return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file))
+  hint = _options_that_differ(loaded, init)
+  return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file, hint=hint))
 
 
-def _current_names(loaded: dict[str, Any]) -> dict[str, Any]:
-  """Moves what older files keep elsewhere: the position embedding to the root, an inlined MAP head to `MAPHead_0`."""
-  inlined = ("probe", "MlpBlock_0", "MultiHeadDotProductAttention_0", "LayerNorm_0")
-
-  def current(name: str) -> str:
-    if name in ("Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding"):
-      return "pos_embedding"
-    return f"MAPHead_0/{name}" if "probe" in loaded and name.split("/")[0] in inlined else name
-
-  return {current(name): array for name, array in loaded.items()}
-
-
-def _split_cls_position(loaded: dict[str, Any], tokens: int) -> dict[str, Any]:
-  """Older models gave `cls` a position as well: of grid + 1 positions the first is added to `cls`."""
-  positions = loaded["pos_embedding"]
-  count = positions.shape[1]
-  if count == tokens or count < 2 or math.isqrt(count - 1) ** 2 != count - 1:
-    return loaded
-  loaded = {**loaded, "pos_embedding": positions[:, 1:]}
-  return loaded | ({"cls": loaded["cls"] + positions[:, :1]} if "cls" in loaded else {})
+def _options_that_differ(loaded: dict[str, Any], init: dict[str, Any]) -> str:
+  """`"; its model has registers=4, ours 0"`: the options of `Model` behind parameters that differ, or nothing."""
+  theirs, ours = structure(loaded), structure(init)
+  differ = [option for option in ours if option != "patch_size" and theirs.get(option, ours[option]) != ours[option]]
+  return "".join(f"; its model has {option}={theirs[option]!r}, ours {ours[option]!r}" for option in differ)

@@ -55,29 +55,139 @@ def test_blocks_load_across_scan_in_both_directions(saved):
   assert_same(vit.load(shapes(plain), saved(named(stacked))), params)
 
 
-@pytest.mark.parametrize("place", ["Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding"])
-def test_names_from_before_linen_and_positions_of_the_class_token_load(saved, place):
-  model = vit.Model(7, pool_type="tok", **TINY)
-  params = random_like(shapes(model))
-  old = {}
+PLACES = ["pos_embedding", "Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding"]
+
+
+def before_linen(named_params):
+  """The names that modules had when all children of a module were counted together."""
   counted = {"LayerNorm_0": 0, "MultiHeadDotProductAttention_0": 1, "LayerNorm_1": 2, "MlpBlock_0": 3}
-  for name, leaf in named(params).items():
+  old = {}
+  for name, leaf in named_params.items():
     for new, number in counted.items():
       name = name.replace(f"/{new}/", f"/{new.split('_')[0]}_{number}/")
     old[name] = leaf
+  return old
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("place", PLACES)
+def test_names_from_before_linen_and_positions_of_the_class_token_load(saved, place, scan):
+  model = vit.Model(7, pool_type="tok", **TINY)
+  params = random_like(shapes(model))
+  old = before_linen(named(params))
   assert "Transformer/encoderblock_1/MlpBlock_3/Dense_1/kernel" in old
   position = old.pop("pos_embedding")
   old[place] = np.concatenate([np.full((1, 1, 32), 0.5, np.float32), position], axis=1)
-  loaded = vit.load(shapes(model), saved(old))
+  loaded = vit.load(shapes(vit.Model(7, pool_type="tok", scan=scan, **TINY)), saved(old))
+  if scan:
+    loaded = vit.load(shapes(model), saved(named(loaded)))
   np.testing.assert_allclose(loaded.pop("cls"), params.pop("cls") + 0.5)
   assert_same(loaded, params)
 
 
-def test_a_map_head_at_the_root_loads(saved):
+def test_the_first_published_form_is_that_which_timm_reads(saved):
+  """ViT-B_16.npz of 2020: a root, modules counted together, positions in a module, a class position, pre_logits."""
+  model = vit.Model(7, pool_type="tok", rep_size=True, **TINY)
+  params = random_like(shapes(model))
+  old = before_linen(named(params))
+  class_position = np.full((1, 1, 32), -0.25, np.float32)
+  old[PLACES[1]] = np.concatenate([class_position, old.pop("pos_embedding")], axis=1)
+  old["cls"] = old["cls"] - class_position
+  path = saved({f"opt/target/{name}": leaf for name, leaf in old.items()})
+  loaded = vit.load(shapes(model), path)
+  np.testing.assert_allclose(loaded.pop("cls"), params.pop("cls"), atol=1e-6)
+  assert_same(loaded, params)
+
+
+def test_the_position_of_the_class_token_belongs_to_it_even_if_positions_are_not_loaded(saved):
+  model = vit.Model(7, pool_type="tok", **TINY)
+  params = random_like(shapes(model))
+  old = named(params) | {"pos_embedding": np.full((1, 17, 32), 0.5, np.float32)}
+  loaded = vit.load(params, saved(old), dont_load=["pos_embedding"])
+  np.testing.assert_allclose(loaded["cls"], params["cls"] + 0.5)
+  assert_same(loaded["pos_embedding"], params["pos_embedding"])
+
+
+def test_an_oblong_grid_is_not_taken_for_one_with_a_class_position(saved):
+  model = vit.Model(7, pool_type="tok", **TINY)
+  oblong = shapes(model, (1, 16, 40, 3))  # 2 x 5 patches: 3 x 3 and one more.
+  params = random_like(oblong)
+  assert_same(vit.load(oblong, saved(named(params))), params)
+
+
+@pytest.mark.parametrize("head", ["", "before linen"])
+def test_a_map_head_at_the_root_loads(saved, head):
   model = vit.Model(7, pool_type="map", **TINY)
   params = random_like(shapes(model))
-  path = saved({name.removeprefix("MAPHead_0/"): leaf for name, leaf in named(params).items()})
-  assert_same(vit.load(shapes(model), path), params)
+  inlined = {name.removeprefix("MAPHead_0/"): leaf for name, leaf in named(params).items()}
+  if head:  # Counted after the encoder and the embedding, say.
+    counts = {"MultiHeadDotProductAttention_0": 2, "LayerNorm_0": 3, "MlpBlock_0": 4}
+    first = {name: f"{name.split('_')[0]}_{count}" for name, count in counts.items()}
+    inlined = {
+      "/".join([first.get(name.split("/")[0], name.split("/")[0]), *name.split("/")[1:]]): leaf
+      for name, leaf in inlined.items()
+    }
+    assert "MlpBlock_4/Dense_0/kernel" in inlined
+  assert_same(vit.load(shapes(model), saved(inlined)), params)
+
+
+def test_the_image_tower_of_a_two_tower_file_loads_into_a_vit_of_another_task(saved):
+  """SigLIP and LiT: `img/`, attention pooling, no head."""
+  tower = vit.Model(None, pool_type="map", **TINY)
+  params = random_like(shapes(tower))
+  others = {"t": np.ones(1), "b": np.ones(1), "txt/head/bias": np.ones(4), "txt/pos_embedding": np.ones((1, 8, 4))}
+  path = saved({f"params/img/{name}": leaf for name, leaf in named(params).items()} | others)
+  assert_same(vit.load(shapes(tower), f"{path}:img"), params)
+  fresh = random_like(shapes(vit.Model(7, pool_type="map", **TINY)), spread=0.1)
+  loaded = vit.load(fresh, f"{path}:img", dont_load=["head/.*"])
+  assert_same(loaded.pop("head"), fresh["head"])
+  assert_same(loaded, params)
+
+
+@pytest.mark.parametrize("positions", ["rows and columns", "tokens"])
+def test_weights_of_naflex_give_the_tokens_of_patches_cut_beforehand(saved, positions):
+  model = vit.Model(7, pool_type="map", **TINY)
+  params = random_like(shapes(model))
+  old = dict(named(params))
+  old["embedding/kernel"] = old["embedding/kernel"].reshape(8 * 8 * 3, 32)
+  grid = old["pos_embedding"].reshape(4, 4, 32)
+  old["pos_embedding"] = grid if positions == "rows and columns" else grid.reshape(16, 32)
+  loaded = vit.load(shapes(model), saved(old))
+  assert_same(loaded, params)
+  image = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
+  patches = image.reshape(4, 8, 4, 8, 3).transpose(0, 2, 1, 3, 4).reshape(16, -1)  # As Siglip2ImageProcessor cuts them.
+  _, out = model.apply({"params": loaded}, image)
+  expected = patches @ old["embedding/kernel"] + old["embedding/bias"]
+  np.testing.assert_allclose(out["stem"].reshape(16, 32), expected, atol=1e-4)
+
+
+def test_flexivit_weights_load_at_another_grid_and_patch_size(saved):
+  """Kept at 32 px patches and 7 x 7 positions; used at whatever the model has."""
+  kept = random_like(shapes(vit.Model(7, **{**TINY, "patch_size": 32}), (1, 224, 224, 3)))
+  loaded = vit.load(shapes(vit.Model(7, **TINY), (1, 120, 120, 3)), saved(named(kept)))
+  assert loaded["pos_embedding"].shape == (1, 15 * 15, 32)
+  corners = np.asarray(loaded["pos_embedding"]).reshape(15, 15, 32)[::14, ::14]
+  np.testing.assert_allclose(corners, kept["pos_embedding"].reshape(7, 7, 32)[::6, ::6], atol=1e-6)
+  assert loaded["embedding"]["kernel"].shape == (8, 8, 3, 32)
+  assert_same(loaded["Transformer"], kept["Transformer"])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float64])
+def test_all_that_differs_at_once(saved, dtype):
+  """A scanned checkpoint in two bytes with class positions, into an unscanned model of larger images and a new head."""
+  scanned = vit.Model(21, pool_type="tok", scan=True, **TINY)
+  params = random_like(shapes(scanned))
+  old = {name: np.asarray(leaf, dtype) for name, leaf in named(params).items()}
+  old["pos_embedding"] = np.concatenate([old["cls"], old["pos_embedding"]], axis=1)
+  model = vit.Model(7, pool_type="tok", **{**TINY, "patch_size": 16})
+  fresh = random_like(shapes(model, (1, 96, 96, 3)), spread=0.1)
+  loaded = vit.load(fresh, saved({f"params/{name}": leaf for name, leaf in old.items()}), dont_load=["head/.*"])
+  assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype("float32")}
+  assert loaded["pos_embedding"].shape == (1, 36, 32)
+  np.testing.assert_allclose(loaded["cls"], 2 * params["cls"], rtol=0.01)
+  block = loaded["Transformer"]["encoderblock_1"]["LayerNorm_0"]["scale"]
+  np.testing.assert_array_equal(block, np.float32(old["Transformer/encoderblock/LayerNorm_0/scale"][1]))
+  assert_same(loaded["head"], fresh["head"])
 
 
 def test_positions_and_patches_of_another_size_are_resized(saved):
@@ -113,3 +223,40 @@ def test_weights_of_another_model_are_refused_by_the_first_names_that_differ(sav
   assert "\n" not in line
   with pytest.raises(UserError, match=r"pos_embedding: 16 positions cannot be resized to 32: .* of the model is none"):
     vit.load(shapes(vit.Model(21, pool_type="tok", **TINY), (1, 32, 64, 3)), path)
+
+
+@pytest.mark.parametrize(
+  "of_file, of_model, words",
+  [
+    (21, 7, "it has a head of 21 classes, and the model a head of 7 classes (num_classes)"),
+    (21_843, None, "it has a head of 21,843 classes, and the model no head (num_classes)"),
+    (None, 7, "it has no head, and the model a head of 7 classes (num_classes)"),
+  ],
+)
+def test_a_head_of_another_size_is_told_with_the_remedy(saved, of_file, of_model, words):
+  old, new = (random_like(shapes(vit.Model(classes, **TINY))) for classes in (of_file, of_model))
+  path = saved(named(old))
+  with pytest.raises(UserError) as e:
+    vit.load(new, path)
+  assert str(e.value) == f"{path}: {words}; model_load.dont_load=['head/.*'] leaves the head out"
+  loaded = vit.load(new, path, dont_load=["head/.*"])
+  assert_same(loaded.pop("head", None), new.get("head"))
+  old.pop("head", None)
+  assert_same(loaded, old)
+
+
+@pytest.mark.parametrize(
+  "name, array, words",
+  [
+    ("pos_embedding", np.ones(()), "pos_embedding () instead of (1, 16, 32)"),
+    ("pos_embedding", np.ones((1, 16, 48)), "pos_embedding (1, 16, 48) instead of (1, 16, 32)"),
+    ("embedding/kernel", np.ones((100, 32)), "embedding/kernel (100, 32) instead of (8, 8, 3, 32)"),
+    ("embedding/kernel", np.ones((8, 8, 1, 32)), "embedding/kernel (8, 8, 1, 32) instead of (8, 8, 3, 32)"),
+    ("Transformer/encoderblock_1/LayerNorm_0/bias", np.ones(33), "LayerNorm_0/bias (32,) instead of (2, 32)"),
+  ],
+)
+def test_a_parameter_of_a_strange_shape_is_named(saved, name, array, words):
+  old = named(random_like(shapes(vit.Model(7, **TINY)))) | {name: array}
+  with pytest.raises(UserError) as e:
+    vit.load(shapes(vit.Model(7, scan=True, **TINY)), saved(old))
+  assert words in str(e.value)

@@ -6,7 +6,7 @@ Weights are flat dicts here, `{"Transformer/encoder_norm/bias": array, ...}`.
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,35 @@ def read_file_and_options(family: str, init_file: str) -> tuple[dict[str, np.nda
   return published, form.options(arrays, state_dict.read_config(path))
 
 
-def merge(loaded: dict[str, Any], init: dict[str, Any], dont_load: Sequence[str], *, source: str) -> dict[str, Any]:
+def check_options(wanted: dict[str, Any], model: Any, stated: Mapping[str, Any], *, source: str) -> None:
+  """Refuses weights whose model computes otherwise than `model`, unless the config states that it is to.
+
+  No parameter tells one kind of GELU from another, so weights that want another would load, and give other numbers.
+
+  Args:
+    wanted: what `read_file_and_options` says.
+    model: has the options as attributes.
+    stated: the options that the config states; these are the person's own choice, but for the number of heads.
+    source: begins the line.
+
+  Raises:
+    UserError: names the options to set.
+  """
+  for option in ("num_heads", "gelu"):
+    value, ours = wanted.get(option), getattr(model, option, None)
+    if value is not None and value != ours and (option == "num_heads" or option not in stated):
+      or_keep = f", or state {option}={ours!r} to keep ours" if option != "num_heads" else ""
+      raise UserError(
+        f"{source}: its model has {option}={value!r}, ours {ours!r}: set model.{option}={value!r}{or_keep}"
+      )
+
+
+def merge(
+  loaded: dict[str, Any], init: dict[str, Any], dont_load: Sequence[str], *, source: str, hint: str = ""
+) -> dict[str, Any]:
   """The parameters of `loaded` in the dtypes of `init`; names that `dont_load` matches keep their value of `init`.
+
+  `hint` ends the line of an error: what the caller knows of the difference.
 
   Raises:
     UserError: parameters missing in, surplus in, or of another shape in `loaded`; names the first few of each.
@@ -63,10 +90,25 @@ def merge(loaded: dict[str, Any], init: dict[str, Any], dont_load: Sequence[str]
     for name, array in loaded.items()
     if name in init and array.shape != init[name].shape
   ]
+  if head := _other_head(loaded, init, missing + surplus + [name.split()[0] for name in reshaped]):
+    raise UserError(f"{source}: {head}; model_load.dont_load=['head/.*'] leaves the head out")
   differences = [("it lacks", missing), ("it has besides", surplus), ("of another shape", reshaped)]
   if told := [f"{what} {first_few(names)}" for what, names in differences if names]:
-    raise UserError(f"{source}: not the weights of this model: {'; '.join(told)} (dont_load takes regexes to skip)")
+    raise UserError(
+      f"{source}: not the weights of this model: {'; '.join(told)} (dont_load takes regexes to skip){hint}"
+    )
   return kept | {name: np.asarray(array, dtype=init[name].dtype) for name, array in loaded.items()}
+
+
+def _other_head(loaded: dict[str, Any], init: dict[str, Any], different: Sequence[str]) -> str | None:
+  """Words for weights that differ from the model in the head alone, as those of another task do."""
+  if not different or not all(name.startswith("head/") for name in different):
+    return None
+  of_file, of_model = (
+    f"a head of {each['head/bias'].shape[-1]:,} classes" if "head/bias" in each else "no head"
+    for each in (loaded, init)
+  )
+  return f"it has {of_file}, and the model {of_model} (num_classes)"
 
 
 def renumber_modules(tree: Any) -> Any:
@@ -116,7 +158,11 @@ def _stack_blocks(named: dict[str, Any]) -> dict[str, Any]:
       blocks[f"{match[1]}encoderblock/{match[3]}"][int(match[2])] = array
     else:
       stacked[name] = array
-  return stacked | {name: np.stack([by_index[i] for i in sorted(by_index)]) for name, by_index in blocks.items()}
+  for name, by_index in blocks.items():
+    arrays = [by_index[i] for i in sorted(by_index)]
+    # Blocks that differ are another model's; `merge` will say so.
+    stacked[name] = np.stack(arrays) if len({array.shape for array in arrays}) == 1 else arrays[0]
+  return stacked
 
 
 def _unstack_blocks(named: dict[str, Any]) -> dict[str, Any]:
