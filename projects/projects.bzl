@@ -1,5 +1,6 @@
 """The one list of projects: `projects/<name>` with a BUILD of its own, requirements.in and train.py."""
 
 PROJECTS = [
+    "mixer",
     "vit",
 ]

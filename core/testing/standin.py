@@ -44,12 +44,20 @@ def write(
     make_example: `fn(features, rng)`, the content of one; `example` by default.
     seed: of the content.
   """
+  folder = _with_config(name) if features is None else name
   features = features_of(name) if features is None else features
   make_example = make_example or example
   rng = np.random.default_rng(seed)
   examples = {split: [make_example(features, rng) for _ in range(size)] for split, size in (splits or SPLITS).items()}
   shards = {split: [each[n::_FILES] for n in range(_FILES)] for split, each in examples.items()}
-  tiny_tfds.write(data_dir, name, features, shards)
+  tiny_tfds.write(data_dir, folder, features, shards)
+
+
+def _with_config(name: str) -> str:
+  """`NAME/CONFIG` for the name of a dataset that has configs: TFDS opens the first of them."""
+  tfds = import_tfds()
+  config = None if name == "imagenet21k" else tfds.builder(name).builder_config
+  return f"{name}/{config.name}" if config and "/" not in name else name
 
 
 def example(feature: Any, rng: np.random.Generator) -> Any:

@@ -16,7 +16,7 @@ def write(
 
   Args:
     data_dir: what `data.data_dir` or TFDS_DATA_DIR then names.
-    name: of the dataset.
+    name: of the dataset, `NAME` or `NAME/CONFIG`.
     features: a `tfds.features.FeaturesDict`.
     splits: for each split its shards, each a list of examples as `features` encodes them.
 
@@ -25,11 +25,12 @@ def write(
   """
   tf, tfds = import_tensorflow(), import_tfds()
   folder = pathlib.Path(data_dir) / name / "1.0.0"
+  dataset = name.partition("/")[0]
   folder.mkdir(parents=True)
   infos = []
   for split, shards in splits.items():
     template = tfds.core.ShardedFileTemplate(
-      data_dir=folder, dataset_name=name, split=split, filetype_suffix="tfrecord"
+      data_dir=folder, dataset_name=dataset, split=split, filetype_suffix="tfrecord"
     )
     for number, shard in enumerate(shards):
       path = os.fspath(template.sharded_filepath(shard_index=number, num_shards=len(shards)))

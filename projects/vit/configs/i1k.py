@@ -1,17 +1,19 @@
 """AugReg on ImageNet-1k: "How to train your ViT?" (Steiner et al. 2022, 2106.10270), from scratch at 224 px.
 
-    ./bazelw run //tools:prepare_data -- imagenet2012
+    ./bazelw run //tools:prepare_data -- imagenet2012 imagenet2012_real imagenet_v2
     ./bazelw run //projects/vit:train -- --config=projects/vit/configs/i1k.py:variant=B/16
     ./bazelw run //projects/vit:train -- --config=projects/vit/configs/i1k.py:variant=B/32,aug=light1,reg=0.1,wd=0.03
 
 Arguments: `variant` (Ti/16, S/32, S/16, B/32, B/16, L/16), `aug` (none, light1, light2, medium1, medium2, strong1,
-strong2), `reg` (0.0 or 0.1: the rate of both dropout and stochastic depth), `wd` (0.03 or 0.1).
+strong2), `reg` (0.0 or 0.1: the rate of both dropout and stochastic depth), `wd` (0.03 or 0.1), `tests` (val+real+v2;
+`tests=val` needs imagenet2012 alone).
 
 Expected: the paper's Figure 4 gives the accuracy at every level. 300 epochs of B/16 cost 4.0e19 FLOPs: two days on a
 TPU v3-8 at half its peak.
 """
 
 from core import config as config_lib
+from core.evaluators import standard
 
 # Level: RandAugment(layers, magnitude), and the parameter of mixup (the paper's section 3.3).
 AUGMENTATION = {
@@ -26,7 +28,7 @@ AUGMENTATION = {
 
 
 def get_config(arg=None):
-  arg = config_lib.parse_arg(arg, variant="B/16", aug="medium2", reg=0.0, wd=0.1, runlocal=False)
+  arg = config_lib.parse_arg(arg, variant="B/16", aug="medium2", reg=0.0, wd=0.1, tests="val+real+v2", runlocal=False)
   randaug, mixup = config_lib.choose("aug", arg.aug, AUGMENTATION)
   config = config_lib.ConfigDict()
 
@@ -55,20 +57,16 @@ def get_config(arg=None):
   config.wd = arg.wd * config.lr
   config.schedule = dict(decay_type="cosine", warmup_steps=10_000)
 
+  pp = "decode|resize_small(256)|central_crop(224)|value_range(-1,1)"
+  options = dict(batch_size=4_096, loss_name=config.loss, log_steps=2_500)
+
   def evaluate(split):
-    return dict(
-      type="classification",
-      data=dict(name="imagenet2012", split=split),
-      pp_fn=f"decode|resize_small(256)|central_crop(224)|value_range(-1,1)|{labels}",
-      batch_size=4_096,
-      loss_name=config.loss,
-      log_steps=2_500,
-    )
+    return dict(type="classification", data=dict(name="imagenet2012", split=split), pp_fn=f"{pp}|{labels}", **options)
 
   config.evals = dict(
     train=evaluate("train[:2%]"),
     minival=evaluate("train[99%:]"),
-    val=evaluate("validation"),
+    **standard.imagenet(pp, tests=arg.tests, **options),
   )
   config.log_training_steps = 50
   config.ckpt_steps = 1_000

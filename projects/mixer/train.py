@@ -1,0 +1,14 @@
+"""Trains MLP-Mixers, image classifiers of MLPs alone (Tolstikhin et al. 2021).
+
+./bazelw run //projects/mixer:train -- --config=projects/mixer/configs/digits.py
+"""
+
+from pathlib import Path
+
+from core.training import cli
+from core.training.classification import Classification
+
+make_task = Classification
+
+if __name__ == "__main__":
+  cli.main(make_task, project=Path(__file__).parent, default="digits")
