@@ -101,7 +101,22 @@ def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
   module_spec.loader.exec_module(module)
   if not hasattr(module, "get_config"):
     raise UserError(f"config: {file!r} has no function get_config(arg)")
-  config = ConfigDict(module.get_config(arg or None))
+  return _finished(ConfigDict(module.get_config(arg or None)), overrides)
+
+
+def from_json(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
+  """The config that a run left in its `config.json`, with `overrides` applied, checked and locked.
+
+  Raises:
+    UserError: no such file, or no config in it.
+  """
+  try:
+    return _finished(ConfigDict(json.loads(path.read_text())), overrides)
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} is no config of a run ({str(error).splitlines()[0]})") from None
+
+
+def _finished(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
   config.unlock()
   for key, text in overrides:
     _override(config, key, text)

@@ -59,7 +59,7 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """Steps of the finished checkpoints, ascending."""
-    return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
+    return steps(self._folder)
 
   def path(self, step: int) -> Path:
     """Where the checkpoint of `step` lies."""
@@ -175,6 +175,11 @@ class Checkpoints:
     return True
 
 
+def steps(folder: Path) -> list[int]:
+  """Steps of the finished checkpoints in a run's `checkpoints` folder, ascending."""
+  return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
 def find(where: str | os.PathLike, key: str) -> Path:
   """The sealed checkpoint that `where` names: `WORKDIR/checkpoints/STEP`, or a workdir, of which it is the newest.
 
@@ -189,11 +194,10 @@ def find(where: str | os.PathLike, key: str) -> Path:
   """
   path = files.from_here(where)
   if not path.name.isdigit():
-    found = [each for each in (path / "checkpoints").glob("*") if each.name.isdigit()]
-    path = max(found, key=lambda each: int(each.name), default=path)
+    path = path / "checkpoints" / str(max(steps(path / "checkpoints"), default="none"))
   if not path.name.isdigit() or not path.is_dir():
-    there = sorted((each.name for each in path.parent.glob("*") if each.name.isdigit()), key=int)
-    hint = f"; there are {', '.join(there)}" if there else "; name WORKDIR/checkpoints/STEP, or a workdir that has one"
+    there = ", ".join(map(str, steps(path.parent)))
+    hint = f"; there are {there}" if there else "; name WORKDIR/checkpoints/STEP, or a workdir that has one"
     raise UserError(f"{key}: no checkpoint at {where}{hint}")
   if fault := _fault(path):
     raise UserError(f"{key}: the checkpoint {path} is damaged ({fault}); name another")

@@ -70,6 +70,7 @@ class Evaluator:
     self._table = _table_path(per_class, output_dir)
     fn = _make_sums(predict, losses.get(loss_name), label_key, loss_name == "sigmoid_xent", self._classes, self._table)
     data = batches.open_batches(data, pp_fn, batch_size=batch_size, sharding=sharding, cache=cache)
+    self.data = data
     self._totals = batches.Totals(fn, data, sharding)
 
   def check(self, state: TrainState) -> None:

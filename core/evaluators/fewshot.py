@@ -85,6 +85,7 @@ class Evaluator:
       label_key=label_key,
       cache=cache,
     )
+    self.data = self._pairs.first
     self._replicated = sharding_lib.replicated(sharding.mesh)
     self._correct = jax.jit(_correct, static_argnames="num_classes", out_shardings=self._replicated)
 

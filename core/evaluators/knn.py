@@ -81,6 +81,7 @@ class Evaluator:
       label_key=label_key,
       cache=cache,
     )
+    self.data = self._pairs.first
     for name in self._pairs.names:
       if max(self._k) > self._pairs.size(name):
         raise UserError(f"evals: k is {max(self._k)}; datasets.{name} has {self._pairs.size(name)} train examples")

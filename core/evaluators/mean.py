@@ -38,6 +38,7 @@ class Evaluator:
     cache: bool | str | None = None,
   ):
     data = batches.open_batches(data, pp_fn, batch_size=batch_size, sharding=sharding, cache=cache)
+    self.data = data
     self._totals = batches.Totals(lambda params, batch: _sums(predict, params, batch), data, sharding)
     self._num_examples = data.num_examples
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Float, Int
 
-from core.data import input_config
+from core.data import input_config, pipeline
 from core.errors import UserError, nearest
 from core.evaluators import batches, features
 from core.training.task import Params, Predict
@@ -82,6 +82,11 @@ class Pairs:
   def names(self) -> list[str]:
     """Of the datasets, in the config's order."""
     return list(self._data)
+
+  @property
+  def first(self) -> pipeline.EvalInput:
+    """The batches of the first dataset's train split."""
+    return next(iter(self._data.values()))[0]
 
   def size(self, name: str) -> int:
     """Number of train examples."""

@@ -37,6 +37,9 @@ def make(
 ) -> Any:
   """The evaluator of `config.evals.<name>`.
 
+  Every evaluator has `check(state)`, which refuses what the first evaluation would, `run(state, interrupted) ->
+  {metric: value} | None`, and `data`, the batches that it reads, or the first of them where there are several.
+
   Args:
     name: its name in the config, the prefix of its metrics.
     config: `type`, `pred` (a name in `predict`), `pred_kw` (keyword arguments of that prediction), when to run

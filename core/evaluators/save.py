@@ -63,7 +63,7 @@ class Evaluator:
     self._extractor = features.Extractor(
       lambda params, batch: _select(features.named_outputs(predict, params, batch), batch, patterns), sharding
     )
-    self._data = batches.open_batches(data, pp_fn, batch_size=batch_size, sharding=sharding, cache=cache)
+    self.data = batches.open_batches(data, pp_fn, batch_size=batch_size, sharding=sharding, cache=cache)
 
   def check(self, state: TrainState) -> None:
     """Refuses, by the shapes of one batch, what the first evaluation would; `state` may be shapes, too.
@@ -72,15 +72,15 @@ class Evaluator:
       UserError: the data cannot be read or do not fit the model, a regex matches nothing, or something that has not one
         row an example.
     """
-    self._extractor.shapes(state.params, self._data)
+    self._extractor.shapes(state.params, self.data)
 
   def run(self, state: TrainState, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
     """Writes the file for `state.params`; None, and no file, if `interrupted()` became true on the way."""
-    size = self._data.num_examples
+    size = self.data.num_examples
     writes = jax.process_index() == 0
     with contextlib.ExitStack() as closing:
       rows = closing.enter_context(_Rows(self._path, size)) if writes else None
-      pieces = closing.enter_context(contextlib.closing(self._extractor.pieces(state.params, self._data)))
+      pieces = closing.enter_context(contextlib.closing(self._extractor.pieces(state.params, self.data)))
       for ids, outputs in pieces:
         if rows is not None:
           rows.write(ids, outputs)

@@ -75,7 +75,7 @@ def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]
   if "coordinator" in flags and "workdir" not in flags:
     raise UserError("several processes share one --workdir=DIR; give it to each of them")
   workdir = files.from_here(flags.get("workdir") or f"runs/{project.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-  _start_jax(flags, workdir)
+  start_jax(flags, workdir)
 
   try:
     loop.run(make_task(config), config, workdir, project=project.name, name=name)
@@ -148,7 +148,7 @@ def config_spec(spec: str, project: Path) -> str:
   raise UserError(f"config: no file {file!r}; {project.name} has: {', '.join(configs)}")
 
 
-def _start_jax(flags: dict[str, str], workdir: Path) -> None:
+def start_jax(flags: dict[str, str], workdir: Path) -> None:
   """Settles devices, processes and the compilation cache, before anything is computed."""
   if "cpu_devices" in flags:
     jax.config.update("jax_platforms", "cpu")
