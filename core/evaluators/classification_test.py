@@ -129,8 +129,8 @@ def test_examples_of_other_classes_do_not_count_and_five_of_five_is_no_metric():
 
 
 def test_a_dataset_without_any_label_is_refused():
+  other = (digits.load(split="test").arrays["label"][0] + 1) % 10
   with pytest.raises(UserError, match="no example has a label"):
-    other = (digits.load(split="test").arrays["label"][0] + 1) % 10
     evaluator(classes=[other], data=dict(name="digits", split="test[:1]")).run(state())
 
 

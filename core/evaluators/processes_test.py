@@ -1,0 +1,78 @@
+"""Two processes of four devices evaluate as one process with eight does."""
+
+import json
+import socket
+
+import jax
+import numpy as np
+import pytest
+
+from core.testing import linear, trainer
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+PAIR = dict(train=dict(name="digits", split="train[:500]"), test=dict(name="digits", split="test"))
+CHILD = """
+import json, pathlib, sys
+import jax
+from core.evaluators import processes_test
+port, number, folder = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_disable_most_optimizations", True)
+jax.distributed.initialize(f"localhost:{port}", 2, int(number))
+print(json.dumps(processes_test.evaluate_all(pathlib.Path(folder))))
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+  """Nearly all the time is XLA optimizing programs that run once."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+def evaluate_all(folder):
+  """The metrics of each type of evaluator; `folder` takes the files. 360 examples leave a batch of 104 half empty."""
+  one = dict(data=dict(name="digits", split="test"), batch_size=104)
+  several = dict(datasets=dict(digits=PAIR), batch_size=104)
+  several |= dict(pp_train=linear.IMAGES_AND_LABELS, pp_eval=linear.IMAGES_AND_LABELS)
+  onehot = "value_range(0,1)|onehot(10,key='label',key_result='labels')|keep('image','labels')"
+  configs = dict(
+    classification=one | dict(pp_fn=onehot, per_class=True),
+    fewshot=several | dict(shots=5, num_seeds=2, l2_reg=(1.0, 1024.0)),
+    knn=several | dict(k=20),
+    mean=one | dict(pp_fn=linear.IMAGES_AND_LABELS),
+    save=one | dict(pp_fn=linear.IMAGES_AND_LABELS, outputs=("output", "batch/label")),
+  )
+  total = lambda params, batch: {"total": linear.predict(params, batch)[1]["encoder"]["block01"]["total"]}
+  found = {}
+  for kind, config in configs.items():
+    predict = total if kind == "mean" else linear.predict
+    evaluation = linear.evaluator(config | dict(type=kind), predict, output_dir=folder / kind)
+    evaluation.check(linear.state())
+    found[kind] = evaluation.run(linear.state())
+  return found
+
+
+def test_two_processes_give_the_numbers_and_files_of_one(tmp_path):
+  with socket.socket() as listener:
+    listener.bind(("localhost", 0))
+    port = str(listener.getsockname()[1])
+  processes = [trainer.start_code(CHILD, port, str(number), str(tmp_path / "two")) for number in range(2)]
+  outputs = [process.communicate(timeout=240)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], outputs
+  want = evaluate_all(tmp_path / "one")
+  for output in outputs:
+    found = json.loads(output.splitlines()[-1])
+    assert found.keys() == want.keys()
+    for kind, metrics in want.items():
+      assert list(found[kind]) == list(metrics)
+      np.testing.assert_allclose(list(found[kind].values()), list(metrics.values()), rtol=1e-6, err_msg=kind)
+  table = "classification/test/per_class.csv"
+  assert (tmp_path / "two" / table).read_bytes() == (tmp_path / "one" / table).read_bytes()
+  files = [np.load(tmp_path / run / "save/test/outputs.npz") for run in ("one", "two")]
+  assert files[0].files == files[1].files
+  for name in files[0].files:
+    np.testing.assert_allclose(files[0][name], files[1][name], rtol=1e-5, atol=1e-6)
