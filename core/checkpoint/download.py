@@ -27,7 +27,7 @@ SILENT_SECONDS = 30.0  # Without a byte, a connection counts as broken.
 TRIES = 3  # In a row that bring nothing.
 PAUSE_SECONDS = 0.5  # Before the second try; doubles.
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 22
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 

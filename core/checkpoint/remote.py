@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
 import urllib.parse
@@ -31,6 +32,7 @@ from core.checkpoint import download
 from core.errors import UserError
 
 _BLOCK = 1 << 22
+_CLEAR = "\r\x1b[K"  # Back to the start of the terminal's line, and empty it.
 
 
 def fetch(location: str) -> Path:
@@ -230,15 +232,21 @@ class _Progress:
     self._latest = (there, size or 0)
     if now - self._said > (0.2 if self._live else 10):
       self._said = now
-      _say(f"\r\x1b[K{self._line(now)}" if self._live else self._line(now), end="" if self._live else "\n")
+      self._draw(self._line(now))
 
   def end(self) -> None:
     """Leaves the last state as a line."""
     if self._began is not None:
-      _say(("\r\x1b[K" if self._live else "") + self._line(time.monotonic()))
+      self._draw(self._line(time.monotonic()), end="\n")
+
+  def _draw(self, line: str, end: str = "") -> None:
+    if self._live:
+      _say(_CLEAR + line[: shutil.get_terminal_size().columns - 1], end)
+    else:
+      _say(line)
 
   def _line(self, now: float) -> str:
     (there, size), (then, before) = self._latest, self._began or (now, 0)
     rate = (there - before) / max(now - then, 1e-3)
     whole = f" of {size / 1e6:,.1f}" if size else ""
-    return f"downloading {self._name}: {there / 1e6:,.1f}{whole} MB, {rate / 1e6:,.1f} MB/s"
+    return f"downloading {there / 1e6:,.1f}{whole} MB, {rate / 1e6:,.1f} MB/s: {self._name}"

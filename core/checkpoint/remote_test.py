@@ -383,7 +383,7 @@ def test_bytes_and_rate_are_said_on_stderr(server, capsys):
   remote.fetch(f"{server.url}/w.npz")
   out, err = capsys.readouterr()
   assert out == ""
-  assert re.fullmatch(rf"downloading {server.url}/w.npz: 0\.3 of 0\.3 MB, [\d,.]+ MB/s\n", err)
+  assert re.fullmatch(rf"downloading 0\.3 of 0\.3 MB, [\d,.]+ MB/s: {server.url}/w.npz\n", err)
 
 
 def test_only_the_first_process_of_a_job_speaks(server, capsys, monkeypatch):
