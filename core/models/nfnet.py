@@ -1,9 +1,9 @@
 """NFNets, residual networks without normalization (Brock et al. 2021, arXiv:2102.06171), F0 to F6 as published.
 
-Parameters are named after the authors' (a Haiku tree), with flax's `kernel` and `bias` for their `w` and `b`:
+Parameters have names near those of the authors' code, with `kernel` and `bias` for its `w` and `b`:
 
     stem_conv{0..3}/{kernel, bias, gain}
-    stage{s}_block{i}/{conv0, conv1, conv1b, conv2}/{kernel, bias, gain}      `nf_block_N`, counted through, there
+    stage{s}_block{i}/{conv0, conv1, conv1b, conv2}/{kernel, bias, gain}      there blocks are counted through
     stage{s}_block{i}/conv_shortcut/{kernel, bias, gain}                      the first block of a stage
     stage{s}_block{i}/se/{fc0, fc1}/{kernel, bias}                            squeeze and excitation
     stage{s}_block{i}/skip_gain                                               a scalar
@@ -281,12 +281,12 @@ class NFNet(nn.Module):
     if image.ndim != 4:
       raise UserError(f"model: images must be [batch, height, width, channels], got {list(image.shape)}")
     out: Intermediates = {}
-    activation = scaled_activation(self.activation, self.gelu)
-    x = out["stem"] = self._stem(jnp.asarray(image, self.dtype_mm), activation)
-    for name, block in self._blocks(activation):
-      x = out[name] = block(x, train)
+    x = out["stem"] = self._stem(jnp.asarray(image, self.dtype_mm))
+    for before, ((stage, i), deviation) in enumerate(expected_deviations(self.depth, self.alpha).items()):
+      block = self._block(stage, i, before, 1 / deviation)
+      x = out[block.name] = block(x, train)
     x = ScaledStdConv(self.final_width, 1, dtype=self.dtype_mm, name="final_conv")(x)
-    x = out["pre_logits_2d"] = activation(x)
+    x = out["pre_logits_2d"] = scaled_activation(self.activation, self.gelu)(x)
     x = out["pre_logits"] = x.mean(axis=(1, 2))
     if self.num_classes:
       x = nn.Dropout(self.dropout)(x, not train)
@@ -294,38 +294,44 @@ class NFNet(nn.Module):
       x = out["logits"] = nn.Dense(self.num_classes, kernel_init=kernel_init, name="head")(x)
     return x, out
 
-  def _stem(
-    self, x: Float[Array, "batch height width channels"], activation: Callable[[jax.Array], jax.Array]
-  ) -> Float[Array, "batch h w stem_width"]:
+  def _stem(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w stem_width"]:
+    activation = scaled_activation(self.activation, self.gelu)
     for i, (part, stride) in enumerate(((8, 2), (4, 1), (2, 1), (1, 2))):
       x = activation(x) if i else x
       x = ScaledStdConv(self.stem_width // part, 3, stride, dtype=self.dtype_mm, name=f"stem_conv{i}")(x)
     return x
 
-  def _blocks(self, activation: Callable[[jax.Array], jax.Array]) -> list[tuple[str, NFBlock]]:
-    """The residual blocks by name, each with what is known of its input's variance (section 3 of the paper)."""
-    blocks, variance, total = [], 1.0, sum(self.depth)
-    for stage, (width, depth) in enumerate(zip(self.width, self.depth)):
-      inner = int(width * self.bottleneck)
-      for i in range(depth):
-        name = f"stage{stage}_block{i}"
-        block = NFBlock(
-          width,
-          inner,
-          activation,
-          stride=2 if stage and not i else 1,
-          beta=variance**-0.5,
-          alpha=self.alpha,
-          groups=inner // self.group_size,
-          se_hidden=max(1, int(width * self.se_ratio)),
-          skip_rate=self.stoch_depth * len(blocks) / total,
-          dtype=self.dtype_mm,
-          name=name,
-        )
-        blocks.append((name, block))
-        # The first block's shortcut starts from the normalized input, so the variance starts anew.
-        variance = (1.0 if not i else variance) + self.alpha**2
-    return blocks
+  def _block(self, stage: int, i: int, before: int, beta: float) -> NFBlock:
+    """Block `i` of a stage, with `before` blocks before it in all."""
+    width = self.width[stage]
+    inner = int(width * self.bottleneck)
+    return NFBlock(
+      width,
+      inner,
+      scaled_activation(self.activation, self.gelu),
+      stride=2 if stage and not i else 1,
+      beta=beta,
+      alpha=self.alpha,
+      groups=inner // self.group_size,
+      se_hidden=max(1, int(width * self.se_ratio)),
+      skip_rate=self.stoch_depth * before / sum(self.depth),
+      dtype=self.dtype_mm,
+      name=f"stage{stage}_block{i}",
+    )
+
+
+def expected_deviations(depth: Sequence[int], alpha: float) -> dict[tuple[int, int], float]:
+  """Of the input of each block (stage, i) at the start (Brock et al. 2021, section 3).
+
+  Each block adds alpha^2 to the variance. The shortcut of a stage's first block starts from the normalized input, so
+  the variance starts anew at 1 there.
+  """
+  deviations, variance = {}, 1.0
+  for stage, blocks in enumerate(depth):
+    for i in range(blocks):
+      deviations[stage, i] = math.sqrt(variance)
+      variance = (variance if i else 1.0) + alpha**2
+  return deviations
 
 
 def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_load: Sequence[str] = ()) -> Any:
@@ -333,14 +339,16 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
 
   Args:
     init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
-    init_file: see `core.models.weights.read_file`. timm's files (dm_nfnet_f0 to f6) ask for the option gelu="exact".
-    model_cfg: the model's options, which `init_params` tells already.
+    init_file: see `core.models.weights.read_file`. timm's files (dm_nfnet_f0 to f6) hold the authors' weights.
+    model_cfg: the model's options. Where they are given, weights of another library whose model computes otherwise (the
+      exact GELU) are refused.
     dont_load: regexes over names, `["head/.*"]` for a new task.
 
   Raises:
     UserError: an unreadable file, or one of another model (it names the first parameters that differ).
   """
-  del model_cfg
-  loaded = weights.read_file("nfnet", init_file)
+  loaded, options = weights.read_file_and_options("nfnet", init_file)
+  if model_cfg is not None:
+    weights.check_options(options, Model(**model_cfg), model_cfg, source=init_file)
   init = dict(trees.flatten_with_names(init_params))
   return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file))
