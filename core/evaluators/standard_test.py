@@ -1,0 +1,76 @@
+"""The standard evaluations on stand-ins of their datasets: ReaL counted by hand, few-shot as the evaluator takes it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core import sharding
+from core.errors import UserError
+from core.evaluators import registry, standard
+from core.testing import standin
+from core.training.state import TrainState
+
+PP = "decode|resize(8)|value_range(-1,1)"
+GUESS = 7  # The class of which the model below is always sure.
+
+
+def predict(params, batch):
+  features = jnp.mean(batch["image"], axis=(1, 2)) + params["shift"]
+  logits = jnp.zeros((features.shape[0], 1000)).at[:, GUESS].set(1.0)
+  return logits, {"pre_logits": features}
+
+
+def results(entries, name):
+  where = sharding.batch_sharding(sharding.make_mesh())
+  evaluator = registry.make(name, entries[name], predict={"predict": predict}, sharding=where)
+  params = jax.device_put({"shift": np.zeros(3, np.float32)}, sharding.replicated(where.mesh))
+  return evaluator.run(TrainState.create(params, ()))
+
+
+def test_real_counts_any_of_an_images_labels_and_leaves_images_without_one_out(tmp_path, monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+  real = [[GUESS], [3, GUESS, 5], [3], [], [GUESS, 999], [0, 1], []]
+  numbers = iter(range(len(real)))
+
+  def example(features, rng):
+    number = next(numbers)
+    made = standin.example(features, rng)
+    return {**made, "original_label": GUESS if number < 2 else 1, "real_label": real[number]}
+
+  standin.write(tmp_path, "imagenet2012_real", splits={"validation": len(real)}, make_example=example)
+  entries = standard.imagenet(PP, alone=True, batch_size=4)
+  assert list(entries) == ["val", "real", "v2"]
+  assert results(entries, "real")["prec@1"] == pytest.approx(3 / 5)
+  assert results(entries, "val")["prec@1"] == pytest.approx(2 / 7)
+
+
+def test_few_shot_transfer_reports_what_the_configs_ask_for(tmp_path, monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+  for name in ("uc_merced", "dtd"):
+    standin.write(tmp_path, name)
+  entries = standard.fewshot("dtd+uc_merced", resize=12, crop=8, batch_size=32, shots=(1, 5))
+  # Of uc_merced, the published splits are parts of `train`, more than the stand-in has.
+  entries["fewshot"]["datasets"]["uc_merced"] = ("uc_merced", "train[:50]", "train[50:]")
+  found = results(entries, "fewshot")
+  assert {f"{name}_{shots}shot" for name in ("dtd", "uc_merced") for shots in (1, 5)} <= found.keys()
+  assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_the_tests_and_datasets_can_be_chosen():
+  assert list(standard.imagenet(PP, tests="v2", batch_size=4)) == ["v2"]
+  assert standard.imagenet(PP, tests="val", batch_size=4)["val"]["data"]["name"] == "imagenet2012"
+  assert standard.fewshot("none", batch_size=4) == {}
+  assert list(standard.fewshot("all", batch_size=4)["fewshot"]["datasets"]) == list(standard.FEWSHOT)
+
+
+@pytest.mark.parametrize(
+  "make, words",
+  [
+    (lambda: standard.imagenet(PP, tests="val+reel"), "tests='reel' is unknown.*did you mean 'real'"),
+    (lambda: standard.fewshot("pet"), "fewshot='pet' is unknown.*did you mean 'pets'"),
+  ],
+)
+def test_an_unknown_one_is_refused(make, words):
+  with pytest.raises(UserError, match=words):
+    make()
