@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
   project, config = _config(flags, overrides, workdir)
   default = f"runs/evaluate-{project}-{time.strftime('%Y%m%d-%H%M%S')}.json"
   output = files.from_here(flags.get("output") or (workdir / "evaluate.json" if workdir else default))
-  cli.start_jax(flags, output.parent)
+  cli.start_jax(flags, workdir or output)
 
   make_task = _trainer(project).make_task
   mesh = sharding.make_mesh(config.get("mesh", [("data", -1)]))
