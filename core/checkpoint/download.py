@@ -224,8 +224,10 @@ def _words(error: Exception) -> str:
       return "no proper URL"
     case aiohttp.TooManyRedirects():
       return "it redirects in a circle"
-    case aiohttp.ClientSSLError():
+    case aiohttp.ClientConnectorCertificateError():
       return "the server's certificate is not trusted"
+    case aiohttp.ClientSSLError():
+      return "the server makes no secure connection"
     case aiohttp.ClientConnectorError():
       number, words = error.os_error.errno, error.os_error.strerror  # asyncio's words hold addresses.
       return f"it cannot be reached ({os.strerror(number) if number and number > 0 else words or 'no connection'})"

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float
 
 from core import trees
+from core.checkpoint import catalog
 from core.errors import UserError, nearest
 from core.models import weights
 from core.models.layers import Intermediates
@@ -219,14 +220,16 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
 
   Args:
     init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
-    init_file: see `core.models.weights.read_file`.
-    model_cfg: the model's options; `init_params` already tells what this family needs of them.
+    init_file: see `core.models.weights.read_file`; "M" or "M-ILSVRC2012" is the BiT of that kind and the model's size.
+    model_cfg: the model's options; its size only completes such a name.
     dont_load: regexes over names, `["head/.*"]` for a new task.
 
   Raises:
     UserError: an unreadable file, or one of another model (it names the first parameters that differ).
   """
-  del model_cfg
+  if model_cfg:
+    options = {**decode_variant(model_cfg.get("variant")), **model_cfg}
+    init_file = catalog.bit_name(init_file, options.get("depth", ResNetV2.depth), options.get("width", ResNetV2.width))
   init = dict(trees.flatten_with_names(init_params))
   loaded = {_current_name(name): array for name, array in weights.read_file("resnet", init_file).items()}
   loaded = {name: _current_shape(array, init.get(name)) for name, array in loaded.items()}

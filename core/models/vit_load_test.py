@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core import trees
-from core.checkpoint import pretrained
+from core.checkpoint import pretrained, remote
 from core.errors import UserError
 from core.models import vit
 from core.testing.params import random_like, shapes
@@ -142,6 +142,17 @@ def test_the_image_tower_of_a_two_tower_file_loads_into_a_vit_of_another_task(sa
   loaded = vit.load(fresh, f"{path}:img", dont_load=["head/.*"])
   assert_same(loaded.pop("head"), fresh["head"])
   assert_same(loaded, params)
+
+
+def test_a_short_name_is_found_in_the_cache_without_a_network(tmp_path, monkeypatch):
+  monkeypatch.setenv("VISION_CACHE", str(tmp_path))
+  tower = vit.Model(None, pool_type="map", **TINY)
+  params = random_like(shapes(tower))
+  place = remote.cached_path("gs://big_vision/siglip/webli_en_b16_224_63724782.npz")
+  pretrained.save_params(place, {"params": {"img": params, "t": np.ones(1)}})
+  assert_same(vit.load(shapes(tower), "SigLIP B/16 224"), params)
+  with pytest.raises(UserError, match=r"^weights 'SigLIP B/16 225': .* \(did you mean .*'SigLIP B/16 224'"):
+    vit.load(shapes(tower), "SigLIP B/16 225")
 
 
 @pytest.mark.parametrize("positions", ["rows and columns", "tokens"])

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from core.checkpoint import pretrained
 from core.errors import UserError
-from core.models import weights
+from core.models import resnet, weights
 
 WITNESS = Path(__file__).parent / "witness" / "vit_timm.npz"
 
@@ -84,3 +85,24 @@ def test_merge_takes_the_file_in_the_dtype_of_the_model_and_keeps_what_is_not_to
   assert merged["b"] is init["b"]
   assert merged["a"].dtype == np.float32
   np.testing.assert_array_equal(merged["a"], [1, 1])
+
+
+@pytest.mark.parametrize(
+  "name, options",
+  [
+    ("BiT-M-R101x3-ILSVRC2012", None),
+    ("M-ILSVRC2012", {"variant": "101x3"}),
+    ("M-ILSVRC2012", {"variant": "50x3", "depth": 101}),
+  ],
+)
+def test_a_bit_model_completes_a_name_by_its_size(name, options, monkeypatch):
+  asked = []
+
+  def load_params(location):
+    asked.append(location)
+    return {"head": {"bias": np.zeros(3)}}
+
+  monkeypatch.setattr(pretrained, "load_params", load_params)
+  loaded = resnet.load({"head": {"bias": np.ones(3)}}, name, options)
+  assert asked == ["gs://bit_models/BiT-M-R101x3-ILSVRC2012.npz"]
+  np.testing.assert_array_equal(loaded["head"]["bias"], np.zeros(3))
