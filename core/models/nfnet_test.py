@@ -34,7 +34,7 @@ def image():
 
 @pytest.mark.parametrize(
   "variant, millions",
-  # Brock et al. 2021, table 6.
+  # Brock et al. 2021, table 3.
   [("F0", 71.5), ("F1", 132.6), ("F2", 193.8), ("F3", 254.9), ("F4", 316.1), ("F5", 377.2), ("F6", 438.4)],
 )
 def test_variants_have_the_numbers_of_parameters_in_the_paper(variant, millions):

@@ -8,10 +8,7 @@ The model is a dm_nfnet_f0 that shrank. The file holds `state_dict/NAME`, `image
 `logits`, `cotangent` and `image_grad`, the gradient of sum(logits * cotangent). Weights are float16 in the file, and
 were exactly these numbers when they were run.
 
-  ENV/bin/python core/models/witness/generate_nfnet.py --check FOLDER
-
-loads what `tools:export` wrote to FOLDER into timm and compares its logits with those stored there in `expected.npz`
-(`image`, values in [-1, 1], and `logits`).
+What `tools:export` writes for timm is checked by `generate_foreign_vit.py --check FOLDER`.
 """
 
 import sys
@@ -63,14 +60,5 @@ def main(path: str) -> None:
   print(f"{path}: {arrays['made_by']}, {Path(path).stat().st_size} bytes")
 
 
-def check(folder: str) -> None:
-  model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval().double()
-  with np.load(Path(folder, "expected.npz")) as file:
-    pixels = torch.tensor(file["image"], dtype=torch.float64).permute(0, 3, 1, 2)
-    with torch.no_grad():
-      difference = np.abs(model(pixels).numpy() - file["logits"]).max()
-    print(f"{folder}: logits differ by {difference:.2e} at most, and have a deviation of {file['logits'].std():.2e}")
-
-
 if __name__ == "__main__":
-  check(sys.argv[2]) if sys.argv[1] == "--check" else main(sys.argv[1])
+  main(sys.argv[1])
