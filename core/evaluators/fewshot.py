@@ -171,8 +171,8 @@ def ridge_scores(
   """Scores x_test w of the w that minimizes |x w - y|^2 + l2_reg |w|^2, y being 1 for the label's class, else -1.
 
   Features are standardized by the mean and deviation of `x`, and a constant feature of 100 is appended for the bias.
-  Since the other features then have mean zero, it is independent of them: its weight is solved for apart, which keeps
-  the Gram matrix of the rest well conditioned in float32. That is the smaller of x'x and xx'.
+  Since the other features then have mean zero, it is independent of them: its weight is solved for apart, and theirs
+  from the smaller of x'x and xx' and the rest of y, which keeps the problem well conditioned in float32.
 
   Args:
     x: features of the train examples.
@@ -186,11 +186,12 @@ def ridge_scores(
     x, x_test = _standardize(x, x_test)
     y = 2.0 * jax.nn.one_hot(labels, num_classes) - 1.0
     examples, channels = x.shape
+    bias = _BIAS**2 * y.sum(axis=0) / (_BIAS**2 * examples + l2_reg)
+    y = y - y.mean(axis=0)
     wide = channels > examples
     gram = x @ x.T if wide else x.T @ x
     factor = jax.scipy.linalg.cho_factor(gram + l2_reg * jnp.eye(len(gram)))
     weights = x.T @ jax.scipy.linalg.cho_solve(factor, y) if wide else jax.scipy.linalg.cho_solve(factor, x.T @ y)
-    bias = _BIAS**2 * y.sum(axis=0) / (_BIAS**2 * examples + l2_reg)
     return x_test @ weights + bias
 
 

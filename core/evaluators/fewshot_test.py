@@ -35,7 +35,7 @@ def sklearn_accuracy(shots, seed, l2, train=linear.images, test=linear.images):
   return model.score(x_test, linear.labels("test"))
 
 
-# As many channels as examples, fewer, and more; a constant channel, and one whose mean hides its deviation.
+# Fewer channels than examples, more, and as many; a constant channel, and one whose mean hides its deviation.
 @pytest.mark.parametrize("examples, channels", [(40, 12), (12, 40), (20, 20)])
 @pytest.mark.parametrize("l2", [1e-2, 1.0, 1024.0])
 def test_the_scores_are_those_of_ridge_regression(examples, channels, l2):
@@ -48,7 +48,7 @@ def test_the_scores_are_those_of_ridge_regression(examples, channels, l2):
   got = fewshot.ridge_scores(x, labels, x_test, l2, num_classes=4)
   features, test_features = augmented(x.astype(np.float64), x_test.astype(np.float64))
   ridge = Ridge(alpha=l2, fit_intercept=False, solver="cholesky").fit(features, 2 * np.eye(4)[labels] - 1)
-  np.testing.assert_allclose(got, ridge.predict(test_features), atol=2e-3, rtol=1e-3)
+  np.testing.assert_allclose(got, ridge.predict(test_features), atol=2e-4, rtol=1e-3)
 
 
 def test_accuracies_are_those_of_scikit_learn_over_shots_and_seeds():
