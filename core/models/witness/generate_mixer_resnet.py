@@ -211,7 +211,7 @@ def sizes() -> dict[str, dict[str, int]]:
   counts = {}
   for name, size in COUNTED.items():
     with torch.device("meta"):
-      kw = {} if name.startswith(("resnet", "dm_")) else {"img_size": size}
+      kw = {"num_classes": 1000} | ({} if name.startswith(("resnet", "dm_")) else {"img_size": size})
       model = timm.create_model(name, **kw).eval()
       with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, size, size))
