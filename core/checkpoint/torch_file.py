@@ -7,12 +7,15 @@ three forms the file has had, two are read: the zip archive of today (`data.pkl`
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import math
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,8 +38,11 @@ _DTYPES = {
 }
 _MAGIC = 0x1950A86A20F9469CFC6C  # The first pickle of the older form; the second is the version.
 _VERSION = 1001
-# What the pickle machine raises when it is fed other bytes than a pickle's.
-_NONSENSE = (AttributeError, IndexError, KeyError, TypeError, ValueError, MemoryError, OverflowError)
+# What the readers of pickles and zip archives raise when they are fed other bytes.
+_NONSENSE = (
+  *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, AttributeError),
+  *(TypeError, ValueError, ArithmeticError, MemoryError, RuntimeError),
+)
 
 
 def read(path: Path) -> dict[Any, Any]:
@@ -45,24 +51,33 @@ def read(path: Path) -> dict[Any, Any]:
   Raises:
     UserError: no such file, another one than `torch.save`'s, a damaged one, or one that names what could run code.
   """
-  try:
-    with path.open("rb") as file:
-      content = _read_zip(file, path) if zipfile.is_zipfile(file) else _read_legacy(file, path)
-  except FileNotFoundError:
-    raise UserError(f"{path}: no such file") from None
-  except OSError as error:
-    raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-  except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, struct.error, *_NONSENSE) as error:
-    raise UserError(f"{path}: damaged, or not a file of torch.save ({_one_line(error)})") from None
+  with _damage_in_one_line(path), path.open("rb") as file:
+    start = file.read(512)
+    file.seek(0)
+    content = _read_zip(file, path) if start.startswith(b"PK") else _read_legacy(file, path, start)
   if not isinstance(content, dict):
     raise UserError(f"{path}: holds a {type(content).__name__.lstrip('_')}, not the arrays of a model by name")
   return content
 
 
+@contextlib.contextmanager
+def _damage_in_one_line(path: Path) -> Iterator[None]:
+  try:
+    yield
+  except FileNotFoundError:
+    raise UserError(f"{path}: no such file") from None
+  except OSError as error:
+    raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+  except _NONSENSE as error:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise UserError(f"{path}: damaged, or not a file of torch.save ({reason})") from None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-  """A row of numbers: `load()` gives its bytes."""
+  """A row of numbers in a file: `load()` gives its bytes."""
 
+  path: Path
   dtype: np.dtype
   count: int
   load: Callable[[], bytes]
@@ -87,7 +102,8 @@ class _Tensor:
   def __call__(self) -> np.ndarray:
     if not math.prod(self.shape):
       return np.zeros(self.shape, self.storage.dtype)
-    numbers = np.frombuffer(self.storage.load(), self.storage.dtype, self.storage.count)[self.offset :]
+    with _damage_in_one_line(self.storage.path):
+      numbers = np.frombuffer(self.storage.load(), self.storage.dtype, self.storage.count)[self.offset :]
     strides = tuple(stride * numbers.itemsize for stride in self.strides)
     return np.lib.stride_tricks.as_strided(numbers, self.shape, strides, writeable=False)
 
@@ -155,27 +171,25 @@ def _read_zip(file: IO[bytes], path: Path) -> Any:
   if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
     raise UserError(f"{path}: written by a big-endian machine, which is not read here")
 
+  # Tensors that share a storage mostly come one after the other.
+  load = functools.lru_cache(maxsize=1)(functools.partial(_zip_entry, path))
+
   def storage(dtype: np.dtype, key: str, count: int) -> _Storage:
     entry = f"{root}data/{key}"
     if archive.getinfo(entry).file_size < count * dtype.itemsize:
       raise EOFError(f"{entry} is too short")
-    return _Storage(dtype, count, lambda: _zip_entry(path, entry))
+    return _Storage(path, dtype, count, lambda: load(entry))
 
   with archive.open(pickles[0]) as data:
     return _Unpickler(data, path, storage).load()
 
 
 def _zip_entry(path: Path, entry: str) -> bytes:
-  try:
-    with zipfile.ZipFile(path) as archive:
-      return archive.read(entry)
-  except (OSError, zipfile.BadZipFile) as error:
-    raise UserError(f"{path}: damaged ({_one_line(error)})") from None
+  with zipfile.ZipFile(path) as archive:
+    return archive.read(entry)
 
 
-def _read_legacy(file: IO[bytes], path: Path) -> Any:
-  start = file.read(512)
-  file.seek(0)
+def _read_legacy(file: IO[bytes], path: Path, start: bytes) -> Any:
   if start[257:262] == b"ustar":
     raise UserError(f"{path}: a tar archive (PyTorch's form until 2016?); load and save it with a PyTorch of today")
   if not start.startswith(b"\x80"):
@@ -184,20 +198,21 @@ def _read_legacy(file: IO[bytes], path: Path) -> Any:
     raise UserError(f"{path}: a pickle, but not of torch.save")
   _Unpickler(file, path).load()  # The machine's byte order and sizes: all are little-endian in practice.
   places: dict[str, int] = {}  # Filled in below: the storages come after the pickle that names them.
-  dtypes: dict[str, np.dtype] = {}
+  storages: dict[str, _Storage] = {}
+  load = functools.lru_cache(maxsize=1)(functools.partial(_slice, path))
 
   def storage(dtype: np.dtype, key: str, count: int) -> _Storage:
-    dtypes[key] = dtype
-    return _Storage(dtype, count, lambda: _slice(path, places[key], count * dtype.itemsize))
+    storages[key] = _Storage(path, dtype, count, lambda: load(places[key], count * dtype.itemsize))
+    return storages[key]
 
   content = _Unpickler(file, path, storage).load()
   size = path.stat().st_size
   for key in _Unpickler(file, path).load():
     (count,) = struct.unpack("<q", file.read(8))
     places[key] = file.tell()
-    if not 0 <= count <= (size - places[key]) // dtypes[key].itemsize:
+    if count != storages[key].count or count * storages[key].dtype.itemsize > size - places[key]:
       raise EOFError("it ends too early")
-    file.seek(count * dtypes[key].itemsize, 1)
+    file.seek(count * storages[key].dtype.itemsize, 1)
   return content
 
 
@@ -205,7 +220,3 @@ def _slice(path: Path, start: int, size: int) -> bytes:
   with path.open("rb") as file:
     file.seek(start)
     return file.read(size)
-
-
-def _one_line(error: Exception) -> str:
-  return " ".join(str(error).split()) or type(error).__name__
