@@ -23,6 +23,9 @@ from core.errors import UserError, first_few
 # What else loads into a family's models.
 _ALSO = {"vit": ("flexivit",), "resnet": ("distill_teachers",)}
 
+# Families whose files hold towers, which other families' models take by subtree.
+_TOWERS = ("two_towers", "lit", "clippo")
+
 _BIT_SIZES = ("R50x1", "R50x3", "R101x1", "R101x3", "R152x2", "R152x4")
 _BIT_NAMES = tuple(f"BiT-{data}-{size}{end}" for data in "SML" for size in _BIT_SIZES for end in ("", "-ILSVRC2012"))
 _BIT_ON_VTAB = re.compile(rf"(BiT-[SML]-({'|'.join(_BIT_SIZES)}))-run[012]-[a-z0-9_-]+")
@@ -36,7 +39,7 @@ def locate(family: str, name: str) -> str:
 
   Args:
     family: "vit", "mixer", "resnet", "two_towers", "lit", ... A family without published weights has no names.
-    name: a short name, also with a subtree after a colon ("SigLIP B/16 224:img"); or a path or URL.
+    name: a short name; that of any file of towers with a subtree after a colon ("mixed_L16L:img"); or a path or URL.
 
   Raises:
     UserError: neither a known name nor a file; the nearest names are given.
@@ -46,8 +49,9 @@ def locate(family: str, name: str) -> str:
   if family == "resnet" and _BIT_ON_VTAB.fullmatch(name):
     return _bit_location(name)
   base, colon, subtree = name.rpartition(":")
-  if colon and base in known and ".npz:" not in known[base]:
-    return f"{known[base]}:{subtree}"
+  for each in (family, *_TOWERS) if colon else ():
+    if (location := _locations(each).get(base, ":")).endswith(".npz"):
+      return f"{location}:{subtree}"
   if known and not _is_path(name):
     raise UserError(f"weights {name!r}: neither a file nor a published name of {family}{_nearest(name, family)}")
   return name
@@ -68,11 +72,15 @@ def bit_name(name: str, depth: int, width: int) -> str:
 
 
 @functools.cache
+def _catalog() -> dict[str, dict[str, str]]:
+  return json.loads(Path(__file__).with_name("catalog.json").read_text())
+
+
+@functools.cache
 def _locations(family: str) -> dict[str, str]:
-  catalog = json.loads(Path(__file__).with_name("catalog.json").read_text())
   found = {}
   for each in (family, *_ALSO.get(family, ())):
-    found |= catalog.get(each, {})
+    found |= _catalog().get(each, {})
   return found | ({name: _bit_location(name) for name in _BIT_NAMES} if family == "resnet" else {})
 
 
@@ -89,6 +97,10 @@ def _is_path(name: str) -> bool:
 def _nearest(name: str, family: str) -> str:
   if family == "resnet" and (full := bit_name(name, 50, 1)) != name:
     return f" (the size of the model belongs to the name: {full!r})"
+  base = name.partition(":")[0]
+  if others := [other for other, entries in _catalog().items() if base in entries]:
+    tower = f"; '{base}:img' is its image tower" if others[0] in _TOWERS else ""
+    return f" ({base!r} is one of {others[0]}{tower})"
   lower = {each.lower(): each for each in names(family)}
   if close := difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6):
     return f" (did you mean {' or '.join(repr(lower[each]) for each in close)}?)"

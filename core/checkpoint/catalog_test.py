@@ -29,6 +29,8 @@ def test_the_image_tower_of_a_two_tower_file_is_a_vit():
   for name in catalog.names("two_towers"):
     assert catalog.locate("vit", name) == catalog.locate("two_towers", f"{name}:img")
   assert catalog.locate("lit", "mixed_L16L:txt") == "gs://vit_models/lit/LiT-L16L.npz:txt"
+  assert catalog.locate("vit", "mixed_L16L:img") == "gs://vit_models/lit/LiT-L16L.npz:img"
+  assert catalog.locate("vit", "SigLIP L/16 256:txt") == catalog.locate("two_towers", "SigLIP L/16 256:txt")
 
 
 def test_vit_and_resnet_know_what_else_loads_into_them():
@@ -58,6 +60,8 @@ def test_a_name_that_tells_its_size_stays(name):
     ("vit", "siglip b/16 224", "(did you mean 'SigLIP B/16 224' or "),
     ("mixer", "B-i1k/61", "(did you mean 'B-i1k/16' or "),
     ("mixer", "zzz", "(known: B-i1k/16, L-i1k/16, B-i21k/16 and 1 more of core/checkpoint/catalog.json)"),
+    ("mixer", "howto-i21k-B/16", "('howto-i21k-B/16' is one of vit)"),
+    ("vit", "mixed_L16L", "('mixed_L16L' is one of lit; 'mixed_L16L:img' is its image tower)"),
     ("resnet", "M", "(the size of the model belongs to the name: 'BiT-M-R50x1')"),
     ("resnet", "M-ILSVRC2012", "(the size of the model belongs to the name: 'BiT-M-R50x1-ILSVRC2012')"),
     ("resnet", "BiT-M-R50x2", "(did you mean 'BiT-M-R50x"),

@@ -32,8 +32,9 @@ def load_params(spec: str) -> dict[str, Any]:
   """
   location, subtree = split(spec)
   path = remote.fetch(location)
-  where = f"{remote.shown(location)}, here {path}" if "://" in location else str(path)
-  return _read(path, subtree, where)
+  if "://" not in location:
+    return _read(path, subtree, str(path), "")
+  return _read(path, subtree, remote.shown(location), f"; remove its copy {path} to fetch it anew")
 
 
 def split(spec: str) -> tuple[str, str]:
@@ -63,11 +64,12 @@ def save_params(path: str | os.PathLike, params: trees.PyTree) -> None:
     raise UserError(f"{path}: cannot be written ({e.strerror or _one_line(e)})") from None
 
 
-def _read(path: Path, subtree: str, where: str) -> dict[str, Any]:
+def _read(path: Path, subtree: str, where: str, remedy: str) -> dict[str, Any]:
+  """The parameters in a file that errors call `where`; `remedy` ends the line of one that is damaged."""
   try:
     with path.open("rb") as file:
       if not zipfile.is_zipfile(file):  # np.load takes all it does not know for a pickle, and says so.
-        raise UserError(f"{where}: not an .npz file, or a truncated one")
+        raise UserError(f"{where}: not an .npz file, or a truncated one{remedy}")
       file.seek(0)
       with np.load(file, allow_pickle=False) as arrays:
         names = _select(list(arrays), subtree, where)
@@ -79,7 +81,7 @@ def _read(path: Path, subtree: str, where: str) -> dict[str, Any]:
   except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError, RuntimeError) as e:
     if "allow_pickle" in str(e):
       raise UserError(f"{where}: holds pickled objects, which could run code; save plain arrays instead") from None
-    raise UserError(f"{where}: a damaged .npz file ({_one_line(e)})") from None
+    raise UserError(f"{where}: a damaged .npz file ({_one_line(e)}){remedy}") from None
   except OSError as e:
     raise UserError(f"{where}: cannot be read ({e.strerror or _one_line(e)})") from None
 

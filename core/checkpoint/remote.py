@@ -22,8 +22,9 @@ import shutil
 import sys
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -142,7 +143,7 @@ def _google(place: str, token: str) -> tuple[str, dict[str, str]]:
   return bucket.url(place), headers
 
 
-def _run(coroutine):
+def _run(coroutine: Coroutine[Any, Any, download.Facts]) -> download.Facts:
   """Runs a coroutine to its end, also where an event loop is running already (a notebook); Ctrl-C ends it."""
   import fsspec.asyn
 

@@ -185,7 +185,9 @@ def test_params_are_loaded_from_a_url_with_a_subtree_and_a_checksum(server, tmp_
   for spec in ("w.npz:img", f"w.npz#sha256={digest}:img", f"w.npz:img#sha256={digest}", "w.npz?version=2:img"):
     np.testing.assert_array_equal(pretrained.load_params(f"{server.url}/{spec}")["cls"], np.ones(3))
   server.content = b"not weights"
-  with pytest.raises(UserError, match=rf"^{server.url}/v.npz, here /.*/v.npz: not an .npz file"):
+  with pytest.raises(
+    UserError, match=rf"^{server.url}/v.npz: not an .npz file, .*; remove its copy /.*/v.npz to fetch"
+  ):
     pretrained.load_params(f"{server.url}/v.npz")
 
 

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from core import trees
 from core.models import weights
@@ -49,7 +50,7 @@ def _current_name(name: str, inlined: bool) -> str:
   return f"MAPHead_0/{name}" if inlined and name.split("/")[0] in _MAP_HEAD else name
 
 
-def _one_row(positions: np.ndarray) -> np.ndarray:
+def _one_row(positions: Float[np.ndarray, "*grid width"]) -> Float[np.ndarray, "1 tokens width"]:
   """[1, tokens, width] of [tokens, width] or [rows, columns, width]."""
   return positions if positions.ndim == 3 and len(positions) == 1 else positions.reshape(1, -1, positions.shape[-1])
 
@@ -68,7 +69,9 @@ def _fold_class_position(named: dict[str, Any], init: dict[str, Any]) -> dict[st
   return folded
 
 
-def _as_convolution(kernel: np.ndarray, init: dict[str, Any]) -> np.ndarray:
+def _as_convolution(
+  kernel: Float[np.ndarray, "*patch width"], init: dict[str, Any]
+) -> Float[np.ndarray, "*patch width"]:
   """[side, side, channels, width] of [side * side * channels, width], a patch's pixels in the order of an image."""
   if kernel.ndim != 2 or "embedding/kernel" not in init:
     return kernel
