@@ -23,7 +23,7 @@ def open_batches(
   batch_size: int,
   sharding: NamedSharding,
   cache: bool | str | None = None,
-  where: str = "evals",
+  key: str = "data",
 ) -> pipeline.EvalInput:
   """This process's batches of a dataset, see `core.data.pipeline.EvalInput`.
 
@@ -34,18 +34,18 @@ def open_batches(
     sharding: how a batch is to lie on the devices.
     cache: keep the preprocessed examples in memory from the first run on: True ("final_data"), False ("none"), or None
       ("pipeline", "raw_data"), if they are small.
-    where: the config's key, for messages.
+    key: of `data` among the evaluator's options, for messages.
 
   Raises:
     UserError: whatever is wrong with these arguments or the data.
   """
-  sharding_lib.check_batch_size(batch_size, sharding, f"{where} batch_size")
+  sharding_lib.check_batch_size(batch_size, sharding, "evals.batch_size")
   if isinstance(cache, str):
     if cache not in _CACHE:
-      raise UserError(f"{where}: cache cannot be {cache!r}{nearest(cache, _CACHE)}")
+      raise UserError(f"evals.cache cannot be {cache!r}{nearest(cache, _CACHE)}")
     cache = _CACHE[cache]
   process = dict(process_index=jax.process_index(), process_count=jax.process_count())
-  return pipeline.eval_batches(data, pp_fn, batch_size=batch_size, cache=cache, where=f"{where} data", **process)
+  return pipeline.eval_batches(data, pp_fn, batch_size=batch_size, cache=cache, where=f"evals.{key}", **process)
 
 
 def require(batch: Batch, *keys: str) -> None:

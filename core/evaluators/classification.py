@@ -148,7 +148,7 @@ def _fit(
   logits, outputs = logits.astype(jnp.float32), logits.shape[-1]
   if classes is not None:
     if classes.max() >= outputs:
-      raise UserError(f"evals: classes names {classes.max()}; the model has {outputs} logits, numbered from 0")
+      raise UserError(f"evals.classes names {classes.max()}; the model has {outputs} logits, numbered from 0")
     logits = logits[:, classes]
     if labels.shape[1:] != logits.shape[1:] and labels.shape[1:] == (outputs,):
       labels = labels[:, classes]
@@ -173,10 +173,10 @@ def _bin(confidence: Float[Array, "batch"]) -> Int[Array, "batch"]:
 def _checked_classes(classes: Sequence[int]) -> np.ndarray:
   array = np.asarray(classes)
   if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu" or array.min() < 0:
-    raise UserError(f"evals: classes must be a list of class indices from 0 on, got {str(classes)[:60]}")
+    raise UserError(f"evals.classes must be a list of class indices from 0 on, got {str(classes)[:60]}")
   found, times = np.unique(array, return_counts=True)
   if (times > 1).any():
-    raise UserError(f"evals: classes names more than once: {first_few([str(each) for each in found[times > 1]])}")
+    raise UserError(f"evals.classes names more than once: {first_few([str(each) for each in found[times > 1]])}")
   return array
 
 
@@ -185,9 +185,9 @@ def _table_path(per_class: bool | str, output_dir: Path | None) -> Path | None:
     return None
   name = "per_class.csv" if per_class is True else str(per_class)
   if Path(name).name != name or not name.endswith((".csv", ".json")):
-    raise UserError(f"evals: per_class must be True or the name of a .csv or .json file, got {per_class!r}")
+    raise UserError(f"evals.per_class must be True or the name of a .csv or .json file, got {per_class!r}")
   if output_dir is None:
-    raise UserError("evals: per_class writes a file, and this program has no folder for those of evaluators")
+    raise UserError("evals.per_class writes a file, and this program has no folder for those of evaluators")
   return output_dir / name
 
 

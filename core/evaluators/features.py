@@ -112,7 +112,7 @@ def layer_features(
     keys: entries of the batch.
   """
   if pool is not None and pool not in POOLS:
-    raise UserError(f"evals: pool must be one of {', '.join(POOLS)}; got {pool!r}")
+    raise UserError(f"evals.pool must be one of {', '.join(POOLS)}; got {pool!r}")
 
   def features(params: Params, batch: Batch) -> dict[str, Array]:
     batches.require(batch, "image", *keys)

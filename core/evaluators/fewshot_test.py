@@ -138,7 +138,7 @@ def test_datasets_may_be_written_as_published_configs_do(monkeypatch):
 @pytest.mark.parametrize(
   "options, words",
   [
-    (dict(shots=0), "shots must be whole numbers from 1 on, got 0"),
+    (dict(shots=0), r"^config\.evals\.test\.shots must be whole numbers from 1 on, got 0"),
     (dict(l2_reg=(1.0, 0)), r"l2_reg must be numbers above 0, got \(1.0, 0\)"),
     (dict(num_seeds=True), "num_seeds must be whole numbers"),
     (dict(datasets={}), "at least one of datasets"),
@@ -146,6 +146,11 @@ def test_datasets_may_be_written_as_published_configs_do(monkeypatch):
     (dict(datasets=dict(x=dict(trian=1))), r"datasets.x.trian is no key of a dataset \(did you mean 'train'\?\)"),
     (dict(datasets=dict(x=dict(train=DIGITS["train"]))), "datasets.x.test is missing"),
     (dict(datasets=dict(x=DIGITS | dict(test=dict(name="digits", split="tst")))), "there is no split 'tst'"),
+    (
+      dict(datasets=dict(x=DIGITS | dict(test=dict(name="digits")))),
+      r"config.evals.test.datasets.x.test.split is missing",
+    ),
+    (dict(datasets=3), r"^config\.evals\.test\.datasets must be a dict, got 3"),
     (dict(pool="max"), "pool must be one of mean, first, flatten; got 'max'"),
     (dict(batch_size=30), "24 or 32 can"),
     (dict(representation_layers="x"), "did you mean 'representation_layer'"),

@@ -67,7 +67,7 @@ class Evaluator:
     self._k = pairs.numbers("k", k, whole=True)
     (self._temperature,) = pairs.numbers("temperature", temperature)
     if weights not in WEIGHTS:
-      raise UserError(f"evals: weights must be one of {', '.join(WEIGHTS)}; got {weights!r}")
+      raise UserError(f"evals.weights must be one of {', '.join(WEIGHTS)}; got {weights!r}")
     self._uniform = weights == "uniform"
     self._pairs = pairs.Pairs(
       predict,
@@ -84,7 +84,7 @@ class Evaluator:
     self.data = self._pairs.first
     for name in self._pairs.names:
       if max(self._k) > self._pairs.size(name):
-        raise UserError(f"evals: k is {max(self._k)}; datasets.{name} has {self._pairs.size(name)} train examples")
+        raise UserError(f"evals.k is {max(self._k)}; datasets.{name} has {self._pairs.size(name)} train examples")
     self._sharding, self._replicated = sharding, sharding_lib.replicated(sharding.mesh)
     self._normalize = jax.jit(_normalize)
     self._vote = jax.jit(self._neighbours_vote, out_shardings=self._replicated)

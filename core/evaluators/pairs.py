@@ -65,13 +65,13 @@ class Pairs:
     self._label_key = label_key
     fn = features.layer_features(predict, self.layers, pool=pool, keys=(label_key,))
     self._extractor = features.Extractor(fn, sharding)
-    datasets = input_config.as_dict(datasets, "evals datasets")
+    datasets = input_config.as_dict(datasets, "evals.datasets")
     if not datasets or not self.layers:
       raise UserError("evals: at least one of datasets and one representation_layer must be named")
     self._data = {
       name: [
         batches.open_batches(
-          data, pp, batch_size=batch_size, sharding=sharding, cache=cache, where=f"evals datasets.{name}.{split}"
+          data, pp, batch_size=batch_size, sharding=sharding, cache=cache, key=f"datasets.{name}.{split}"
         )
         for split, (data, pp) in _read(name, dataset, pp_train, pp_eval).items()
       ]
@@ -103,7 +103,7 @@ class Pairs:
         label = self._extractor.shapes(params, split)[self._label_key]
         if label.ndim != 1 or label.dtype.kind not in "iu":
           raise UserError(
-            f"evals: datasets.{name}: {self._label_key!r} must be one integer an example, not {label.dtype.name} of "
+            f"evals.datasets.{name}: {self._label_key!r} must be one integer an example, not {label.dtype.name} of "
             f"shape {label.shape[1:]}; leave the onehot out of the preprocessing"
           )
 
@@ -152,19 +152,19 @@ def numbers(option: str, value: Any, *, whole: bool = False) -> tuple[Any, ...]:
   kinds = int if whole else int | float
   if not values or not all(isinstance(v, kinds) and not isinstance(v, bool) and v > 0 for v in values):
     wanted = "whole numbers from 1 on" if whole else "numbers above 0"
-    raise UserError(f"evals: {option} must be {wanted}, got {value!r}")
+    raise UserError(f"evals.{option} must be {wanted}, got {value!r}")
   return values
 
 
 def _read(name: str, dataset: Any, pp_train: str, pp_eval: str) -> dict[str, tuple[dict[str, Any], str]]:
   """`{"train": (data, pp), "test": (data, pp)}`."""
-  where = f"evals: datasets.{name}"
+  where = f"evals.datasets.{name}"
   if isinstance(dataset, list | tuple):
     if len(dataset) != 3 or not all(isinstance(each, str) for each in dataset):
       raise UserError(f"{where} must be (name, train split, test split), got {dataset!r}")
     tfds, train, test = dataset
     return {"train": (dict(name=tfds, split=train), pp_train), "test": (dict(name=tfds, split=test), pp_eval)}
-  dataset = input_config.as_dict(dataset, f"evals datasets.{name}")
+  dataset = input_config.as_dict(dataset, f"evals.datasets.{name}")
   for key in dataset:
     if key not in _DATASET_KEYS:
       raise UserError(f"{where}.{key} is no key of a dataset{nearest(key, _DATASET_KEYS)}")

@@ -1,9 +1,11 @@
 """Evaluators by the name that a config's `evals.NAME.type` gives them."""
 
+import contextlib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,4 +72,18 @@ def make(
   fn = predict[pred]
   if pred_kw := config.get("pred_kw"):
     fn = functools.partial(fn, **pred_kw)
-  return evaluator(fn, sharding=sharding, **kwargs)
+  with named(name):
+    return evaluator(fn, sharding=sharding, **kwargs)
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+  """A context in which an evaluator's `UserError` gets its name: of `evals.classes ...` comes `config.evals.NAME...`.
+
+  Raises:
+    UserError: what was raised within.
+  """
+  try:
+    yield
+  except UserError as error:
+    raise UserError(re.sub(r"^(config: )?evals\b", f"config.evals.{name}", str(error))) from error

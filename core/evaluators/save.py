@@ -55,7 +55,7 @@ class Evaluator:
     output_dir: Path | None = None,
   ):
     if Path(outfile).name != outfile or not outfile.endswith(".npz"):
-      raise UserError(f"evals: outfile must be the name of an .npz file, without a folder, got {outfile!r}")
+      raise UserError(f"evals.outfile must be the name of an .npz file, without a folder, got {outfile!r}")
     if output_dir is None:
       raise UserError("evals: save writes a file, and this program has no folder for those of evaluators")
     self._path = output_dir / outfile
@@ -150,9 +150,9 @@ def _compile(patterns: Sequence[str]) -> list[re.Pattern]:
     try:
       found.append(re.compile(pattern))
     except re.error as error:
-      raise UserError(f"evals: outputs: {pattern!r} is no regex ({error})") from None
+      raise UserError(f"evals.outputs: {pattern!r} is no regex ({error})") from None
   if not found:
-    raise UserError("evals: outputs names nothing to save")
+    raise UserError("evals.outputs names nothing to save")
   return found
 
 
@@ -162,7 +162,7 @@ def _select(outputs: Mapping[str, Array], batch: Batch, patterns: Sequence[re.Pa
   for pattern in patterns:
     if not any(pattern.fullmatch(name) for name in named):
       raise UserError(
-        f"evals: outputs: nothing is called {pattern.pattern!r}{features.near_name(pattern.pattern, named)}"
+        f"evals.outputs: nothing is called {pattern.pattern!r}{features.near_name(pattern.pattern, named)}"
       )
   chosen = {name: x for name, x in named.items() if any(pattern.fullmatch(name) for pattern in patterns)}
   return {name: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for name, x in chosen.items()}
