@@ -84,8 +84,8 @@ def main(argv: Sequence[str]) -> int:
     raise UserError(f"--output: {output} is there already; nothing is overwritten")
   config = config_lib.load(_config_spec(flags["config"]), overrides)
   image_size = _image_size(flags.get("image_size"), config)
-  family = models.get(config.model_name)
-  model = family.Model(num_classes=config.num_classes or None, **config.get("model", {}))
+  family = models.get(config.get("model_name"))
+  model = family.Model(num_classes=config.get("num_classes") or None, **config.get("model", {}))
   shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_size, 3)))["params"]
   params = family.load(shapes, flags["weights"], config.get("model", {}))
   WRITERS[flags["to"]](output, family.__name__.rpartition(".")[2], model, params, image_size)

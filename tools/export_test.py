@@ -1,0 +1,183 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from core import trees
+from core.checkpoint import pretrained
+from core.errors import UserError
+from core.models import mixer, vit
+from core.testing.params import random_like, shapes
+from tools import export
+
+TINY = dict(patch_size=8, width=16, depth=2, mlp_dim=32, num_heads=2, pool_type="tok")
+CONFIG = """
+from core.config import ConfigDict
+def get_config(arg=None):
+  return ConfigDict(dict(
+    model_name="vit", model={model!r}, num_classes=7, input=dict(pp="decode|resize(64)|inception_crop(32)|flip_lr"),
+  ))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+  """Nearly all the time of these tests is XLA optimizing programs that run once."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+  """A folder to stand in, with a config and weights for it."""
+  monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
+  (tmp_path / "config.py").write_text(CONFIG.format(model=TINY))
+  pretrained.save_params(tmp_path / "params.npz", random_like(shapes(vit.Model(7, **TINY))))
+  return tmp_path
+
+
+def run(*arguments, weights="params.npz"):
+  return export.main(["--config=config.py", f"--weights={weights}", *arguments])
+
+
+def named(params):
+  return dict(trees.flatten_with_names(params))
+
+
+def assert_same(params, others):
+  params, others = named(params), named(others)
+  assert set(params) == set(others)
+  for name, array in params.items():
+    np.testing.assert_array_equal(array, others[name], err_msg=name)
+
+
+def outputs(model, params, image):
+  return jax.jit(lambda params, image: model.apply({"params": params}, image)[0])(params, image)
+
+
+@pytest.mark.parametrize("library", ["timm", "hf"])
+def test_a_folder_for_another_library_holds_the_same_model(library, here):
+  assert run(f"--to={library}", "--output=out") == 0
+  model = vit.Model(7, **TINY)
+  params = pretrained.load_params(str(here / "params.npz"))
+  assert_same(vit.load(shapes(model), str(here / "out"), TINY), params)
+  with np.load(here / "out" / "example.npz") as example:
+    assert example["image"].shape == (2, 32, 32, 3)
+    np.testing.assert_allclose(example["output"], outputs(model, params, example["image"]), atol=1e-4)
+
+
+def test_the_config_of_timm_builds_the_model(here):
+  run("--to=timm", "--output=out")
+  config = json.loads((here / "out" / "config.json").read_text())
+  assert config["architecture"] == "vit_base_patch16_224"
+  assert (config["num_classes"], config["global_pool"]) == (7, "token")
+  wanted = dict(img_size=[32, 32], embed_dim=16, depth=2, num_heads=2, act_layer="gelu_tanh", class_token=True)
+  assert wanted.items() <= config["model_args"].items()
+  assert int(config["model_args"]["mlp_ratio"] * 16) == 32
+  assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
+
+
+def test_the_config_of_transformers_builds_the_model(here):
+  run("--to=hf", "--output=out")
+  config = json.loads((here / "out" / "config.json").read_text())
+  assert (config["model_type"], config["architectures"]) == ("vit", ["ViTForImageClassification"])
+  wanted = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32)
+  assert wanted.items() <= config.items()
+  assert (config["patch_size"], config["hidden_act"], config["layer_norm_eps"]) == (8, "gelu_pytorch_tanh", 1e-6)
+  assert len(config["id2label"]) == 7
+
+
+def test_weights_of_another_library_become_published_ones(here):
+  run("--to=timm", "--output=timm")
+  run("--to=npz", "--output=again.npz", "--config.model.scan=True", weights="timm/model.safetensors")
+  assert_same(pretrained.load_params(str(here / "again.npz")), pretrained.load_params(str(here / "params.npz")))
+
+
+def test_at_another_size_the_positions_are_resized(here):
+  run("--to=npz", "--output=larger.npz", "--image_size=64x64")
+  assert pretrained.load_params(str(here / "larger.npz"))["pos_embedding"].shape == (1, 64, 16)
+
+
+ALONE = """
+import importlib.util, runpy, sys
+assert importlib.util.find_spec("core") is None
+for sys.argv in (["run.py"], ["run.py", "in.npy", "out.npy"]):
+  runpy.run_path("run.py")
+assert "flax" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_stablehlo_folder_runs_where_only_jax_is(scan, here):
+  run("--to=stablehlo", "--output=out", f"--config.model.scan={scan}")
+  image = np.random.default_rng(1).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)  # Another batch size.
+  np.save(here / "out" / "in.npy", image)
+  packages = [path for path in sys.path if path and not Path(path, "core", "errors.py").exists()]
+  done = subprocess.run(
+    [sys.executable, "-c", ALONE],
+    cwd=here / "out",
+    env=os.environ | {"PYTHONPATH": os.pathsep.join(packages), "PYTHONSAFEPATH": "1"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "largest difference from the outputs in example.npz" in done.stdout
+  assert float(done.stdout.split()[-1]) < 1e-4
+  expected = outputs(vit.Model(7, **TINY), pretrained.load_params(str(here / "params.npz")), image)
+  np.testing.assert_allclose(np.load(here / "out" / "out.npy"), expected, atol=1e-4)
+
+
+def test_any_family_becomes_stablehlo_for_any_platform():
+  model = mixer.Model(7, patch_size=8, num_blocks=1, hidden_dim=16, tokens_mlp_dim=8, channels_mlp_dim=32)
+  params = random_like(shapes(model))
+  exported = export.stablehlo(model, params, (32, 32))
+  assert exported.platforms == ("cpu", "cuda", "tpu")
+  assert str(exported.in_avals[0].shape) == "(batch, 32, 32, 3)"
+  image = np.ones((5, 32, 32, 3), np.float32)
+  np.testing.assert_allclose(exported.call(image), outputs(model, params, image), atol=1e-4)
+
+
+def test_nothing_is_left_of_an_export_that_failed(here, monkeypatch):
+  monkeypatch.setattr(export, "_write_example", lambda *_: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    run("--to=timm", "--output=out")
+  assert sorted(path.name for path in here.iterdir()) == ["config.py", "params.npz"]
+
+
+@pytest.mark.parametrize(
+  "arguments, line",
+  [
+    (["--to=timm"], "--output=... is missing"),
+    (["--to=tim", "--output=out"], "--to=tim is unknown (did you mean 'timm'?)"),
+    (["--to=npz", "--output=out"], "must end in .npz"),
+    (["--to=npz", "--output=params.npz"], "params.npz is there already; nothing is overwritten"),
+    (["--to=timm", "--output=out", "--image_size=x"], "--image_size=x must be a number of pixels or HEIGHTxWIDTH"),
+    (["--to=timm", "--output=out", "--config.input.pp=flip_lr"], "--image_size=... is missing, and config.input.pp"),
+    (["--to=hf", "--output=out", "--config.model.pool_type=map"], "not the weights of this model"),
+    (["--to=timm", "--output=out", "--config.model_name=vitt"], "model_name 'vitt' is unknown"),
+  ],
+)
+def test_what_cannot_be_is_one_line(arguments, line, here):
+  with pytest.raises(UserError) as e:
+    run(*arguments)
+  assert line in str(e.value)
+  assert "\n" not in str(e.value)
+
+
+def test_a_family_without_mapping_is_one_line(tmp_path):
+  with pytest.raises(UserError, match="weights of other libraries are known for"):
+    export.WRITERS["timm"](tmp_path / "out", "bit", None, {}, (32, 32))
+
+
+def test_parameters_beyond_the_format_are_one_line(tmp_path):
+  huge = {"a": np.broadcast_to(np.float32(0), (2**29,))}
+  with pytest.raises(UserError, match=r"the parameters take 2.0 GiB, and the format holds less than 2"):
+    export.WRITERS["stablehlo"](tmp_path / "out", "vit", None, huge, (32, 32))
