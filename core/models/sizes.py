@@ -10,6 +10,7 @@ standardization of weights are left out, as they are there.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -30,6 +31,7 @@ class Size:
   multiply_adds: int
 
 
+@functools.cache
 def measure(model: Any, image_shape: tuple[int, ...]) -> Size:
   """The size of a flax module whose output for images of that shape is (output, intermediates).
 
