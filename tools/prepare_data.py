@@ -1,56 +1,166 @@
-"""Downloads and prepares TFDS datasets by name, for the `name` of a config's `data`.
+"""Downloads and prepares datasets by name, for the `name` of a config's `data`: any of TFDS, and ImageNet-21k.
 
-./bazelw run //tools:prepare_data -- cifar10 cifar100 --data_dir=~/tensorflow_datasets
+    ./bazelw run //tools:prepare_data -- cifar10 oxford_iiit_pet imagenet_v2/matched-frequency
+    ./bazelw run //tools:prepare_data -- imagenet2012 imagenet2012_real --manual_dir=~/archives
+    ./bazelw run //tools:prepare_data -- imagenet21k/winter21 --data_dir=/data/tfds --manual_dir=~/archives
+    ./bazelw run //tools:prepare_data -- --list=imagenet
+
+Files that a licence keeps from being downloaded, and any download that TFDS has under a name of its own (ReaL's
+`real.json`, the archives of ImageNet-v2), are taken from `--manual_dir` if they lie there. A dataset appears whole or
+not at all, also after Ctrl-C or a kill; what is prepared already is left as it is.
 """
 
 import argparse
+import collections
+import contextlib
+import multiprocessing
+import multiprocessing.connection
 import os
+import shutil
+import signal
 import sys
-from pathlib import Path
+import time
+from collections.abc import Sequence
+from typing import Any
 
-from core.data.import_tensorflow import import_tensorflow
-from core.errors import UserError, nearest
+from core.data.preparation import Dataset, check, discard, known_names, prepare
+from core.errors import UserError
+from core.files import from_here
+
+_CLEAR = "\r\x1b[K"
+_PLAIN_SECONDS = 30.0  # Between two lines on the same step, where the output is no terminal.
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(prog="prepare_data", description="Download and prepare TFDS datasets by name.")
-  parser.add_argument("names", nargs="+", help="cifar10, imagenet2012, oxford_iiit_pet, ...")
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prepares the datasets named on the command line; returns the exit status."""
+  parser = argparse.ArgumentParser(
+    prog="prepare_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("names", nargs="*", help="cifar10, imagenet2012, imagenet_v2/matched-frequency, ...")
   parser.add_argument("--data_dir", default=os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
-  parser.add_argument("--manual_dir", help="files that must be fetched by hand, like ImageNet's archives")
-  arguments = parser.parse_args()
-  data_dir = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), Path(arguments.data_dir).expanduser()).absolute()
-  status = 0
-  for name in arguments.names:
+  parser.add_argument("--manual_dir", help="files fetched by hand (default: downloads/manual in data_dir)")
+  parser.add_argument("--jobs", type=int, help="datasets prepared at the same time (default: one a processor)")
+  parser.add_argument(
+    "--list", nargs="?", const="", metavar="WORD", help="print the names there are, with WORD in them"
+  )
+  flags = parser.parse_args(argv)
+  if flags.list is not None:
+    print("\n".join(name for name in known_names() if flags.list in name))
+    return 0
+  if not flags.names:
+    parser.error("name a dataset, or --list=WORD to see what there is")
+  data_dir = from_here(flags.data_dir)
+  manual_dir = from_here(flags.manual_dir) if flags.manual_dir else data_dir / "downloads" / "manual"
+  datasets = [Dataset(name, data_dir, manual_dir) for name in dict.fromkeys(flags.names)]
+  jobs = flags.jobs or min(len(datasets), os.cpu_count() or 1)
+
+  lines, ready = {}, []
+  for dataset in datasets:
     try:
-      prepare(name, data_dir, arguments.manual_dir)
+      done = check(dataset)
     except UserError as error:
-      print(f"error: {error}", file=sys.stderr)
-      status = 2
-  sys.exit(status)
+      lines[dataset.name] = (False, str(error))
+      print(f"error: {dataset.name}: {error}", file=sys.stderr, flush=True)
+      continue
+    if done:
+      lines[dataset.name] = (True, f"was ready: {done}")
+    else:
+      ready.append(dataset)
+  lines |= prepare_all(ready, max(1, jobs), Screen(sys.stderr))
+  width = max(map(len, lines))
+  for dataset in datasets:
+    fine, text = lines[dataset.name]
+    print(f"{dataset.name:{width}}  {'' if fine else 'FAILED: '}{text}", flush=True)
+  return 0 if all(fine for fine, _ in lines.values()) else 2
 
 
-def prepare(name: str, data_dir: Path, manual_dir: str | None = None) -> None:
-  """Prepares one dataset unless it is there already, and prints its splits.
+class Screen:
+  """Shows what is being done: one line written over and over in a terminal, else a line now and then."""
 
-  Raises:
-    UserError: TFDS has no such dataset, or it could not be downloaded or prepared.
-  """
-  import_tensorflow()
-  import tensorflow_datasets as tfds
+  def __init__(self, stream: Any):
+    self._stream, self._live = stream, stream.isatty()
+    self._now: dict[str, str] = {}
+    self._shown: dict[str, tuple[str, float]] = {}
 
-  known = tfds.list_builders(with_community_datasets=False)
-  if name.split("/")[0].split(":")[0] not in known:
-    raise UserError(f"TFDS has no dataset {name!r}{nearest(name, known)}")
-  builder = tfds.builder(name, data_dir=data_dir)
-  manual = os.path.expanduser(manual_dir) if manual_dir else None
+  def report(self, name: str, text: str) -> None:
+    """`text` is what is being done for `name` now."""
+    self._now[name] = text
+    if self._live:
+      line = " | ".join(f"{each}: {what}" for each, what in self._now.items())
+      print(_CLEAR + line[: shutil.get_terminal_size().columns - 1], end="", file=self._stream, flush=True)
+      return
+    step, shown = self._shown.get(name, ("", -_PLAIN_SECONDS))
+    if text.partition(":")[0] != step or time.monotonic() - shown >= _PLAIN_SECONDS:
+      self._shown[name] = (text.partition(":")[0], time.monotonic())
+      print(f"{name}: {text}", file=self._stream, flush=True)
+
+  def end(self, name: str, text: str) -> None:
+    """Nothing more is being done for `name`; `text` stays on the screen."""
+    self._now.pop(name, None)
+    print(f"{_CLEAR if self._live else ''}{name}: {text}", file=self._stream, flush=True)
+
+
+# One process a dataset, so that several run at once and one that dies takes no other with it.
+
+
+def prepare_all(datasets: Sequence[Dataset], jobs: int, screen: Screen) -> dict[str, tuple[bool, str]]:
+  """Prepares datasets, `jobs` at a time; for each whether it is ready, and what is there or why not."""
+  context = multiprocessing.get_context("spawn")
+  waiting, results = collections.deque(datasets), {}
+  running: dict[multiprocessing.connection.Connection, tuple[Any, Dataset]] = {}
+  before = signal.signal(signal.SIGTERM, _exit_on_signal)
   try:
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
-  except Exception as error:  # Whatever the download met: network, checksums, disk, files to be fetched by hand.
-    reason = " ".join(str(error).split())[:400]
-    raise UserError(f"{name} could not be prepared in {data_dir}: {reason}") from error
-  splits = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
-  print(f"{name} is ready in {builder.data_path}: {splits}")
+    while waiting or running:
+      while waiting and len(running) < jobs:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(theirs, waiting[0]))
+        process.start()
+        theirs.close()
+        running[ours] = (process, waiting.popleft())
+      for connection in multiprocessing.connection.wait(list(running)):
+        process, dataset = running[connection]
+        try:
+          kind, text = connection.recv()
+        except EOFError:
+          process.join()
+          kind, text = "failed", f"its process ended with exit status {process.exitcode}"
+          discard(dataset)
+        if kind == "progress":
+          screen.report(dataset.name, text)
+          continue
+        screen.end(dataset.name, "ready" if kind == "ready" else f"failed: {text}")
+        results[dataset.name] = (kind == "ready", text)
+        del running[connection]
+        process.join()
+  finally:
+    for process, _ in running.values():
+      process.terminate()
+    for process, _ in running.values():
+      process.join()
+    signal.signal(signal.SIGTERM, before)
+  return results
+
+
+def _work(connection: multiprocessing.connection.Connection, dataset: Dataset) -> None:
+  """The process of one dataset: sends ("progress", line)s, then ("ready" or "failed", line)."""
+  signal.signal(signal.SIGTERM, _exit_on_signal)
+  send = lambda kind, text: connection.send((kind, text))
+  send("progress", "starts")
+  with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    try:
+      send("ready", prepare(dataset, lambda line: send("progress", line)))
+    except UserError as error:
+      send("failed", str(error))
+    except (KeyboardInterrupt, BrokenPipeError):
+      sys.exit(130)
+
+
+def _exit_on_signal(number: int, frame: Any) -> None:
+  sys.exit(128 + number)  # As an exception, so that what is half-made is removed.
 
 
 if __name__ == "__main__":
-  main()
+  try:
+    sys.exit(main())
+  except KeyboardInterrupt:
+    sys.exit(130)

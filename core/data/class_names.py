@@ -40,9 +40,7 @@ def read(classes: Sequence[str] | str, folder: pathlib.Path, where: str, *, key:
   return names
 
 
-def labels(
-  names: Iterable[str], classes: tuple[str, ...], where: Sequence[str] | np.ndarray
-) -> Int64[np.ndarray, "names"]:
+def labels(names: Iterable[str], classes: tuple[str, ...], where: Iterable[str]) -> Int64[np.ndarray, "n"]:
   """The labels of some names.
 
   Raises:

@@ -18,7 +18,7 @@ def opened(**data):
 
 
 def test_the_chaos_game_draws_the_sierpinski_triangle():
-  """Three maps that halve: of the 4^k squares of a grid, the attractor meets exactly 3^k, so its dimension is log2 3."""
+  """Three maps that halve: of the 4^k squares of a grid, the attractor meets exactly 3^k: of dimension log2 3."""
   shift = [[0, 0.5, 0], [0, 0, 0.5]]
   coefficients = np.array([[0.5] * 3, [0] * 3, [0] * 3, [0.5] * 3, *shift], np.float32)[:, None]
   system = fractals._systems(coefficients)
