@@ -146,7 +146,7 @@ def track(
 
   def update(updates, state, params=None):
     if params is None:
-      raise ValueError(optax.NO_PARAMS_MSG)
+      raise ValueError("an average of the parameters needs them: call update(updates, state, params)")
     n = (state.count - start_step + 1).astype(jnp.float32)
     weight = jnp.maximum(1 - decay, 9 / (9 + n)) if warmup else jnp.float32(1 - decay)
     weight = jnp.where(n > 0, weight, 1.0)
