@@ -19,6 +19,7 @@ same every time, so that `full[:51200]` is a fair sample; to sort them, TFDS nee
 `data_dir` for a while.
 """
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -156,23 +157,28 @@ def class_archives(archive: str) -> Iterator[tuple[str, Iterator[tuple[str, byte
   Raises:
     UserError: it cannot be read as one, or is cut short.
   """
-  try:
-    # "|": in sequence, without seeking, compressed or not.
-    with tarfile.open(archive, "r|*") as whole:
-      for member in whole:
-        match = _CLASS_ARCHIVE.fullmatch(member.name)
-        if match and member.isfile():
-          yield match[1], _images(match[1], whole.extractfile(member))
-  except (tarfile.TarError, EOFError, OSError) as error:
-    raise UserError(f"{archive} cannot be read, is it whole? ({str(error) or type(error).__name__})") from error
+  # "|": in sequence, without seeking, compressed or not.
+  with _readable(archive), tarfile.open(archive, "r|*") as whole:
+    for member in whole:
+      match = _CLASS_ARCHIVE.fullmatch(member.name)
+      if match and member.isfile():
+        yield match[1], _images(archive, match[1], whole.extractfile(member))
 
 
-def _images(wordnet_id: str, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+def _images(archive: str, wordnet_id: str, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
   """Name (`n01440764/n01440764_18.JPEG`) and content of each file of a class's archive."""
-  with tarfile.open(fileobj=file, mode="r|") as images:
+  with _readable(f"{archive} at {wordnet_id}.tar"), tarfile.open(fileobj=file, mode="r|") as images:
     for member in images:
       if member.isfile():
         yield f"{wordnet_id}/{os.path.basename(member.name)}", images.extractfile(member).read()
+
+
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+  try:
+    yield
+  except (tarfile.TarError, EOFError, OSError) as error:
+    raise UserError(f"{what} cannot be read, is it whole? ({str(error) or type(error).__name__})") from error
 
 
 def as_jpeg(content: bytes) -> bytes | None:
