@@ -114,7 +114,9 @@ def write_folder(library: str) -> Callable[..., None]:
       # Other values than this are refused by transformers.
       safetensors.numpy.save_file(state_dict, folder / "model.safetensors", metadata={"format": "pt"})
       (folder / "config.json").write_text(f"{json.dumps(config, indent=2)}\n")
-      _write_example(folder, model, params, image_size)
+      # The library computes in the precision of the weights.
+      exact = model.clone(dtype_mm="float32") if hasattr(model, "dtype_mm") else model
+      _write_example(folder, exact, params, image_size)
 
   return write
 

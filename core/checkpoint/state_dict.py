@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from core import files
 from core.checkpoint import torch_file
 from core.errors import UserError
 
@@ -37,7 +38,7 @@ _BEFORE_ONE = ("teacher.", "student.", "base_encoder.", "momentum_encoder.", "ba
 def is_one(location: str) -> bool:
   """Whether the location is by its name such a file's, or a local folder's."""
   path = re.split("[?#]", location)[0] if "://" in location else location.partition("#")[0]
-  return path.endswith(_SUFFIXES) or ("://" not in path and Path(path).expanduser().is_dir())
+  return path.endswith(_SUFFIXES) or ("://" not in path and files.from_here(path).is_dir())
 
 
 def read(path: Path) -> Arrays:

@@ -90,6 +90,9 @@ def _check(model: "ViT") -> None:
     raise UserError(f"model: registers must be a number of tokens, got {model.registers!r}")
   if not isinstance(model.norm_eps, float) or not model.norm_eps > 0:
     raise UserError(f"model: norm_eps must be a small positive number like 1e-6, got {model.norm_eps!r}")
+  for option in ("qkv_bias", "swiglu", "fc_norm"):
+    if not isinstance(value := getattr(model, option), bool):
+      raise UserError(f"model: {option} must be True or False, got {value!r}")
   if model.fc_norm and model.pool_type != "gap":
     raise UserError(f"model: fc_norm goes with pool_type 'gap', got {model.pool_type!r}")
   if model.width % model.num_heads:

@@ -304,6 +304,12 @@ def test_a_few_jitted_steps_of_descent_lower_the_loss(image):
     (dict(width=6, num_heads=2, posemb="sincos2d"), "needs a width divisible by 4"),
     (dict(dropout=1.0), "dropout must be a number in [0, 1)"),
     (dict(dropout="0.1"), "dropout must be a number in [0, 1)"),
+    (dict(gelu="erf"), "gelu must be one of tanh, exact; got 'erf'"),
+    (dict(registers=-1), "registers must be a number of tokens, got -1"),
+    (dict(registers=True), "registers must be a number of tokens, got True"),
+    (dict(norm_eps=0.0), "norm_eps must be a small positive number like 1e-6, got 0.0"),
+    (dict(qkv_bias="no"), "qkv_bias must be True or False, got 'no'"),
+    (dict(fc_norm=True, pool_type="tok"), "fc_norm goes with pool_type 'gap', got 'tok'"),
   ],
 )
 def test_a_wrong_option_is_one_line(options, line):

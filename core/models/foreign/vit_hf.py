@@ -94,6 +94,8 @@ def writing(model: Any, image_size: tuple[int, int]) -> list[Rule]:
   rows, columns = (size // patch for size, patch in zip(image_size, model.patch_size))
   fixed = None if learned else sincos2d(rows, columns, model.width)
   kind = _kind_for(model)
+  if kind != "vit" and (image_size[0] != image_size[1] or model.patch_size[0] != model.patch_size[1]):
+    raise UserError(f"export: transformers' {kind} models have square images and patches; try --to=timm")
   if kind == "siglip":
     return _siglip("vision_model.", map_head=model.pool_type == "map", learned=learned, fixed=fixed)
   if kind == "dinov2":

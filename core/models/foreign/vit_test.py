@@ -25,7 +25,7 @@ CASES = {
   "dinov2_registers": dict(pool_type="tok", gelu="exact", registers=4),
   "dinov2_swiglu": dict(pool_type="tok", swiglu=True),
   "hf_vit": dict(pool_type="tok", gelu="exact", num_classes=7, norm_eps=1e-12),
-  "hf_vit_pooler": dict(pool_type="tok", gelu="tanh", rep_size=24),
+  "hf_vit_pooler": dict(pool_type="tok", gelu="tanh", rep_size=24, norm_eps=1e-2),
   "hf_dinov2_swiglu": dict(pool_type="tok", swiglu=True, mlp_dim=32),
   "hf_dinov2_registers": dict(pool_type="tok", gelu="exact", registers=4),
   "hf_siglip": dict(pool_type="map", gelu="tanh"),
@@ -204,12 +204,13 @@ def test_a_model_of_other_options_is_told_which(tmp_path):
   [
     ("timm", dict(pool_type="tok", rep_size=True), "timm's VisionTransformer has nothing for rep_size=True"),
     ("timm", dict(pool_type="0", norm_eps=1e-5), "nothing for pool_type='0', norm_eps=1e-05"),
-    ("timm", dict(pool_type="none", num_classes=7), "nothing for pool_type='none' with a head"),
+    ("timm", dict(pool_type="none", num_classes=7), "nothing for pool_type='none' with a head or registers"),
     ("hf", dict(pool_type="map", num_classes=7), "computes the same as ViT with pool_type='map', num_classes=7"),
     ("hf", dict(pool_type="tok", num_classes=7, registers=2), "registers=2"),
     ("hf", dict(pool_type="gap", num_classes=7, fc_norm=True), "fc_norm=True"),
     ("hf", dict(pool_type="gap", num_classes=7, qkv_bias=False), "qkv_bias=False"),
     ("hf", dict(pool_type="tok", swiglu=True, mlp_dim=44), "swiglu=True"),
+    ("hf", dict(pool_type="map", patch_size=(8, 4)), "transformers' siglip models have square images and patches"),
   ],
 )
 def test_a_model_that_a_library_lacks_is_one_line(library, options, line):

@@ -42,6 +42,8 @@ def reading(state_dict: Arrays) -> list[Rule]:
     final_norm="fc_norm" if there("fc_norm.weight") else "norm",
     map_head=there("attn_pool.latent") is not None,
   )
+  # The tanh layer before the head that timm's first ViTs had.
+  rules += dense("pre_logits", "pre_logits.fc", optional=True)
   return [*rules, Rule("pos_embedding", "pos_embed"), *dropped(state_dict, _UNUSED)]
 
 
@@ -56,8 +58,8 @@ def writing(model: Any, image_size: tuple[int, int]) -> list[Rule]:
     for option, known in (("pool_type", tuple(_POOLS)), ("rep_size", (False, 0)), ("norm_eps", (1e-6,)))
     if getattr(model, option) not in known
   ]
-  if model.num_classes and model.pool_type == "none":
-    cannot.append("pool_type='none' with a head")
+  if model.pool_type == "none" and (model.num_classes or model.registers):
+    cannot.append("pool_type='none' with a head or registers")
   if cannot:
     raise UserError(f"export: timm's VisionTransformer has nothing for {', '.join(cannot)}; try --to=npz or stablehlo")
   rules = _rules(

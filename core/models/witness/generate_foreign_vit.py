@@ -62,7 +62,7 @@ _SIZES = dict(hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HE
 _VISION = dict(_SIZES, intermediate_size=MLP)
 HF = {
   "hf_vit": lambda: ViTForImageClassification(ViTConfig(**_VISION, num_labels=CLASSES)),
-  "hf_vit_pooler": lambda: ViTModel(ViTConfig(**_VISION, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6)),
+  "hf_vit_pooler": lambda: ViTModel(ViTConfig(**_VISION, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-2)),
   "hf_dinov2_swiglu": lambda: Dinov2Model(Dinov2Config(**_SIZES, mlp_ratio=2, use_swiglu_ffn=True)),
   "hf_dinov2_registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**_SIZES, mlp_ratio=2)),
   "hf_siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**_VISION)),
