@@ -181,6 +181,46 @@ def test_clipping_counts_only_the_trainable_parameters():
   assert np.isclose(np.sqrt(squares), 1e-3)
 
 
+def test_adaptive_clipping_is_its_equation_and_leaves_the_head():
+  # The shape of each parameter, and the axes over which one unit's weights lie.
+  units = {
+    "conv/kernel": ((3, 3, 4, 6), (0, 1, 2)),
+    "dense/kernel": ((4, 6), (0,)),
+    "gain": ((6,), (0,)),
+    "scalar": ((), ()),
+    "head/kernel": ((4, 6), ()),
+  }
+  rng = np.random.default_rng(0)
+  weights = {name: np.asarray(rng.standard_normal(shape), np.float32) for name, (shape, _) in units.items()}
+  gradients = {name: np.asarray(0.05 * rng.standard_normal(shape), np.float32) for name, (shape, _) in units.items()}
+  weights["dense/kernel"][:, 0] = 0  # A unit that starts at zero counts for eps.
+  params = trees.from_names(weights)
+  clip = optimizer.adaptive_clip(params, clipping=0.04, eps=0.1)
+  updates = clip.update(trees.from_names(gradients), clip.init(params), params)[0]
+  updates = dict(trees.flatten_with_names(updates))
+  np.testing.assert_array_equal(updates.pop("head/kernel"), gradients["head/kernel"])
+  factors = []
+  for name, update in updates.items():
+    norm = lambda x, axes=units[name][1]: np.sqrt(np.sum(np.float64(x) ** 2, axis=axes, keepdims=True))
+    factor = np.minimum(1, 0.04 * np.maximum(norm(weights[name]), 0.1) / norm(gradients[name]))
+    np.testing.assert_allclose(update, factor * gradients[name], rtol=1e-5, err_msg=name)
+    factors.extend(factor.ravel())
+  assert 0 < np.sum(np.array(factors) < 1) < len(factors)
+
+
+def test_adaptive_clipping_of_a_config_is_that_of_optax_before_the_transformation():
+  body = lambda tree: {"layer": tree["embedding"]}
+  witness = optax.chain(optax.adaptive_grad_clip(0.01), optax.sgd(0.1, momentum=0.9))
+  config = dict(optax_name="trace", optax=dict(decay=0.9))
+  tx = make(body(tree(0)), agc=dict(clipping=0.01), **config)[0]
+  assert_close(trained(tx, part=body), trained(witness, part=body))
+  with_head = make(agc=dict(clipping=1e-3), optax_name="identity")[0]
+  without = make(agc=dict(clipping=1e-3, exclude=[]), optax_name="identity")[0]
+  gradients = dict(trees.flatten_with_names(tree(100)))
+  assert_close(first_update(with_head)["head/kernel"], -0.1 * gradients["head/kernel"])
+  assert np.all(np.abs(first_update(without)["head/kernel"]) < 0.01 * np.abs(gradients["head/kernel"]) + 1e-9)
+
+
 def test_a_part_with_the_rest_frozen_trains_like_that_part_alone():
   schedule = [("head/.*", dict(decay_type="cosine", warmup_steps=2)), (".*", None)]
   whole = trained(make(schedule=schedule, wd=0.01, grad_clip_norm=1.0)[0])
@@ -295,6 +335,11 @@ def test_every_scale_by_of_optax_works_or_is_refused_in_one_line(name):
     (dict(lr="0.1"), "config.lr must be a number that is not negative, got '0.1'"),
     (dict(wd=-1), "config.wd must be a number that is not negative"),
     (dict(grad_clip_norm="big"), "config.grad_clip_norm must be a number"),
+    (dict(agc=dict(cliping=0.1)), "config.agc: unknown key 'cliping' .did you mean 'clipping'"),
+    (dict(agc=dict(clipping=0)), "config.agc.clipping must be greater than 0, got 0"),
+    (dict(agc=dict(eps="small")), "config.agc.eps must be a number"),
+    (dict(agc=dict(exclude="head/.*")), "config.agc.exclude must be a list of regexes over names of parameters"),
+    (dict(agc=dict(exclude=["hed/.*"])), "config.agc.exclude: 'hed/.*' matches no parameter"),
     (dict(lr_mults=[("hed/.*", 2.0)]), "config.lr_mults: 'hed/.*' matches no parameter .*head/"),
     (dict(lr_mults=[("head/.*", 0)]), "config.lr_mults: a factor of 0 would still decay .* schedule=..regex, None"),
     (dict(lr_mults=[("head/.*", "2")]), "config.lr_mults must be a number"),
