@@ -191,15 +191,18 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
   Args:
     init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
     init_file: see `core.models.weights.read_file`; "B-i21k/16" and the like are known by name.
-    model_cfg: the model's options; `init_params` already tells what Mixer needs of them.
+    model_cfg: the model's options. Where they are given, weights of another library whose model computes otherwise (the
+      exact GELU) are refused.
     dont_load: regexes over names, `["head/.*"]` for a new task.
 
   Raises:
     UserError: an unreadable file, one of another model, or one trained with another number of patches.
   """
-  del model_cfg
   init = dict(trees.flatten_with_names(init_params))
-  loaded = weights.renumber_modules(trees.from_names(weights.read_file("mixer", init_file)))
+  loaded, options = weights.read_file_and_options("mixer", init_file)
+  if model_cfg is not None:
+    weights.check_options(options, Model(**model_cfg), model_cfg, source=init_file)
+  loaded = weights.renumber_modules(trees.from_names(loaded))
   loaded = {_current_name(name): array for name, array in trees.flatten_with_names(loaded)}
   _refuse_other_grid(loaded, init, dont_load, init_file)
   stem = "stem/kernel"

@@ -49,6 +49,17 @@ def test_a_file_of_another_library_gives_the_logits_of_that_library(name, tmp_pa
   np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
 
 
+def test_timms_kind_of_gelu_is_asked_for_unless_the_config_states_its_own(tmp_path):
+  path = str(tmp_path / "model.safetensors")
+  safetensors.numpy.save_file(witness("mixer_timm")[0], path)
+  default = {option: value for option, value in MIXER.items() if option != "gelu"}
+  tree = shapes(mixer.Model(7, **default))
+  with pytest.raises(UserError, match=r"its model has gelu='exact', ours 'tanh': set model.gelu='exact'"):
+    mixer.load(tree, path, default)
+  for gelu in ("exact", "tanh"):
+    mixer.load(tree, path, {**default, "gelu": gelu})
+
+
 @pytest.mark.parametrize("with_head", [True, False])
 @pytest.mark.parametrize("name", CASES)
 def test_what_was_read_is_written_as_it_was(name, with_head):
