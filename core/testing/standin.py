@@ -50,8 +50,7 @@ def write(
 
 def _with_config(name: str) -> str:
   """`NAME/CONFIG` for the name of a dataset that has configs: TFDS opens the first of them."""
-  tfds = import_tfds()
-  config = None if name == "imagenet21k" else tfds.builder(name).builder_config
+  config = import_tfds().builder(name).builder_config
   return f"{name}/{config.name}" if config and "/" not in name else name
 
 
