@@ -27,7 +27,7 @@ KEYS: dict[str, tuple[type, ...]] = {
   "input": (ConfigDict,),  # data, pp, batch_size, ...: see core.data.pipeline.
   "model_name": (str,),  # A module of core.models.
   "model": (ConfigDict,),  # Options of that model.
-  "model_init": (str,),  # Weights to start from: PATH.npz[:subtree].
+  "model_init": (str, ConfigDict),  # Weights to start from: a name, file or URL, :SUBTREE where wanted; or one a tower.
   "model_load": (ConfigDict,),  # Options of the model's `load`: dont_load, ...
   "resume": (str,),  # A checkpoint of another run to go on from: WORKDIR/checkpoints/STEP, or WORKDIR for its newest.
   "optax_name": (str,),

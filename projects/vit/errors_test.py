@@ -52,7 +52,7 @@ def refused(capfd, *arguments, words: str, status: int = 2) -> None:
     (["--config.lr=fast"], "config.lr must be a number"),
     (["--config.model.dept=3"], "no option 'dept' .*'depth'"),
     (["--config.model.variant=XL/16"], "unknown ViT variant"),
-    (["--config.model_name=vitt"], "there are: vit"),
+    (["--config.model_name=vitt"], "there are: .*vit"),
     (["--config.input.pp=value_rnage(-1,1)"], "did you mean 'value_range'"),
     ([f"--config.input.pp=value_range(vmix=2)|{LABELS}"], "value_range"),
     ([f"--config.input.pp=value_range(-1,1)|drop('image')|{LABELS}"], "image"),
