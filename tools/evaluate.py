@@ -7,6 +7,8 @@
 import dataclasses
 import importlib
 import json
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +40,8 @@ usage: evaluate --config=FILE.py[:ARGS] --weights=W[,W...] [options]
   --steps=all            all checkpoints of the run, or those of these steps
   --evals=NAME,NAME      which of the config's evals; all by default
   --project=NAME         whose model it is, where the config lies outside of projects/NAME
-  --output=FILE          where the JSON goes; default: evaluate.json in the workdir, or runs/evaluate-...
+  --output=FILE.json     where the JSON goes; default: evaluate.json in the workdir, or runs/evaluate-...; files that
+                         evaluators write (save, per_class) go to FILE/WEIGHTS/EVAL/
   --cpu_devices=N        pretend that this machine's CPU is N devices
 """
 _FLAGS = ("config", "weights", "workdir", "steps", "evals", "project", "output", "cpu_devices", "cache_dir", "help")
@@ -69,13 +72,14 @@ def main(argv: Sequence[str]) -> int:
   mesh = sharding.make_mesh(config.get("mesh", [("data", -1)]))
   batch_sharding = sharding.batch_sharding(mesh, config.get("sharding_rules", ()))
   task = make_task(config)
+  written = output.with_suffix("") / ".unfinished"  # Where evaluators write files, before each subject has a folder.
   evals = {
     name: registry.make(
       name,
       config.evals[name],
       predict=task.predict,
       sharding=batch_sharding,
-      output_dir=output.with_suffix(""),
+      output_dir=written,
       batch_size=config.get("input", {}).get("batch_size"),
     )
     for name in _chosen(config, flags)
@@ -83,8 +87,9 @@ def main(argv: Sequence[str]) -> int:
   batch = feed.put(next(iter(next(iter(evals.values())).data)), batch_sharding)
   known = dict(total_steps=1, batch_size=1, data_size=1)  # The shapes do not depend on the schedules.
   shapes, _, _ = initial.abstract_state(task, config, known, mesh, batch)
-  for evaluator in evals.values():
-    evaluator.check(shapes)
+  for name, evaluator in evals.items():
+    with registry.named(name):
+      evaluator.check(shapes)
   if workdir:
     subjects = _checkpoints(workdir, flags.get("steps"), shapes, average=bool(config.get("ema")))
   else:
@@ -95,6 +100,8 @@ def main(argv: Sequence[str]) -> int:
     print(f"evaluating {subject.name}", file=sys.stderr, flush=True)
     state = TrainState.create(subject.params(), ())
     results.append({"weights": subject.name} | _run(evals, state))
+    if written.is_dir():
+      _put_away(written, re.sub(r"[^\w.]+", "_", subject.name))
   output.parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(output) as file:
     report = {"project": project, "config": json.loads(config_lib.to_json(config)), "results": results}
@@ -118,6 +125,13 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _run(evals: Mapping[str, Any], state: TrainState) -> dict[str, float]:
   return {f"{name}/{key}": value for name, each in evals.items() for key, value in each.run(state).items()}
+
+
+def _put_away(written: Path, name: str) -> None:
+  """Gives what the evaluators wrote for one subject a folder of its own."""
+  place = written.with_name(name)
+  shutil.rmtree(place, ignore_errors=True)
+  written.rename(place)
 
 
 def _config(flags: Mapping[str, str], overrides, workdir: Path | None) -> tuple[str, ConfigDict]:

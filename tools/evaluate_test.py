@@ -1,5 +1,6 @@
 """The evaluation program: what timm finds, on timm's weights; what the run itself found, on its checkpoints."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -90,6 +91,20 @@ def test_an_evaluator_that_the_config_lacks_can_be_added(run, tmp_path):
   assert evaluate.main(arguments) == 0
   found, of_average = json.loads(output.read_text())["results"]
   assert found.keys() == of_average.keys() == {"weights", "knn/digits_10nn", "knn/digits_20nn"}
+
+
+def test_files_of_evaluators_have_a_folder_for_each_of_the_weights(run, tmp_path):
+  pp = "value_range(-1,1)|keep('image','label')"
+  save = {"type": "save", "data": {"name": "digits", "split": "test"}, "pp_fn": pp, "outputs": ["output"]}
+  output = tmp_path / "out.json"
+  arguments = [f"--workdir={run}", "--steps=all", "--evals=save", f"--config.evals.save={save!r}"]
+  assert evaluate.main([*arguments, f"--output={output}"]) == 0
+  files = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.npz"))
+  assert [str(file) for file in files] == [
+    f"{w}/save/outputs.npz" for w in ("step_2", "step_2_ema", "step_4", "step_4_ema")
+  ]
+  logits = [np.load(tmp_path / "out" / file)["output"] for file in files]
+  assert all(not np.array_equal(a, b) for a, b in itertools.pairwise(logits))
 
 
 @pytest.mark.parametrize(

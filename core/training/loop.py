@@ -84,15 +84,21 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
       raise UserError(f"{checkpoint} is past the {plan.total:,} steps of this config")
     evals = {
       name: evaluators.make(
-        name, eval_config, predict=task.predict, sharding=batch_sharding, output_dir=workdir / "evals"
+        name,
+        eval_config,
+        predict=task.predict,
+        sharding=batch_sharding,
+        output_dir=workdir / "evals",
+        batch_size=config.input.batch_size,
       )
       for name, eval_config in _evals(config).items()
     }
     state = (
       checkpoints.restore(checkpoint, shapes) if checkpoint else initial.fresh_state(task, config, shapes, tx, batch)
     )
-    for evaluator in evals.values():
-      evaluator.check(state)
+    for each, evaluator in evals.items():
+      with evaluators.named(each):
+        evaluator.check(state)
 
     show = progress.Progress(
       total_steps=plan.total,
