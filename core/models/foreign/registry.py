@@ -7,6 +7,7 @@ from core.models.foreign import mixer, nfnet, resnet, vit
 from core.models.foreign.table import Format
 
 FORMATS: dict[str, Mapping[str, Format]] = {
+  "bit_paper": resnet.FORMATS,  # The name in published configs.
   "mixer": mixer.FORMATS,
   "nfnet": nfnet.FORMATS,
   "resnet": resnet.FORMATS,
