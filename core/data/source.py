@@ -8,7 +8,7 @@ from core.data.columns import Columns
 from core.data.tfrecord import Records
 from core.errors import UserError, check_arguments, nearest
 
-SOURCES = ("arrays", "digits", "folder", "fractals", "jsonl", "tfds")
+SOURCES = ("arrays", "digit_captions", "digits", "folder", "fractals", "jsonl", "tfds")
 
 Source = Columns | Records
 

@@ -66,8 +66,6 @@ class Op:
 
 OPS: dict[str, Op] = {}
 
-_KEYS = ("key", "inkey", "outkey")
-
 
 def op(*, random: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
   """Registers, under its own name, a factory of functions `data -> data` (`(data, rng) -> data` if random)."""
@@ -79,16 +77,25 @@ def op(*, random: bool = False) -> Callable[[Callable[..., Any]], Callable[..., 
   return register
 
 
-def key_op(*, key: str = "image", random: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def key_op(
+  *, key: str = "image", outkey: str | None = None, random: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
   """Registers, under its own name, a factory of functions of one key's value, `(value, rng)` if random.
 
   The op's arguments are the factory's and, by name only, `key=`, or `inkey=` to read from and `outkey=` to write to.
+
+  Args:
+    key: what is read and written where none of them is given.
+    outkey: what is written where neither `key=` nor `outkey=` is given, if not `key`.
+    random: the functions take a `core.pp.rng.Rng`, last.
   """
-  default = key
+  # As the op's signature is shown to people.
+  defaults = {"key": None, "inkey": key, "outkey": outkey} if outkey else {"key": key, "inkey": None, "outkey": None}
+  default, default_outkey = key, outkey or key
 
   def register(factory):
-    def make(*args, key=default, inkey=None, outkey=None, **kwargs):
-      source, target = inkey or key, outkey or key
+    def make(*args, key=None, inkey=None, outkey=None, **kwargs):
+      source, target = inkey or key or default, outkey or key or default_outkey
 
       def on_key(fn):
         # `*rng` is the generator of a random op, and nothing for the others.
@@ -98,9 +105,7 @@ def key_op(*, key: str = "image", random: bool = False) -> Callable[[Callable[..
       return Forms(on_key(forms.tf), on_key(forms.batched))
 
     signature = inspect.signature(factory)
-    extra = [
-      inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=default if k == "key" else None) for k in _KEYS
-    ]
+    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items()]
     _register(factory, make, signature.replace(parameters=[*signature.parameters.values(), *extra]), random)
     return factory
 

@@ -1,0 +1,228 @@
+"""Pictures of handwritten digits with captions: image and text to train on where nothing is prepared.
+
+A picture is of one or two of scikit-learn's digits (`core.data.sources.digits`), each in a colour and in a quarter of a
+black square; its captions come from several templates, some of which tell all and some only the digits:
+
+    a red seven at the top left                     the digits three and seven
+    the digit seven                                 a blue three to the left of a red seven
+
+Held out from training are handwritings (all tests show other images), pairs of digits (`test_combinations`), and
+templates (`test_templates`, of known words). All choices are `core.data.order.hash64` of the split and the example.
+
+`CLASS_NAMES` and the two lists of prompts are for zero-shot classification by `label`.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from core.data import split as splits
+from core.data.columns import Columns, bytes_column, describer, select
+from core.data.order import hash64, permutation
+from core.data.sources import digits as digits_lib
+from core.errors import UserError
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CLASS_NAMES = (*DIGITS, *(f"{first} and {second}" for first in DIGITS for second in DIGITS))
+DIGIT_PROMPTS = ("a photo of the digit {}", "the digit {}", "a handwritten {}")
+PAIR_PROMPTS = ("a photo of the digits {}", "the digits {}")
+
+COLOURS = {
+  "red": (255, 50, 50),
+  "green": (50, 220, 50),
+  "blue": (80, 100, 255),
+  "yellow": (255, 230, 0),
+  "purple": (190, 60, 220),
+  "white": (255, 255, 255),
+}
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+
+# The last of each tells all there is to tell.
+TEMPLATES = (
+  "a photo of the digit {digit}",
+  "the digit {digit}",
+  "a handwritten {digit}",
+  "a photo of a {colour} {digit}",
+  "{digit} written in {colour}",
+  "the digit {digit} at the {place}",
+  "a {colour} {digit} at the {place}",
+)
+PAIR_TEMPLATES = (
+  "a photo of the digits {first} and {second}",
+  "the digits {first} and {second}",
+  "{first} {relation} {second}",
+  "{second} {reverse} {first}",
+  "a {colour} {first} and a {other} {second}",
+  "a {other} {second} {reverse} a {colour} {first}",
+  "a {colour} {first} {relation} a {other} {second}",
+)
+HELD_OUT_TEMPLATES = (
+  "a photo of a handwritten {digit}",
+  "a handwritten {colour} {digit}",
+  "the digit {digit} written in {colour}",
+  "a photo of the digit {digit} at the {place}",
+)
+HELD_OUT_PAIR_TEMPLATES = (
+  "a photo of {first} and {second}",
+  "a handwritten {first} {relation} a handwritten {second}",
+  "a photo of {second} {reverse} {first}",
+  "a photo of a {colour} {first} {relation} a {other} {second}",
+)
+
+# Each digit is in two of them, in either order, and in all others.
+HELD_OUT = tuple((digit, (digit + 3) % 10) for digit in range(10))
+
+CAPTIONS = 4  # An image.
+_CELL = 8  # Pixels of a digit; an image is two by two cells.
+_TEST_EXAMPLES = 1_440  # Each of the 360 handwritings of the test twice alone, as many pairs.
+
+# Corners of the cells in order of PLACES; of a pair, those of its two digits: in a row or in a column.
+_CORNERS = np.array([(0, 0), (0, _CELL), (_CELL, 0), (_CELL, _CELL)])
+_PAIRS_OF_CELLS = np.array([(0, 1), (2, 3), (0, 2), (1, 3)])
+_RELATIONS = (("to the left of", "to the right of"),) * 2 + (("above", "below"),) * 2
+
+# The first word of each hash: what it is for. Splits that share theirs show the same images.
+_DRAW, _TEMPLATES = 200, 201
+_SEEDS = {"train": 0, "test": 1, "test_templates": 1, "test_combinations": 2}
+
+
+def load(
+  *,
+  split: str,
+  digits: int | Sequence[int] = (1, 2),
+  examples: int = 12_000,
+  held_out: Sequence[Sequence[int]] = HELD_OUT,
+  name: str = "digit_captions",
+) -> Columns:
+  """Images with captions, those of one and of two digits in turn.
+
+  `image` uint8 [n, 16, 16, 3]; `captions` text [n, 4], of four templates; `caption` text [n], the one that tells all;
+  `label` int64 [n], the digit of one, 10 + 10 first + second (from left to right or top to bottom) of two: the index
+  in `CLASS_NAMES`; `id` int64 [n].
+
+  Args:
+    split: `train`; `test`, with other handwritings; `test_templates`, the same images with captions of other templates;
+      `test_combinations`, pairs that are held out; or a part of one: `train[:10%]`.
+    digits: how many in an image: 1, 2, or (1, 2).
+    examples: of `train` with one and two digits; half of them with only one kind.
+    held_out: pairs of digits that only `test_combinations` shows, in either order.
+    name: unused; every source may be named.
+
+  Raises:
+    UserError: no such split, or arguments that leave nothing to show.
+  """
+  where = "data source digit_captions"
+  counts = (digits,) if isinstance(digits, int) else tuple(digits)
+  if not counts or set(counts) - {1, 2}:
+    raise UserError(f"{where}: digits is how many an image shows: 1, 2 or (1, 2), got {digits!r}")
+  if isinstance(examples, bool) or not isinstance(examples, int) or examples < 2:
+    raise UserError(f"{where}: examples must be a whole number from 2 on, got {examples!r}")
+  kept_from_training = _as_pairs(held_out, where)
+  held = {key: _rows(key, counts, examples) for key in _SEEDS}
+  parts = splits.ranges(split, {key: len(rows) for key, rows in held.items()}, where)
+  arrays = {}
+  for key in {part for part, _, _ in parts}:
+    if key == "test_combinations" and not kept_from_training:
+      raise UserError(f"{where}: held_out is empty, and test_combinations shows the pairs that are held out")
+    columns = _dataset(key, examples, kept_from_training)
+    arrays[key] = {column: array[held[key]] for column, array in columns.items()}
+  noun = lambda part, row: f"{part} image {held[part][row]} of digit_captions"
+  return Columns(f"digit_captions {split}", select(arrays, parts), describer(parts, noun), classes=CLASS_NAMES)
+
+
+def _as_pairs(held_out: Sequence[Sequence[int]], where: str) -> frozenset[tuple[int, int]]:
+  """Both orders of each pair."""
+  pairs = [tuple(pair) for pair in held_out]
+  for pair in pairs:
+    if len(pair) != 2 or not all(isinstance(digit, int) and 0 <= digit < 10 for digit in pair):
+      raise UserError(f"{where}: held_out holds pairs of digits from 0 to 9, got {pair!r}")
+  both = frozenset((*pairs, *((second, first) for first, second in pairs)))
+  if len(both) == 100:
+    raise UserError(f"{where}: held_out leaves no pair to train on")
+  return both
+
+
+def _rows(split: str, counts: tuple[int, ...], examples: int) -> Int[np.ndarray, "n"]:
+  """The rows of a split with that many digits: one digit at even places, two at odd ones, or two only."""
+  if split == "test_combinations":
+    return np.arange(_TEST_EXAMPLES // 2 if 2 in counts else 0)
+  row = np.arange(examples if split == "train" else _TEST_EXAMPLES)
+  return row[np.isin(1 + row % 2, counts)]
+
+
+@functools.lru_cache(maxsize=8)
+def _dataset(split: str, examples: int, held_out: frozenset[tuple[int, int]]) -> dict[str, np.ndarray]:
+  """All columns of a split."""
+  handwriting = digits_lib.load(split="train" if split == "train" else "test").arrays
+  size = {"train": examples, "test_combinations": _TEST_EXAMPLES // 2}.get(split, _TEST_EXAMPLES)
+  row = np.arange(size)
+  paired = np.full(size, True) if split == "test_combinations" else row % 2 == 1
+  turn = row if split == "test_combinations" else row // 2  # Counts images of one and of two digits apart.
+  wanted = [pair for pair in np.ndindex(10, 10) if (pair in held_out) == (split == "test_combinations")]
+  pairs = np.array(wanted)[permutation(len(wanted), _DRAW, _SEEDS[split])]
+  first, second = np.where(paired, pairs[turn % len(pairs)].T, turn % 10)
+  cells, colour, other, *chosen = _drawn(_SEEDS[split], size)
+
+  image = np.zeros((size, 2 * _CELL, 2 * _CELL, 3), np.uint8)
+  place = np.where(paired, _PAIRS_OF_CELLS[cells, 0], cells)
+  _paint(image, row, _handwritten(handwriting, first, turn // 10, chosen[0], paired), place, colour)
+  (two,) = np.nonzero(paired)
+  drawn = _handwritten(handwriting, second, turn // 10, chosen[1], paired)
+  _paint(image, two, drawn[two], _PAIRS_OF_CELLS[cells[two], 1], other[two])
+
+  names = list(COLOURS)
+  facts = [
+    dict(digit=DIGITS[a], first=DIGITS[a], second=DIGITS[b], colour=names[c], other=names[o])
+    | dict(place=PLACES[cell], relation=_RELATIONS[cell][0], reverse=_RELATIONS[cell][1])
+    for a, b, c, o, cell in zip(first, second, colour, other, cells)
+  ]
+  lists = (HELD_OUT_TEMPLATES, HELD_OUT_PAIR_TEMPLATES) if split == "test_templates" else (TEMPLATES, PAIR_TEMPLATES)
+  order = np.argsort(hash64(_TEMPLATES, _SEEDS[split], row[:, None], np.arange(len(lists[0]))), axis=1)[:, :CAPTIONS]
+  captions = [lists[int(two)][n].format(**fact) for two, fact, some in zip(paired, facts, order) for n in some]
+  whole = [(PAIR_TEMPLATES if two else TEMPLATES)[-1].format(**fact) for two, fact in zip(paired, facts)]
+  return {
+    "image": image,
+    "captions": bytes_column(captions).reshape(size, CAPTIONS),
+    "caption": bytes_column(whole),
+    "label": np.where(paired, 10 + 10 * first + second, first).astype(np.int64),
+    "id": row.astype(np.int64),
+  }
+
+
+def _drawn(seed: int, size: int) -> Int[np.ndarray, "5 n"]:
+  """For each image: which cells, the two colours, and two large numbers to choose handwritings by."""
+  bits = hash64(_DRAW, seed, np.arange(5)[:, None], np.arange(size)) >> np.uint64(33)
+  return bits.astype(np.int64) % np.array([4, len(COLOURS), len(COLOURS), 2**31, 2**31])[:, None]
+
+
+def _handwritten(
+  source: dict[str, np.ndarray],
+  digit: Int[np.ndarray, "n"],
+  turn: Int[np.ndarray, "n"],
+  drawn: Int[np.ndarray, "n"],
+  paired: np.ndarray,
+) -> UInt8[np.ndarray, "n 8 8 1"]:
+  """A handwriting of each digit: one after the other where it is alone, any where it is paired."""
+  found = np.empty((len(digit), _CELL, _CELL, 1), np.uint8)
+  for value in range(10):
+    (members,) = np.nonzero(source["label"] == value)
+    (here,) = np.nonzero(digit == value)
+    found[here] = source["image"][members[np.where(paired, drawn, turn)[here] % len(members)]]
+  return found
+
+
+def _paint(
+  image: UInt8[np.ndarray, "n 16 16 3"],
+  rows: Int[np.ndarray, "m"],
+  grey: UInt8[np.ndarray, "m 8 8 1"],
+  place: Int[np.ndarray, "m"],
+  colour: Int[np.ndarray, "m"],
+) -> None:
+  """Puts a digit of its colour into a cell of each of some images."""
+  tint = np.array(list(COLOURS.values()), np.uint16)[colour][:, None, None]
+  drawn = (grey.astype(np.uint16) * tint // 255).astype(np.uint8)
+  for cell, (top, left) in enumerate(_CORNERS):
+    here = place == cell
+    image[rows[here], top : top + _CELL, left : left + _CELL] = drawn[here]

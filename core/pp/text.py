@@ -1,0 +1,116 @@
+"""Text as the ops handle it: UTF-8 bytes, one text an example or an array of several, in memory and in tf.data.
+
+Nothing here knows of tokens: a function of a list of texts becomes an op's two forms, see `forms`. In tf.data it runs
+in Python (`tf.numpy_function`), as the libraries that read text are not TensorFlow's.
+"""
+
+import re
+import string
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from core.errors import UserError
+from core.pp.registry import Forms
+
+TextArray = Shaped[np.ndarray, "..."]  # An object array of `bytes`, as `core.data.columns.bytes_column` makes it.
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def forms(fn: Callable[[list[bytes]], Any], dtype: Any = object, shape: tuple[int, ...] = ()) -> Forms:
+  """The forms of an op that maps texts: its value may hold one text an example or several, in any shape.
+
+  Args:
+    fn: a list of n texts -> n results, an array [n, *shape] of `dtype`, or with `dtype` object a list of n texts.
+    dtype: object for text, else a NumPy type of numbers.
+    shape: of one text's result.
+  """
+
+  def many(values):
+    values = np.asarray(values)
+    return _filled(fn(_flat(values)), (*values.shape, *shape), dtype)
+
+  def one(value):
+    import tensorflow as tf
+
+    if value.dtype != tf.string:
+      raise UserError(f"it takes text; the key holds {value.dtype.name}")
+    # As an array, for `numpy_function` takes a scalar of text apart into an array of characters.
+    run = lambda texts: _filled(fn(_flat(texts)), (*np.shape(texts), *shape), dtype)
+    result = tf.numpy_function(run, [value], tf.string if dtype is object else tf.as_dtype(dtype), stateful=False)
+    return tf.ensure_shape(result, value.shape.concatenate(shape))
+
+  return Forms(one, many)
+
+
+def map_texts(fn: Callable[[str], str]) -> Forms:
+  """The forms of an op that changes each text by itself."""
+  return forms(lambda texts: [fn(text).encode() for text in decoded(texts)])
+
+
+def decoded(texts: Sequence[bytes]) -> list[str]:
+  """The texts as `str`.
+
+  Raises:
+    UserError: one is not UTF-8; the line shows it and where.
+  """
+  try:
+    return [text.decode() for text in texts]
+  except UnicodeDecodeError:
+    check_utf8(texts)
+    raise
+
+
+def check_utf8(texts: Sequence[bytes]) -> None:
+  """Refuses texts that are not UTF-8.
+
+  Raises:
+    UserError: one is not; the line shows it and where.
+  """
+  try:
+    b"\n".join(texts).decode()  # No sequence of bytes goes on across a line's end, so one call checks all.
+  except UnicodeDecodeError:
+    for text in texts:
+      try:
+        text.decode()
+      except UnicodeDecodeError as error:
+        byte, place = text[error.start], error.start
+        start = text[: place + 20].decode(errors="replace")[-60:]
+        raise UserError(f"text is not UTF-8: byte 0x{byte:02x} at place {place} of {start!r}") from None
+
+
+def canonicalize(text: str, keep: str = "") -> str:
+  """Lower-case, without ASCII punctuation, underscores and runs of white space become one space each.
+
+  This is how SigLIP (Zhai et al. 2023) prepares class names and prompts.
+
+  Args:
+    text: any.
+    keep: a piece of text whose punctuation stays, such as the "{}" of a prompt.
+  """
+  parts = text.replace("_", " ").split(keep) if keep else [text.replace("_", " ")]
+  bare = keep.join(part.translate(_PUNCTUATION) for part in parts)
+  return re.sub(r"\s+", " ", bare.lower()).strip()
+
+
+def _flat(values: TextArray) -> list[bytes]:
+  values = np.asarray(values)
+  if values.dtype.kind not in "OSU":
+    raise UserError(f"it takes text; the key holds {values.dtype.name}")
+  texts = values.reshape(-1).tolist()
+  if not all(map(bytes.__instancecheck__, texts)):
+    texts = [text.encode() if isinstance(text, str) else text for text in texts]
+    if other := next((text for text in texts if not isinstance(text, bytes)), None):
+      raise UserError(f"it takes text; the key holds {other!r}")
+  return texts
+
+
+def _filled(results: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  if dtype is not object:
+    return np.asarray(results, dtype).reshape(shape)
+  array = np.empty(len(results), object)
+  array[:] = results
+  return array.reshape(shape)
