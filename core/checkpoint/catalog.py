@@ -21,7 +21,12 @@ from core import files
 from core.errors import UserError, first_few
 
 # What else loads into a family's models.
-_ALSO = {"vit": ("flexivit",), "resnet": ("distill_teachers",)}
+_ALSO = {
+  "vit": ("flexivit",),
+  "resnet": ("distill_teachers",),
+  "two_towers": ("lit",),
+  "one_tower": ("clippo",),
+}
 
 # Families whose files hold towers, which other families' models take by subtree.
 _TOWERS = ("two_towers", "lit", "clippo")
@@ -81,6 +86,8 @@ def _locations(family: str) -> dict[str, str]:
   found = {}
   for each in (family, *_ALSO.get(family, ())):
     found |= _catalog().get(each, {})
+  if family == "text_transformer":
+    found = {name: f"{location}:txt" for name, location in _catalog()["two_towers"].items()}
   return found | ({name: _bit_location(name) for name in _BIT_NAMES} if family == "resnet" else {})
 
 

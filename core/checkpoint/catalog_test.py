@@ -26,14 +26,17 @@ def test_every_name_of_every_family_resolves():
 
 
 def test_the_image_tower_of_a_two_tower_file_is_a_vit():
-  for name in catalog.names("two_towers"):
+  for name in CATALOG["two_towers"]:
     assert catalog.locate("vit", name) == catalog.locate("two_towers", f"{name}:img")
+    assert catalog.locate("text_transformer", name) == catalog.locate("two_towers", f"{name}:txt")
   assert catalog.locate("lit", "mixed_L16L:txt") == "gs://vit_models/lit/LiT-L16L.npz:txt"
   assert catalog.locate("vit", "mixed_L16L:img") == "gs://vit_models/lit/LiT-L16L.npz:img"
   assert catalog.locate("vit", "SigLIP L/16 256:txt") == catalog.locate("two_towers", "SigLIP L/16 256:txt")
 
 
-def test_vit_and_resnet_know_what_else_loads_into_them():
+def test_families_know_what_else_loads_into_them():
+  assert catalog.locate("two_towers", "coco_B16B") == "gs://vit_models/lit/big_vision/coco_B16B/checkpoint.npz"
+  assert catalog.locate("one_tower", "100c4") == "gs://big_vision/clippo/clippo_b16_100c4.npz"
   assert catalog.locate("vit", "FlexiViT-L i1k") == "gs://big_vision/flexivit/flexivit_l_i1k.npz"
   assert catalog.locate("resnet", "BiT-M R152x2 pet rc128") == "gs://bit_models/distill/R152x2_T_pet128.npz"
 

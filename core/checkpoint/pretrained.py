@@ -4,6 +4,7 @@ import os
 import re
 import zipfile
 import zlib
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,26 @@ def load_params(spec: str) -> dict[str, Any]:
     UserError: no such file, no `.npz` or a damaged one, one that holds pickled objects, or no such subtree; a URL that
       cannot be had.
   """
-  location, subtree = split(spec)
-  path = remote.fetch(location)
-  if "://" not in location:
-    return _read(path, subtree, str(path), "")
-  return _read(path, subtree, remote.shown(location), f"; remove its copy {path} to fetch it anew")
+  return _open(spec, _decode_all)
+
+
+def names(spec: str) -> list[str]:
+  """The names of the parameters that `load_params` would give, flat; no array is read.
+
+  Raises:
+    UserError: as `load_params`.
+  """
+  return _open(spec, lambda arrays, stored, where: list(stored))
+
+
+def load_some(spec: str, wanted: Collection[str]) -> dict[str, np.ndarray]:
+  """Those of the parameters that have one of these names and are there, by name; no other array is read.
+
+  Raises:
+    UserError: as `load_params`.
+  """
+  some = lambda stored: {name: place for name, place in stored.items() if name in wanted}
+  return _open(spec, lambda arrays, stored, where: _decode_flat(arrays, some(stored), where))
 
 
 def split(spec: str) -> tuple[str, str]:
@@ -64,16 +80,24 @@ def save_params(path: str | os.PathLike, params: trees.PyTree) -> None:
     raise UserError(f"{path}: cannot be written ({e.strerror or _one_line(e)})") from None
 
 
-def _read(path: Path, subtree: str, where: str, remedy: str) -> dict[str, Any]:
-  """The parameters in a file that errors call `where`; `remedy` ends the line of one that is damaged."""
+def _open(spec: str, take: Callable[[Any, dict[str, str], str], Any]) -> Any:
+  """What `take` finds in a file: it gets the arrays, `{name in the tree: name in the file}`, and a name for errors."""
+  location, subtree = split(spec)
+  path = remote.fetch(location)
+  if "://" not in location:
+    return _read(path, subtree, take, str(path), "")
+  return _read(path, subtree, take, remote.shown(location), f"; remove its copy {path} to fetch it anew")
+
+
+def _read(path: Path, subtree: str, take: Callable[..., Any], where: str, remedy: str) -> Any:
+  """As `_open`, of a file that errors call `where`; `remedy` ends the line of one that is damaged."""
   try:
     with path.open("rb") as file:
       if not zipfile.is_zipfile(file):  # np.load takes all it does not know for a pickle, and says so.
         raise UserError(f"{where}: not an .npz file, or a truncated one{remedy}")
       file.seek(0)
       with np.load(file, allow_pickle=False) as arrays:
-        names = _select(list(arrays), subtree, where)
-        return _nested({name: _decode(arrays[stored], where, stored) for name, stored in names.items()}, where)
+        return take(arrays, _select(list(arrays), subtree, where), where)
   except FileNotFoundError:
     raise UserError(f"{where}: no such file") from None
   except MemoryError as e:
@@ -113,6 +137,14 @@ def _decode(array: Any, where: str, stored: str) -> np.ndarray:
   if array.dtype != ml_dtypes.bfloat16 and array.dtype.kind not in "biufc":
     raise UserError(f"{where}: holds no parameters: {stored} is an array of {array.dtype}, not of numbers")
   return array
+
+
+def _decode_flat(arrays: Any, stored: dict[str, str], where: str) -> dict[str, np.ndarray]:
+  return {name: _decode(arrays[place], where, place) for name, place in stored.items()}
+
+
+def _decode_all(arrays: Any, stored: dict[str, str], where: str) -> dict[str, Any]:
+  return _nested(_decode_flat(arrays, stored, where), where)
 
 
 def _nested(named: dict[str, np.ndarray], where: str) -> dict[str, Any]:

@@ -34,6 +34,16 @@ def sincos2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 tokens d
   return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)[None].astype(np.float32)
 
 
+def sincos1d(length: int, dim: int) -> Float[np.ndarray, "1 length dim"]:
+  """Fixed positions of a sequence: [sin(l w), cos(l w)], w = 10000^(-2k/dim), k < dim / 2 (Vaswani et al. 2017, 3.5).
+
+  Sines come first and cosines after them, instead of taking turns. `dim` must be even.
+  """
+  omega = 10_000.0 ** (-2 * np.arange(dim // 2) / dim)
+  angles = np.arange(length)[:, None] * omega
+  return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)[None].astype(np.float32)
+
+
 def attention_implementation(query: Float[Array, "batch tokens heads dim"]) -> str:
   """`"cudnn"` (flash attention) where this process's GPU can run it for such queries, else `"xla"`.
 

@@ -3,15 +3,15 @@
 from types import ModuleType
 
 from core.errors import UserError
-from core.models import bit, mixer, nfnet, resnet, vit
+from core.models import one_tower, towers, two_towers
 
 MODELS = {
-  "vit": vit,
-  "mixer": mixer,
-  "resnet": resnet,
-  "bit_paper": resnet,  # The name in published configs.
-  "bit": bit,
-  "nfnet": nfnet,
+  **towers.IMAGE,
+  **towers.TEXT,
+  "two_towers": two_towers,
+  "proj.image_text.two_towers": two_towers,  # Here and below: names in published configs.
+  "one_tower": one_tower,
+  "proj.clippo.one_tower": one_tower,
 }
 
 

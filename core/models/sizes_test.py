@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from core.models import registry, sizes
+from core.models import registry, sizes, towers
 
 HERE = Path(__file__).parent
 
@@ -168,7 +168,7 @@ def test_the_readme_has_a_table_of_every_family_and_no_other():
   assert head
   families = {line.split("|")[1].strip() for line in lines.strip().splitlines()}
   assert families == set(sizes.VARIANTS)
-  assert {id(registry.get(family)) for family in families} == {id(module) for module in registry.MODELS.values()}
+  assert {id(registry.get(family)) for family in families} == {id(module) for module in towers.IMAGE.values()}
 
 
 def test_variants_of_the_table_are_all_that_the_families_have():

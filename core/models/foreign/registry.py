@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 
 from core.errors import UserError
-from core.models.foreign import mixer, nfnet, resnet, vit
+from core.models.foreign import bert, mixer, nfnet, resnet, siglip, vit
 from core.models.foreign.table import Format
 
 FORMATS: dict[str, Mapping[str, Format]] = {
+  "bert": bert.FORMATS,
   "bit_paper": resnet.FORMATS,  # The name in published configs.
   "mixer": mixer.FORMATS,
   "nfnet": nfnet.FORMATS,
   "resnet": resnet.FORMATS,
+  "text_transformer": siglip.TEXT_FORMATS,
+  "two_towers": siglip.FORMATS,
   "vit": vit.FORMATS,
 }
 

@@ -1,0 +1,137 @@
+"""BERT's weights in the form of transformers (BertModel and its kin), and of the original release in TensorFlow."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from core.errors import UserError, first_few
+from core.models.foreign import table
+from core.models.foreign.table import DENSE, Arrays, Format, Rule, constant, dropped
+from core.models.foreign.transformer import dense
+
+_GELUS = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+_PREFIX = "bert."
+_ENCODER = "BertEncoder_0"
+_BLOCK = f"{_ENCODER}/encoder_block/layer_sequence/layers_{{i}}"
+
+_EMBEDDINGS = {"token": "word_embeddings", "position": "position_embeddings", "segment": "token_type_embeddings"}
+# Linear layers and LayerNorms of a block: ours, transformers', and with slashes those of the release.
+_LINEAR = {
+  "attention_block/attention_layer/query": "attention.self.query",
+  "attention_block/attention_layer/key": "attention.self.key",
+  "attention_block/attention_layer/value": "attention.self.value",
+  "attention_block/dense_layer": "attention.output.dense",
+  "mlp_block/mlp/dense_layer": "intermediate.dense",
+  "mlp_block/dense_layer": "output.dense",
+}
+_NORMS = {"attention_block/layer_norm": "attention.output.LayerNorm", "mlp_block/layer_norm": "output.LayerNorm"}
+# Of the pre-training's heads, of a classifier, and of the optimizer, none of which the encoder needs.
+_SURPLUS_HF = r"(.*\.)?(pooler|cls|classifier|qa_outputs)\..*|.*\.position_ids"
+_SURPLUS_RELEASE = (
+  r"bert/pooler/.*|cls/.*|global_step|.*/(adam_[mv]|AdamWeightDecayOptimizer(_\d)?)|output_(weights|bias)"
+)
+
+
+def from_release(variables: Arrays, *, source: str) -> dict[str, np.ndarray]:
+  """The encoder of the original release, a TensorFlow checkpoint, under our names.
+
+  Args:
+    variables: as `core.checkpoint.tf_checkpoint.read` gives them.
+    source: begins the line of an error.
+
+  Raises:
+    UserError: not the variables of a BERT.
+  """
+  if "bert/embeddings/word_embeddings" not in variables:
+    names = first_few(sorted(variables), rest=" and {} more names")
+    raise UserError(f"{source}: not a checkpoint of BERT's release; it holds {names}")
+  return table.to_published([*_release(), *dropped(variables, _SURPLUS_RELEASE)], variables, source=source)
+
+
+def _release() -> list[Rule]:
+  path = "bert/encoder/layer_{i}"
+  kernels = lambda ours, theirs: [Rule(f"{ours}/{name}", f"{theirs}/{name}") for name in ("kernel", "bias")]
+  norms = lambda ours, theirs: [Rule(f"{ours}/scale", f"{theirs}/gamma"), Rule(f"{ours}/bias", f"{theirs}/beta")]
+  return [
+    *(Rule(_embedding(kind), f"bert/embeddings/{name}") for kind, name in _EMBEDDINGS.items()),
+    *norms(f"{_ENCODER}/layer_norm", "bert/embeddings/LayerNorm"),
+    *(r for ours, theirs in _LINEAR.items() for r in kernels(f"{_BLOCK}/{ours}", f"{path}/{theirs.replace('.', '/')}")),
+    *(r for ours, theirs in _NORMS.items() for r in norms(f"{_BLOCK}/{ours}", f"{path}/{theirs.replace('.', '/')}")),
+  ]
+
+
+def _embedding(kind: str) -> str:
+  return f"{_ENCODER}/embedder/embedders_{kind}_ids/embedding"
+
+
+def _hf(prefix: str, norm: tuple[str, str]) -> list[Rule]:
+  """The rules for transformers' names; `norm` is what it calls scale and bias there."""
+  path = f"{prefix}encoder.layer.{{i}}"
+  norms = lambda ours, theirs: [
+    Rule(f"{ours}/{name}", f"{theirs}.{other}") for name, other in zip(("scale", "bias"), norm)
+  ]
+  return [
+    *(Rule(_embedding(kind), f"{prefix}embeddings.{name}.weight") for kind, name in _EMBEDDINGS.items()),
+    *norms(f"{_ENCODER}/layer_norm", f"{prefix}embeddings.LayerNorm"),
+    *(rule for ours, theirs in _LINEAR.items() for rule in dense(f"{_BLOCK}/{ours}", f"{path}.{theirs}", DENSE)),
+    *(rule for ours, theirs in _NORMS.items() for rule in norms(f"{_BLOCK}/{ours}", f"{path}.{theirs}")),
+  ]
+
+
+def _recognizes(state_dict: Arrays) -> bool:
+  name = "embeddings.token_type_embeddings.weight"
+  return name in state_dict or f"{_PREFIX}{name}" in state_dict
+
+
+def _reading(state_dict: Arrays) -> Sequence[Rule]:
+  prefix = _PREFIX if any(name.startswith(_PREFIX) for name in state_dict) else ""
+  # Files from before version 1 of transformers keep TensorFlow's words.
+  older = f"{prefix}embeddings.LayerNorm.gamma" in state_dict
+  rules = _hf(prefix, ("gamma", "beta") if older else ("weight", "bias"))
+  return [*rules, *dropped(state_dict, _SURPLUS_HF)]
+
+
+def _writing(model: Any, image_size: tuple[int, int]) -> Sequence[Rule]:
+  del image_size
+  if model.num_classes:
+    # What computes from the first token's hidden state is a pooler without its tanh, which transformers lacks.
+    raise UserError("model: transformers' BertModel has no linear head on its first token; export with num_classes=0")
+  pooler = {"weight": np.eye(model.width, dtype=np.float32), "bias": np.zeros(model.width, np.float32)}
+  rules = _hf("", ("weight", "bias"))
+  return [*rules, *(Rule((), f"pooler.dense.{name}", constant(value)) for name, value in pooler.items())]
+
+
+def _config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
+  del image_size
+  return {
+    "architectures": ["BertModel"],
+    "model_type": "bert",
+    "vocab_size": model.vocab_size,
+    "hidden_size": model.width,
+    "num_hidden_layers": model.depth,
+    "num_attention_heads": model.num_heads,
+    "intermediate_size": model.mlp_dim,
+    "hidden_act": "gelu" if model.gelu == "exact" else "gelu_new",
+    "max_position_embeddings": model.max_len,
+    "type_vocab_size": 2,
+    "layer_norm_eps": model.norm_eps,
+    "pad_token_id": 0,
+    "dtype": "float32",
+  }
+
+
+def _options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
+  del state_dict
+  gelu = config.get("hidden_act", "gelu")
+  if gelu not in _GELUS:
+    raise UserError(
+      f"config.json: hidden_act {gelu!r} is an activation that our BERT lacks (it has {', '.join(_GELUS)})"
+    )
+  if config.get("position_embedding_type", "absolute") != "absolute":
+    raise UserError(f"config.json: position_embedding_type {config['position_embedding_type']!r} is not BERT's own")
+  known = {"num_attention_heads": "num_heads", "layer_norm_eps": "norm_eps"}
+  return {ours: config[theirs] for theirs, ours in known.items() if theirs in config} | {"gelu": _GELUS[gelu]}
+
+
+FORMATS = {"hf": Format(_recognizes, _reading, _writing, _config, _options)}
