@@ -170,7 +170,7 @@ def _give_up_at_once_without_network(builder: Any) -> None:
   import requests
   from tensorflow_datasets.core.download import downloader
 
-  hosts = {url.split("/")[2]: url for url in builder.url_infos if url.startswith("http")}
+  hosts = {url.split("/")[2]: url for url in builder.url_infos or () if url.startswith("http")}
   for url in hosts.values():
     try:
       requests.head(url, timeout=_PROBE_SECONDS)

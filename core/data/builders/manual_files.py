@@ -68,7 +68,7 @@ def by_hand(builder_cls: Any, manual_dir: Path, url: str) -> str:
     manual_dir: where it would lie.
     url: the download that failed; another one may have led there, then all that TFDS would take are named.
   """
-  names = {each: info.filename for each, info in builder_cls.url_infos.items() if info.filename}
+  names = {each: info.filename for each, info in (builder_cls.url_infos or {}).items() if info.filename}
   wanted = {url: names[url]} if url in names else names
   lines = [f"{each} as {name}" for each, name in wanted.items() if not (manual_dir / name).exists()]
   return f"; or fetch by hand into {manual_dir}: {first_few(lines)}" if lines else ""
