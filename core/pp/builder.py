@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core.errors import UserError, nearest
-from core.pp import ops_general, ops_image, ops_text, randaug, registry  # noqa: F401 (the ops register themselves)
+from core.pp import ops_general, ops_image, ops_text, ops_text_render, randaug, registry  # noqa: F401 (they register)
 from core.pp.rng import Rng
 
 Data = dict[str, Any]
