@@ -23,10 +23,12 @@ KEYS: dict[str, tuple[type, ...]] = {
   "seed": (int,),  # Seeds the parameters, the order of the data, augmentation, dropout and mixup.
   "total": (int, float),  # Length of training, a duration: total_{steps,examples,epochs}.
   "num_classes": (int,),
-  "loss": (str,),  # A function of core.training.losses.
+  "loss": (str,),  # A function of core.training.losses, or of contrastive_losses.
+  "loss_form": (str,),  # Of a contrastive loss: "plain", or one that saves memory, "chunked" or "ring".
   "input": (ConfigDict,),  # data, pp, batch_size, ...: see core.data.pipeline.
   "model_name": (str,),  # A module of core.models.
   "model": (ConfigDict,),  # Options of that model.
+  "init_shapes": (list, tuple),  # Of the inputs of a model of images and texts, where batches do not hold them.
   "model_init": (str, ConfigDict),  # Weights to start from: a name, file or URL, :SUBTREE where wanted; or one a tower.
   "model_load": (ConfigDict,),  # Options of the model's `load`: dont_load, ...
   "resume": (str,),  # A checkpoint of another run to go on from: WORKDIR/checkpoints/STEP, or WORKDIR for its newest.

@@ -54,9 +54,8 @@ def softmax_contrastive(
     chunk: how many texts the memory-saving forms compare at a time, about: the nearest that divides the batch is taken.
 
   Returns:
-    The loss, and of the batch: `ncorrect`, how many images have no better text than their own;
-    `image_to_text_accuracy`, that as a share; `text_to_image_accuracy`, the same for texts; `positive_logit`, the mean
-    logit of pairs.
+    The loss, and of the batch: `ncorrect`, how many images are nearer to their own text than to any other;
+    `img2txt_acc`, that as a share; `txt2img_acc`, the same for texts; `positive_logit`, the mean logit of pairs.
 
   Raises:
     UserError: an unknown form or axis, towers with outputs of different sizes, a batch that the devices cannot split.
@@ -355,11 +354,11 @@ def _summary(kind: _Kind, stats: _Stats) -> tuple[Float[Array, ""], dict[str, ja
   images, texts, positive = stats
   loss = jnp.mean(kind.of_pairs(images.total, texts.total, positive))
   positive = jax.lax.stop_gradient(positive)
-  found, named = (_count(positive >= side.rival) for side in (images, texts))
+  found, named = (_count(positive > side.rival) for side in (images, texts))
   return loss, {
     "ncorrect": found,
-    "image_to_text_accuracy": found / len(positive),
-    "text_to_image_accuracy": named / len(positive),
+    "img2txt_acc": found / len(positive),
+    "txt2img_acc": named / len(positive),
     "positive_logit": jnp.mean(positive),
   }
 

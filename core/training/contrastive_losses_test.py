@@ -137,8 +137,8 @@ def test_accuracy_is_that_of_the_highest_similarity(form):
   assert all(0 < each < 32 for each in right)
   for name, ((_, metrics), _) in ours(zimg, ztxt, mesh=sharding.make_mesh(), form=form).items():
     assert metrics["ncorrect"] == right[0]
-    assert metrics["image_to_text_accuracy"] == right[0] / 32
-    assert metrics["text_to_image_accuracy"] == right[1] / 32
+    assert metrics["img2txt_acc"] == right[0] / 32
+    assert metrics["txt2img_acc"] == right[1] / 32
     want = T * np.mean(np.diagonal(similarities)) + (B if name == "sigmoid" else 0)
     np.testing.assert_allclose(metrics["positive_logit"], want, rtol=1e-5)
 

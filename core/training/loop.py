@@ -77,6 +77,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     batches = feed.to_devices(data, batch_sharding)
     closing.callback(batches.close)
     batch = next(batches)
+    task.check(batch)
 
     # The state: its shapes first, so that whatever does not fit is refused before anything is computed.
     shapes, tx, schedules = initial.abstract_state(task, config, plan.sched_kw, mesh, batch)

@@ -31,6 +31,14 @@ class Task(abc.ABC):
       UserError: the batch lacks a key, or its shapes contradict the config.
     """
 
+  def check(self, batch: Batch) -> None:
+    """Refuses what the first batch of training shows by its values, where shapes do not tell; by default nothing.
+
+    Raises:
+      UserError: the model cannot take such values, a token that its vocabulary lacks for one.
+    """
+    del batch
+
   @abc.abstractmethod
   def loss(self, params: Params, batch: Batch, rng: Key[Array, ""]) -> tuple[Float[Array, ""], Mapping[str, jax.Array]]:
     """The scalar to differentiate, averaged over the batch, and scalars worth logging beside it."""
