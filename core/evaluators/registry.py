@@ -17,15 +17,20 @@ from core.training.task import Predict
 # The module of core.evaluators that holds each.
 _TYPES = {
   "classification": "classification",
+  "contrastive": "contrastive",
   "fewshot": "fewshot",
   "fewshot_lsr": "fewshot",  # The name in published configs.
   "knn": "knn",
   "mean": "mean",
+  "retrieval": "retrieval",
+  "proj.image_text.retrieval": "retrieval",
   "save": "save",
+  "zeroshot": "zeroshot",
+  "proj.image_text.discriminative_classifier": "zeroshot",
 }
 # When to evaluate is the loop's matter, and what is evaluated is said here; all else are arguments of the evaluator.
 _OURS = ("type", "pred", "pred_kw", "log_steps", "log_epochs", "log_examples", "log_percent")
-_SUPPLIED = ("predict", "sharding", "output_dir")
+_SUPPLIED = ("predict", "predict_image", "predict_text", "sharding", "output_dir")
 
 
 def make(
@@ -45,7 +50,8 @@ def make(
   Args:
     name: its name in the config, the prefix of its metrics.
     config: `type`, `pred` (a name in `predict`), `pred_kw` (keyword arguments of that prediction), when to run
-      (`log_steps`, ...), and the evaluator's own arguments.
+      (`log_steps`, ...), and the evaluator's own arguments. An evaluator of images and texts takes two predictions,
+      `pred=dict(image="image", text="text")` unless told otherwise.
     predict: the task's prediction functions.
     sharding: how a batch lies on the devices.
     output_dir: evaluators that write files do so in its subfolder `name`.
@@ -58,22 +64,36 @@ def make(
   kind = config.get("type", "classification")
   if kind not in _TYPES:
     raise UserError(f"{where}.type: no evaluator {kind!r}{nearest(str(kind), _TYPES)}")
-  pred = config.get("pred", "predict")
-  if pred not in predict:
-    raise UserError(f"{where}.pred: no prediction {pred!r}{nearest(str(pred), predict)}")
   evaluator: Callable = importlib.import_module(f"core.evaluators.{_TYPES[kind]}").Evaluator
   takes = inspect.signature(evaluator).parameters
+  functions = _functions(evaluator, config, predict, where)
   kwargs = {key: value for key, value in config.items() if key not in _OURS}
   if batch_size is not None and "batch_size" in takes:
     kwargs.setdefault("batch_size", batch_size)
   check_arguments(evaluator, kwargs, where=where, of=f"the evaluator {kind}", supplied=_SUPPLIED, elsewhere=_OURS)
   if output_dir is not None and "output_dir" in takes:
     kwargs["output_dir"] = output_dir / name
-  fn = predict[pred]
-  if pred_kw := config.get("pred_kw"):
-    fn = functools.partial(fn, **pred_kw)
   with named(name):
-    return evaluator(fn, sharding=sharding, **kwargs)
+    return evaluator(**functions, sharding=sharding, **kwargs)
+
+
+def _functions(
+  evaluator: Callable, config: Mapping[str, Any], predict: Mapping[str, Predict], where: str
+) -> dict[str, Predict]:
+  """The predictions that an evaluator takes: `predict`, or `predict_image` and `predict_text`."""
+  given, default = config.get("pred"), getattr(evaluator, "default_pred", "predict")
+  names = {"predict": given or default}
+  if isinstance(default, Mapping):
+    # Published configs say "predict" where one function serves both sides.
+    chosen = default if given in (None, "predict") else given
+    if not isinstance(chosen, Mapping) or chosen.keys() != default.keys():
+      raise UserError(f"{where}.pred must be a dict like {default}, got {given!r}")
+    names = {f"predict_{side}": name for side, name in chosen.items()}
+  for name in names.values():
+    if name not in predict:
+      raise UserError(f"{where}.pred: no prediction {name!r}{nearest(str(name), predict)}")
+  pred_kw = config.get("pred_kw") or {}
+  return {key: functools.partial(predict[name], **pred_kw) if pred_kw else predict[name] for key, name in names.items()}
 
 
 @contextlib.contextmanager

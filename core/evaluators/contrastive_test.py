@@ -1,0 +1,84 @@
+"""Contrastive loss and accuracy are NumPy's in double precision, of every batch, the last smaller one too."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+
+from core.data.sources import digit_captions
+from core.errors import UserError
+from core.testing import two_sides
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+DATA = dict(source="digit_captions", split="test[:203]")
+PP = f"value_range(-1,1)|{two_sides.PP_TXT.replace(')', '')}, inkey='caption', outkey='labels')|keep('image', 'labels')"
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+  """Nearly all the time is XLA optimizing programs that run once."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+def evaluator(predict=None, **options):
+  return two_sides.evaluator(dict(type="contrastive", data=DATA, pp_fn=PP, batch_size=64) | options, predict)
+
+
+def logits_by_batch(batch_size, bias):
+  written = [text.decode() for text in digit_captions.load(split="test[:203]").arrays["caption"]]
+  zimg, ztxt = two_sides.images("test[:203]"), two_sides.texts(written)
+  for low in range(0, len(zimg), batch_size):
+    rows = slice(low, low + batch_size)
+    yield 10.0 * zimg[rows] @ ztxt[rows].T + (two_sides.PARAMS["b"][0] if bias else 0.0)
+
+
+def accuracy(logits):
+  """How many rows have nothing as good as the diagonal beside it."""
+  rivals = np.where(np.eye(len(logits), dtype=bool), -np.inf, logits)
+  # Captions that read alike are tied; in single precision by the last bit.
+  return (np.diagonal(logits) > rivals.max(axis=1) + 1e-4).sum()
+
+
+@pytest.mark.parametrize("batch_size", [64, 208])
+def test_softmax_loss_and_accuracy_are_numpys(batch_size):
+  found = evaluator(batch_size=batch_size).run(two_sides.state())
+  loss = into_text = into_image = 0.0
+  for logits in logits_by_batch(batch_size, bias=False):
+    lse = scipy.special.logsumexp
+    loss += np.sum((lse(logits, axis=1) + lse(logits, axis=0)) / 2 - np.diagonal(logits))
+    into_text += accuracy(logits)
+    into_image += accuracy(logits.T)
+  want = {"loss": loss / 203, "img2txt_acc": into_text / 203, "txt2img_acc": into_image / 203}
+  assert found.keys() == want.keys()
+  for name, value in want.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_sigmoid_loss_is_numpys():
+  found = evaluator(loss_name="sigmoid").run(two_sides.state())
+  loss = 0.0
+  for logits in logits_by_batch(64, bias=True):
+    loss += np.sum(np.log1p(np.exp(-(2 * np.eye(len(logits)) - 1) * logits)))
+  np.testing.assert_allclose(found["loss"], loss / 203, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "predict, options, words",
+  [
+    (None, dict(loss_name="softmx"), "test.loss_name: no contrastive loss 'softmx' .did you mean 'softmax'"),
+    (None, dict(pred="image"), "needs a prediction .embeddings of images, embeddings of texts, out"),
+    (None, dict(pp_fn="value_range(-1,1)|keep('image')"), "pp_fn must leave 'labels'"),
+    (
+      lambda params, batch: (*two_sides.PREDICT["contrastive"](params, batch)[:2], {"t": 1.0}),
+      dict(loss_name="sigmoid"),
+      "the sigmoid loss needs the model's 'b'",
+    ),
+  ],
+)
+def test_a_mistake_is_one_line(predict, options, words):
+  with pytest.raises(UserError, match=words):
+    evaluator(predict and {"contrastive": predict}, **options).check(two_sides.state())

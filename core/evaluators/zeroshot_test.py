@@ -1,0 +1,189 @@
+"""Zero-shot accuracy is NumPy's in double precision, whatever the batch size leaves over; mistakes are one line."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core.data.sources import digit_captions
+from core.errors import UserError
+from core.evaluators import zeroshot
+from core.testing import two_sides
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+DATA = dict(source="digit_captions", split="test", digits=1)
+DIGITS = dict(data=DATA, class_names=digit_captions.DIGITS, templates=digit_captions.DIGIT_PROMPTS)
+BASE = dict(type="zeroshot", pp_img=two_sides.PP_IMG, pp_txt=two_sides.PP_TXT, batch_size=64)
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+  """Nearly all the time is XLA optimizing programs that run once."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+def evaluator(datasets, predict=None, **options):
+  return two_sides.evaluator(BASE | dict(datasets=datasets) | options, predict)
+
+
+def scores(templates=digit_captions.DIGIT_PROMPTS):
+  """Of each image and digit, in double precision."""
+  z = [two_sides.texts([template.format(name) for template in templates]) for name in digit_captions.DIGITS]
+  classes = np.stack([each.mean(axis=0) / np.linalg.norm(each.mean(axis=0)) for each in z])
+  return two_sides.images("test", digits=1) @ classes.T
+
+
+def labels():
+  return digit_captions.load(split="test", digits=1).arrays["label"]
+
+
+@pytest.mark.parametrize("batch_size", [8, 104, 1024])
+def test_accuracy_is_numpys_at_any_batch_size(batch_size):
+  evaluation = evaluator({"digits": DIGITS}, batch_size=batch_size)
+  evaluation.check(two_sides.state())
+  found = evaluation.run(two_sides.state())
+  ranked = np.argsort(-scores(), axis=1, kind="stable")
+  assert found == {
+    "digits/accuracy": (ranked[:, 0] == labels()).mean(),
+    "digits/accuracy@5": (ranked[:, :5] == labels()[:, None]).any(axis=1).mean(),
+  }
+  assert 0 < found["digits/accuracy"] < found["digits/accuracy@5"] < 1
+
+
+def test_the_published_name_and_pred_are_taken():
+  options = dict(type="proj.image_text.discriminative_classifier", pred="predict")
+  assert evaluator({"digits": DIGITS}, **options).run(two_sides.state())
+  other = {**two_sides.PREDICT, "image": None, "of_image": two_sides.PREDICT["image"]}
+  options = dict(pred=dict(image="of_image", text="text"))
+  assert evaluator({"digits": DIGITS}, other, **options).run(two_sides.state())
+
+
+def test_texts_that_data_sets_share_are_embedded_once():
+  calls = []
+
+  def counted(params, batch):
+    jax.debug.callback(lambda: calls.append(1))
+    return two_sides.PREDICT["text"](params, batch)
+
+  two = {"a": DIGITS, "b": DIGITS | dict(data=DATA | dict(split="test_templates"))}
+  predict = {**two_sides.PREDICT, "text": counted}
+  evaluator(two, predict, batch_size=8).run(two_sides.state())
+  jax.effects_barrier()
+  once = len(calls)
+  calls.clear()
+  evaluator({"a": DIGITS}, predict, batch_size=8).run(two_sides.state())
+  jax.effects_barrier()
+  assert once == len(calls) > 0
+
+
+@pytest.fixture(scope="module")
+def several_labels(tmp_path_factory):
+  """Images of one digit, some with another label beside it, some with none."""
+  path = tmp_path_factory.mktemp("data") / "real.npz"
+  rows = digit_captions.load(split="test", digits=1).arrays
+  more = np.stack([rows["label"], (rows["label"] + 1) % 10], axis=1)
+  more[1::3, 1] = -1
+  more[2::3] = -1
+  np.savez(path, image=rows["image"], real_label=more)
+  return path, more
+
+
+def test_any_of_several_labels_counts_and_an_example_without_one_does_not(several_labels):
+  path, more = several_labels
+  real = DIGITS | dict(data=dict(source="arrays", path=str(path)), label_key="real_label", several_labels=True)
+  found = evaluator({"real": real}).run(two_sides.state())
+  best = scores().argmax(axis=1)
+  right = (more == best[:, None]).any(axis=1)[(more >= 0).any(axis=1)]
+  assert found["real/accuracy"] == right.mean()
+
+
+def test_a_known_data_set_may_be_changed_and_options_serve_all():
+  found = evaluator({"digits": dict(data=DATA, templates=digit_captions.DIGIT_PROMPTS)}, dataset_names=["digits"])
+  assert found.run(two_sides.state())["digits/accuracy"] == (scores().argmax(axis=1) == labels()).mean()
+  alike = {"digits": dict(data=DATA), "again": dict(data=DATA)}
+  found = evaluator(alike, class_names=digit_captions.DIGITS, templates="name").run(two_sides.state())
+  right = (scores(["{}"]).argmax(axis=1) == labels()).mean()
+  assert found["digits/accuracy"] == found["again/accuracy"] == right
+
+
+def test_the_names_of_a_sources_classes_serve_where_none_are_given():
+  data = dict(source="digit_captions", split="test")
+  found = evaluator({"all": dict(data=data, templates=["the digits {}"])})
+  assert found.run(two_sides.state())["all/accuracy"] < 0.1
+  found = evaluator({"all": dict(data=data, templates=["the digits {}"], class_names=digit_captions.CLASS_NAMES)})
+  assert found.run(two_sides.state())["all/accuracy"] < 0.1
+
+
+def test_prompts_are_canonical_unless_told_otherwise():
+  shouting = DIGITS | dict(templates=["The digit,  {}!"])
+  plain = evaluator({"digits": DIGITS | dict(templates=["the digit {}"])}).run(two_sides.state())
+  assert evaluator({"digits": shouting}).run(two_sides.state()) == plain
+
+
+def test_batches_hold_both_sides_for_whoever_initializes_a_model():
+  batch = next(iter(evaluator({"digits": DIGITS}).data))
+  assert batch["image"].shape == (64, 16, 16, 3)
+  assert batch["labels"].shape == (64, 12)
+
+
+def test_an_interrupted_evaluation_gives_nothing():
+  assert evaluator({"digits": DIGITS}).run(two_sides.state(), interrupted=lambda: True) is None
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    (dict(datasets={}), "config.evals.test: zeroshot needs dataset_names"),
+    (
+      dict(dataset_names=["imagenet2021"]),
+      "test.dataset_names: no data set 'imagenet2021' .did you mean 'imagenet2012'",
+    ),
+    (dict(datasets={"a": dict(data=DATA, class_names=["x"])}), "test.datasets.a has class names and no templates"),
+    (
+      dict(datasets={"a": DIGITS | dict(templates=["a photo"])}),
+      "test.datasets.a.templates: 'a photo' must have one {}",
+    ),
+    (dict(datasets={"a": DIGITS | dict(template="name")}), "test.datasets.a.template is no key .*'templates'"),
+    (dict(datasets={"a": dict(templates="name")}), "test.datasets.a.data is missing"),
+    (
+      dict(datasets={"a": dict(data=dict(name="digits", split="test"), templates="name")}),
+      "test.datasets.a has no class_names",
+    ),
+    (dict(datasets={"a": DIGITS | dict(label_key="lable")}), "no key 'lable'"),
+    (dict(pred="text"), "test.pred must be a dict like .*got 'text'"),
+    (dict(pred=dict(image="imgae", text="text")), "test.pred: no prediction 'imgae' .did you mean 'image'"),
+    (dict(pp_txt="lower"), "pp_txt: pp op keep: no key 'labels'|no key 'labels'"),
+  ],
+)
+def test_a_mistake_is_one_line(options, words):
+  with pytest.raises(UserError, match=words):
+    evaluator(**(dict(datasets={"digits": DIGITS}) | options))
+
+
+def test_what_does_not_fit_is_refused_before_the_first_step():
+  few = evaluator({"digits": DIGITS | dict(class_names=digit_captions.DIGITS[:7])})
+  with pytest.raises(UserError, match=r"digits: \d+ examples have labels outside of 0 to 6; there are 7 class names"):
+    few.check(two_sides.state())
+  wide = {**two_sides.PREDICT, "image": lambda params, batch: (jnp.zeros((64, 3)), {})}
+  with pytest.raises(UserError, match="embeddings of images have size 3, those of texts 8"):
+    evaluator({"digits": DIGITS}, wide).check(two_sides.state())
+  whole = {**two_sides.PREDICT, "image": lambda params, batch: (batch["image"], {})}
+  with pytest.raises(UserError, match=r"must give embeddings \[batch, dim\], not of shape"):
+    evaluator({"digits": DIGITS}, whole).check(two_sides.state())
+
+
+def test_labels_are_checked_to_the_last_example():
+  last = DIGITS | dict(class_names=digit_captions.DIGITS[:9], data=DATA | dict(split="test[:9]+test[9:10]"))
+  with pytest.raises(UserError, match="outside of 0 to 8"):
+    evaluator({"digits": last}, batch_size=8).run(two_sides.state())
+
+
+def test_imagenets_v2_and_real_ask_the_text_side_what_imagenet_does():
+  names = ("imagenet2012", "imagenet_v2", "imagenet2012_real")
+  asked = {zeroshot._prompts(name, zeroshot.Dataset(**zeroshot.DATASETS[name]), "", True) for name in names}
+  assert len(asked) == 1
+  assert len(asked.pop().texts) == 7_000
