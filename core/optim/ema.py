@@ -6,14 +6,14 @@
     config.ema = dict(decay=0.9999, sharding="data")              # any of them, divided by the size of that mesh axis
 
     average       bytes  error (*)
-    float32       4      0.000001   increments below half a unit in the last place are lost; here all are above
+    float32       4      0.000003   increments below half a unit in the last place are lost; here all are above
     compensated   3      0.0003     bfloat16 and the 8 bits after it, rounded up or down at random
-    stochastic    2      0.013      bfloat16, rounded up or down at random
-    nearest       2      0.65       bfloat16; nearly all increments are lost: for comparison only
+    stochastic    2      0.016      bfloat16, rounded up or down at random
+    nearest       2      0.87       bfloat16; nearly all increments are lost: for comparison only
 
     (*) Root mean square of the difference to a float64 average, relative to that of the average, after 20,000 steps of
-        decay 0.9999 along a random walk with a drift, by which the average lags 8 % behind. Rounding the float64
-        average to bfloat16 once costs 0.0017. `./bazelw run //tools/bench:ema` measures it, and the time.
+        decay 0.9999 along a random walk with a drift, behind which the average lags (ema_test.py). Rounding the float64
+        average to bfloat16 once costs 0.0017. `./bazelw run //tools/bench:ema` measures training, and the time.
 
 A step moves the average by (1 - decay) (p - average), of which nothing is left when the sum is rounded to bfloat16's 8
 bits. Rounded up or down at random, with the probabilities that make the expectation exact (Gupta et al. 2015,
