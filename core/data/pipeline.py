@@ -2,7 +2,7 @@
 
 The state of the training input is one integer, the step: `train_batches(..., start_step=k)` gives what a run that never
 stopped gives from step k on. Data in memory whose preprocessing works on batches take a path of NumPy alone, and
-TensorFlow is never imported; everything else runs in `tf.data`.
+TensorFlow is never imported; everything else, and `skip_errors`, runs in `tf.data`.
 """
 
 import itertools
@@ -90,7 +90,7 @@ def train_batches(
   lanes = order.lanes_for(config.batch_size, process_count)
   schedule = order.Schedule(lanes, mixture, process_index, process_count)
   batched = [_batched_fn(source, component.pp) for source, component in zip(sources, config.components)]
-  if all(batched):
+  if all(batched) and not config.skip_errors:  # Only tf.data, which makes examples one by one, can leave out some.
     keys = [component.key for component in config.components]
     batches = _numpy_train_batches(schedule, keys, sources, batched, seed, start_step)
   else:

@@ -165,6 +165,9 @@ def onehot(depth, key="labels", key_result=None, multi=True, on=1.0, off=0.0):
 def choice(n="single", key=None, fewer_ok=False, inkey=None, outkey=None):
   """Picks random entries along the first axis of a key, or the same ones of several keys.
 
+  Of several texts it picks a single one among those that are not empty, if any: lists of captions end in empty ones
+  where others are longer.
+
   Args:
     n: "single" for one entry, the axis dropped; an integer for that many different entries, in the order they stand.
     key: the key, or a list of keys of equal length.
@@ -188,7 +191,8 @@ def choice(n="single", key=None, fewer_ok=False, inkey=None, outkey=None):
     first = data[sources[0]]
     length = tf.shape(first)[0]
     if n == "single":
-      index = rng.integer(0, length)
+      candidates = _filled_texts(first) if first.dtype == tf.string and first.shape.rank == 1 else tf.range(length)
+      index = candidates[rng.integer(0, tf.size(candidates))]
     else:
       if first.shape[0] is not None:
         check_length(first.shape[0])
@@ -208,13 +212,25 @@ def choice(n="single", key=None, fewer_ok=False, inkey=None, outkey=None):
     rows = np.arange(batch)
     check_length(length)
     if n == "single":
-      index = rng.integer(0, length)
+      first = data[sources[0]]
+      some = first.astype(bool) if first.dtype == object and first.ndim == 2 else np.ones((batch, length), bool)
+      some |= ~some.any(axis=1, keepdims=True)
+      candidates = np.argsort(~some, axis=1, kind="stable")
+      index = candidates[rows, rng.integer(0, some.sum(axis=1))]
     else:
       index = np.sort(np.argsort(rng.uniform(count=length), axis=-1, kind="stable")[:, :n])
       rows = rows[:, None]
     return {**data, **{target: data[source][rows, index] for source, target in zip(sources, targets)}}
 
   return Forms(one, many)
+
+
+def _filled_texts(texts: Any) -> Any:
+  """The indices of texts that are not empty; of all, where all are."""
+  import tensorflow as tf
+
+  filled = tf.strings.length(texts) > 0
+  return tf.where(filled | ~tf.reduce_any(filled))[:, 0]
 
 
 def _as_keys(key: str | Sequence[str] | None) -> tuple[Any, ...]:

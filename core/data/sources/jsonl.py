@@ -27,6 +27,8 @@ def load(
 
   Args:
     path: the file. Every line is an object with the keys of the first; values are numbers, text, or equally long lists.
+      Lists of text, such as captions, may differ in length: the shorter ones end in empty texts, which the pp ops
+      `choice` and `tokenize` pass over.
     split: `all`, or a part of it: `all[:90%]`.
     files: keys that hold paths (absolute, or relative to the JSONL's folder); the example gets the file's bytes. By
       default `image`, where it is text.
@@ -102,6 +104,7 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
 
 def _column(values: list[Any], key: str, path: str, lines: list[tuple[int, bytes]]) -> np.ndarray:
   """Text becomes an object array of UTF-8 bytes, numbers int64, float32 or bool, lists of one length more axes."""
+  values = _of_one_length(values)
   first = _shape(values[0])
   if first[-1] not in ("text", "number"):
     raise UserError(
@@ -117,6 +120,14 @@ def _column(values: list[Any], key: str, path: str, lines: list[tuple[int, bytes
     array = np.array(flat)
     array = array.astype({"b": bool, "i": np.int64}.get(array.dtype.kind, np.float32))
   return array.reshape([len(values), *first[:-1]])
+
+
+def _of_one_length(values: list[Any]) -> list[Any]:
+  """Lists of text, filled up with empty ones; other values as they are."""
+  if not all(isinstance(value, list) and all(isinstance(text, str) for text in value) for value in values):
+    return values
+  length = max(map(len, values))
+  return [value + [""] * (length - len(value)) for value in values]
 
 
 def _shape(value: Any) -> tuple:
