@@ -1,15 +1,18 @@
 """What the configs make of their arguments: the papers' rules, and weights that there are."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core import config as config_lib
 from core.checkpoint import catalog
 from core.errors import UserError
 from core.models import registry as models
 from core.optim import schedule
+from core.pp import builder
 from projects.vit.configs import bit_hyperrule, i21k, transfer
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -109,6 +112,19 @@ def test_the_weights_of_every_deit3_there_are(model):
   assert model in catalog.names("vit")
   res = model.split("_")[2]
   assert f"resize_small({res},method='bicubic',antialias=True)|central_crop({res})" in config.evals.val.pp_fn
+
+
+def test_deit3_sees_the_pixels_that_pillow_resizes():
+  pixels = np.random.default_rng(0).integers(0, 256, (20, 25, 3), np.uint8)
+  image = Image.fromarray(pixels).resize((500, 400), Image.Resampling.BICUBIC)
+  file = io.BytesIO()
+  image.save(file, "PNG")
+  pp = load("deit3_eval", "model=deit3_S_224_1k").evals.val.pp_fn.partition("|onehot")[0]
+  found = builder.get_preprocess_fn(pp)({"image": file.getvalue()})["image"]
+  small = image.resize((280, 224), Image.Resampling.BICUBIC).crop((28, 0, 252, 224))
+  mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+  # A grey level apart at most, where one rounds up and the other down.
+  np.testing.assert_allclose(found, (np.asarray(small) / 255 - mean) / std, atol=1.01 / 255 / 0.224)
 
 
 def test_an_unknown_argument_is_refused():
