@@ -29,7 +29,8 @@ SEED = 41
 TEXTS = 1_000
 
 WORDS = {
-  "english": "a photo of the Dog running through tall grass near WATER old bridge two people's bicycle don't well-known",
+  "english": "a photo of the Dog running through tall grass near WATER old bridge two people's bicycle "
+  "don't well-known",
   "french": "une Photographie été garçon naïve œuvre À l'école français noël Ça château où déjà",
   "german": "ein Foto der Straße Müller größte ÜBER Äpfel schön heiß Donaudampfschifffahrtsgesellschaft",
   "turkish": "İstanbul ışık çocuk ğ şeker IĞDIR",
@@ -50,7 +51,8 @@ WORDS = {
   "numbers": "3.14 1,000 42 2023-10-05 50% $9.99 №7 1/2 ½ x² H₂O 12:30 ⅷ",
   "marks": "... !? -- — – “quoted” 'single' (round) [square] {} @user #tag a_b c/d e=mc² & * ~ ^ ` | \\ § © ™ €",
   "emoji": "😀 🐕 👩‍🔬 ❤️ 🇫🇷 👍🏽 ☀ ♥ → ∑ √",
-  "odd": "ﬁne ＦＵＬＬ e\u0301 n\u0303 a\u0300\u0301 zero\u200bwidth soft\u00adhyphen nb\u00a0space \ufeffbom x\u0000y tab\tbed \u2028line",
+  "odd": "ﬁne ＦＵＬＬ e\u0301 n\u0303 a\u0300\u0301 zero\u200bwidth "
+  "soft\u00adhyphen nb\u00a0space \ufeffbom x\u0000y tab\tbed \u2028line",
   "long": "supercalifragilisticexpialidocious " + "ab" * 60 + " " + "漢" * 30,
 }
 SPACES = (" ",) * 12 + ("  ", "\t", "\n", "\u00a0", "\u3000", ", ", "", ". ")
@@ -110,7 +112,8 @@ def lower_ascii(text: str) -> str:
 def main(folder: Path) -> None:
   texts = make_texts()
   (folder / "texts.json").write_text(json.dumps(texts, indent=0, ensure_ascii=False) + "\n", "utf-8")
-  train_wordpiece(texts, folder / "bert_vocab.txt")
+  if not (folder / "bert_vocab.txt").exists():  # Its trainer breaks ties differently every time.
+    train_wordpiece(texts, folder / "bert_vocab.txt")
   train_sentencepiece(texts, folder / "text.model")
   slow = BertTokenizerLegacy(str(folder / "bert_vocab.txt"))
   fast = transformers.BertTokenizer(str(folder / "bert_vocab.txt"))
