@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float
 
+from core import sharding as sharding_lib
 from core.errors import UserError, nearest
-from core.evaluators import batches
+from core.evaluators import batches, features, pairs
 from core.training.state import TrainState
 from core.training.task import Batch, Params, Predict
 
@@ -17,8 +19,9 @@ from core.training.task import Batch, Params, Predict
 class Evaluator:
   """`loss`, and `img2txt_acc` and `txt2img_acc`: how often the right one is nearest of all in the batch.
 
-  All three depend on `batch_size`, as they do in training. The last batch is smaller; every example counts once.
-  Another of the same score as the right one counts as nearer.
+  All three depend on `batch_size`, as they do in training. Batches go by the order of the split, however many processes
+  there are; the last is smaller, and every example counts once. Another of the same score as the right one counts as
+  nearer.
 
   Args:
     predict: `(params, batch) -> (embeddings of images, embeddings of texts, out)`; of `out` the factor `t` on their
@@ -47,8 +50,12 @@ class Evaluator:
   ):
     if loss_name not in _LOSSES:
       raise UserError(f"evals.loss_name: no contrastive loss {loss_name!r}{nearest(str(loss_name), _LOSSES)}")
+    self._sharding = sharding
     self.data = batches.open_batches(data, pp_fn, batch_size=batch_size, sharding=sharding, cache=cache)
-    self._totals = batches.Totals(lambda params, batch: _sums(predict, loss_name, params, batch), self.data, sharding)
+    self._extractor = features.Extractor(lambda params, batch: _embed(predict, loss_name, params, batch), sharding)
+    self._sums = jax.jit(
+      lambda *rows: _sums(_LOSSES[loss_name], *rows), out_shardings=sharding_lib.replicated(sharding.mesh)
+    )
 
   def check(self, state: TrainState) -> None:
     """Refuses, by the shapes of one batch, what the first evaluation would.
@@ -56,14 +63,22 @@ class Evaluator:
     Raises:
       UserError: the data cannot be read or do not fit the model, or the prediction is not of this kind.
     """
-    self._totals.check(state.params)
+    self._extractor.shapes(state.params, self.data)
 
   def run(self, state: TrainState, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
     """The metrics of `state.params`; None if `interrupted()` became true on the way."""
-    totals = self._totals.run(state.params, interrupted)
-    if totals is None:
+    rows = self._extractor.whole(state.params, self.data, interrupted)
+    if rows is None:
       return None
-    return {name: float(total / self.data.num_examples) for name, total in totals.items()}
+    size, sums = self.data.batch_size, []
+    for low in range(0, self.data.num_examples, size):
+      part = [rows[name][low : low + size] for name in ("zimg", "ztxt", "t", "b")]
+      real = np.arange(size) < len(part[0])
+      padded = [np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)]) for x in part]
+      sums.append(jax.device_get(self._sums(*(pairs.put(x, self._sharding) for x in (*padded, real)))))
+      if interrupted():
+        return None
+    return {name: float(sum(float(each[name]) for each in sums) / self.data.num_examples) for name in sums[0]}
 
 
 def softmax_loss(logits: Float[Array, "n n"], real: Bool[Array, "n"]) -> Float[Array, "n"]:
@@ -82,8 +97,8 @@ def sigmoid_loss(logits: Float[Array, "n n"], real: Bool[Array, "n"]) -> Float[A
 _LOSSES = {"softmax": softmax_loss, "sigmoid": sigmoid_loss}
 
 
-def _sums(predict: Predict, loss_name: str, params: Params, batch: Batch) -> dict[str, Array]:
-  """Sums over the pairs of a batch."""
+def _embed(predict: Predict, loss_name: str, params: Params, batch: Batch) -> dict[str, Array]:
+  """Both embeddings of each pair, and the model's `t` and `b` beside each."""
   batches.require(batch, "image", "labels")
   made = predict(params, batch)
   if not isinstance(made, tuple) or len(made) < 3 or not hasattr(made[0], "shape") or not hasattr(made[1], "shape"):
@@ -94,15 +109,24 @@ def _sums(predict: Predict, loss_name: str, params: Params, batch: Batch) -> dic
   for name in ("t", "b") if loss_name == "sigmoid" else ("t",):
     if name not in out:
       raise UserError(f"evals.loss_name: the {loss_name} loss needs the model's {name!r}, which its prediction lacks")
-  real = batch["_mask"] > 0
+  scalar = lambda name: jnp.broadcast_to(jnp.asarray(out.get(name, 0.0), jnp.float32).reshape(-1), zimg.shape[:1])
+  return {"zimg": zimg.astype(jnp.float32), "ztxt": ztxt.astype(jnp.float32), "t": scalar("t"), "b": scalar("b")}
+
+
+def _sums(
+  loss: Callable,
+  zimg: Float[Array, "n dim"],
+  ztxt: Float[Array, "n dim"],
+  t: Float[Array, "n"],
+  b: Float[Array, "n"],
+  real: Bool[Array, "n"],
+) -> dict[str, Array]:
+  """Sums over the pairs of a batch that are real."""
   with jax.default_matmul_precision("highest"):
-    logits = jnp.squeeze(out["t"]) * (zimg.astype(jnp.float32) @ ztxt.astype(jnp.float32).T)
-  if loss_name == "sigmoid":
-    logits = logits + jnp.squeeze(out["b"])
-  # Selected rather than multiplied: padding may give NaN.
+    logits = t[0] * (zimg @ ztxt.T) + b[0]
   total = lambda values: jnp.sum(jnp.where(real, values.astype(jnp.float32), 0.0))
   return {
-    "loss": total(_LOSSES[loss_name](logits, real)),
+    "loss": total(loss(logits, real)),
     "img2txt_acc": total(_nearest(logits, real, axis=1)),
     "txt2img_acc": total(_nearest(logits, real, axis=0)),
   }

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from core.testing import linear, trainer
+from core.data.sources import digit_captions
+from core.testing import linear, trainer, two_sides
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -53,6 +54,25 @@ def evaluate_all(folder):
     evaluation = linear.evaluator(config | dict(type=kind), predict, output_dir=folder / kind)
     evaluation.check(linear.state())
     found[kind] = evaluation.run(linear.state())
+  return found | evaluate_two_sides()
+
+
+def evaluate_two_sides():
+  """The metrics of each type that compares images with texts; 90 images leave the second process less than a batch."""
+  data = dict(source="digit_captions", split="test[:90]")
+  sides = dict(pp_img=two_sides.PP_IMG, pp_txt=two_sides.PP_TXT, batch_size=64)
+  digits = dict(data=data | dict(digits=1), class_names=digit_captions.DIGITS, templates=digit_captions.DIGIT_PROMPTS)
+  pp = "value_range(-1,1)|bert_tokenize(12, 'digit_words', inkey='caption', outkey='labels')|keep('image','labels')"
+  configs = dict(
+    zeroshot=sides | dict(datasets=dict(digits=digits)),
+    retrieval=sides | dict(data=data),
+    contrastive=dict(data=data, pp_fn=pp, batch_size=64),
+  )
+  found = {}
+  for kind, config in configs.items():
+    evaluation = two_sides.evaluator(config | dict(type=kind))
+    evaluation.check(two_sides.state())
+    found[kind] = evaluation.run(two_sides.state())
   return found
 
 
