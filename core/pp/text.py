@@ -38,8 +38,13 @@ def forms(fn: Callable[[list[bytes]], Any], dtype: Any = object, shape: tuple[in
 
     if value.dtype != tf.string:
       raise UserError(f"it takes text; the key holds {value.dtype.name}")
-    # As an array, for `numpy_function` takes a scalar of text apart into an array of characters.
-    run = lambda texts: _filled(fn(_flat(texts)), (*np.shape(texts), *shape), dtype)
+
+    def run(texts):
+      try:
+        return _filled(fn(_flat(texts)), (*np.shape(texts), *shape), dtype)
+      except UserError as error:  # As of any other op on a bad example, which the pipeline names or leaves out.
+        raise tf.errors.InvalidArgumentError(None, None, str(error)) from None
+
     result = tf.numpy_function(run, [value], tf.string if dtype is object else tf.as_dtype(dtype), stateful=False)
     return tf.ensure_shape(result, value.shape.concatenate(shape))
 
