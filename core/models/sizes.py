@@ -2,7 +2,7 @@
 
   ./bazelw run //core/models:sizes
 
-prints the table of README.md. Nothing is compiled or computed: a model is traced with shapes alone.
+prints the tables of README.md. Nothing is compiled or computed: a model is traced with shapes alone.
 
 What is counted is a multiplication with an addition in a matrix product or convolution, as one operation: the FLOPs of
 the NFNet paper (and of timm's "GMACs"). Scaling ViT's FLOPs are twice as many. Norms, activations, softmax and the
@@ -32,18 +32,18 @@ class Size:
 
 
 @functools.cache
-def measure(model: Any, image_shape: tuple[int, ...]) -> Size:
-  """The size of a flax module whose output for images of that shape is (output, intermediates).
+def measure(model: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Size:
+  """The size of a flax module whose output for inputs of that shape, images or texts, is (output, intermediates).
 
   What only the intermediates need is not counted.
   """
 
-  def output_and_params(rng: jax.Array, image: jax.Array) -> tuple[jax.Array, Any]:
-    (output, _), variables = model.init_with_output(rng, image)
+  def output_and_params(rng: jax.Array, inputs: jax.Array) -> tuple[jax.Array, Any]:
+    (output, _), variables = model.init_with_output(rng, inputs)
     return output, variables["params"]
 
-  image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
-  traced, (_, params) = jax.make_jaxpr(output_and_params, return_shape=True)(jax.random.key(0), image)
+  inputs = jax.ShapeDtypeStruct(shape, dtype)
+  traced, (_, params) = jax.make_jaxpr(output_and_params, return_shape=True)(jax.random.key(0), inputs)
   return Size(sum(leaf.size for leaf in jax.tree.leaves(params)), multiply_adds(traced))
 
 
@@ -92,7 +92,7 @@ def _programs(values: Iterable[Any]) -> Iterator[jax_core.ClosedJaxpr | jax_core
       yield from _programs(value)
 
 
-# The variants in the table of README.md by `model_name`, and the image sizes (pixels) they are measured at.
+# The variants in README.md's table of image models by `model_name`, and the image sizes (pixels) they are measured at.
 _VIT = "mu/16 Ti/16 S/32 S/16 M/16 B/32 B/16 L/16 So400m/14 H/14 g/14 g-opt/14 G/14 G-opt/14 e/14"
 _MIXER = "S/32 S/16 B/32 B/16 L/32 L/16 H/14"
 _RESNET = [f"{depth}x{width}" for depth in (26, 50, 101, 152) for width in (1, 2, 3, 4)]
@@ -117,8 +117,31 @@ def table(family: str) -> list[str]:
   return lines
 
 
+# The same for text towers: how many tokens and which vocabularies they are measured with.
+TEXT_VARIANTS: dict[str, list[tuple[str, int, int]]] = {
+  "text_transformer": [("B", 64, 32_000), ("L", 64, 32_000), ("So400m", 64, 32_000), ("B", 64, 256_000)],
+  "bert": [("base", 16, 30_522), ("large", 16, 30_522)],
+}
+
+
+def text_table(family: str) -> list[str]:
+  """The lines of the table for the text towers of a family without a head, without the table's head."""
+  lines = []
+  for variant, tokens, vocabulary in TEXT_VARIANTS[family]:
+    model = registry.get(family).Model(variant=variant, vocab_size=vocabulary)
+    measured = measure(model, (1, tokens), jnp.int32)
+    numbers = f"{measured.params / 1e6:,.1f} | {measured.multiply_adds / 1e9:,.2f}"
+    lines.append(f"| {family} | {variant} | {tokens} | {vocabulary:,} | {numbers} |")
+  return lines
+
+
+TEXT_HEAD = [
+  "| `model_name` | variant | tokens | vocabulary | parameters (M) | multiply-adds (G) |",
+  "|---|---|---:|---:|---:|---:|",
+]
 HEAD = ["| `model_name` | variant | pixels | parameters (M) | multiply-adds (G) |", "|---|---|---:|---:|---:|"]
 
 
 if __name__ == "__main__":
+  print(*TEXT_HEAD, *(line for family in TEXT_VARIANTS for line in text_table(family)), "", sep="\n")
   print(*HEAD, *(line for family in VARIANTS for line in table(family)), sep="\n")

@@ -163,6 +163,24 @@ def test_the_readme_has_the_table_that_the_code_gives(family):
   assert [line for line in readme if line.startswith(f"| {family} |")] == sizes.table(family)
 
 
+@pytest.mark.parametrize("family", sizes.TEXT_VARIANTS)
+def test_the_readme_has_the_table_of_text_towers_that_the_code_gives(family):
+  lines = (HERE / "README.md").read_text().splitlines()
+  table = lines[lines.index(sizes.TEXT_HEAD[0]) :]
+  assert [line for line in table if line.startswith(f"| {family} |")] == sizes.text_table(family)
+
+
+@pytest.mark.parametrize(
+  "family, variant, tokens", [(family, *row[:2]) for family, rows in sizes.TEXT_VARIANTS.items() for row in rows]
+)
+def test_a_text_towers_products_are_those_of_the_formula(family, variant, tokens):
+  """A token meets 4 d^2 + 2 d m weights in each of the blocks, and every token twice: scores, and their sum."""
+  model = registry.get(family).Model(variant=variant)
+  width, mlp_dim = model.width, model.mlp_dim
+  per_block = tokens * (4 * width**2 + 2 * width * mlp_dim) + 2 * tokens**2 * width
+  assert sizes.measure(model, (1, tokens), jnp.int32).multiply_adds == model.depth * per_block
+
+
 def test_the_readme_has_a_table_of_every_family_and_no_other():
   _, head, lines = (HERE / "README.md").read_text().partition("\n".join(sizes.HEAD))
   assert head
