@@ -135,8 +135,9 @@ def prepare_all(datasets: Sequence[Dataset], jobs: int, screen: Screen) -> dict[
   finally:
     for process, _ in running.values():
       process.terminate()
-    for process, _ in running.values():
+    for process, dataset in running.values():
       process.join()
+      discard(dataset)  # A second signal may have stopped it from doing so itself.
     signal.signal(signal.SIGTERM, before)
   return results
 

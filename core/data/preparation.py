@@ -128,6 +128,8 @@ def _alone(dataset: Dataset, report: Callable[[str], None]) -> Iterator[None]:
 
 def discard(dataset: Dataset) -> None:
   """Removes what a process that died left of a dataset, unless another one is at it by now."""
+  if not dataset.staging.parent.is_dir():
+    return  # It died before it had begun.
   with (dataset.staging.parent / f"{dataset.base}.lock").open("w") as lock, contextlib.suppress(BlockingIOError):
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     _clean(dataset)

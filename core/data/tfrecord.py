@@ -26,6 +26,7 @@ class Records:
     skips: records of the file before each piece.
     takes: records of each piece.
     parse: tensor function, one serialized record -> its features.
+    classes: the names of the classes in the order of their labels, where the dataset has some.
   """
 
   name: str
@@ -33,6 +34,7 @@ class Records:
   skips: tuple[int, ...]
   takes: tuple[int, ...]
   parse: Callable[[Any], dict[str, Any]]
+  classes: tuple[str, ...] = ()
 
   def __len__(self) -> int:
     return sum(self.takes)

@@ -11,6 +11,7 @@ from PIL import Image
 from core.data import pipeline
 from core.data.builders import imagenet21k
 from core.data.import_tensorflow import import_tfds
+from core.data.source import open_source
 from core.errors import UserError
 
 IDS = ("n02084071", "n01503061", "n04399382")  # Not in order, as in an archive.
@@ -79,6 +80,8 @@ def test_winter_21_has_the_sorted_ids_of_its_archive_as_labels(tmp_path):
   assert read(tmp_path) == ({row: sorted(IDS).index(each) for row, each in enumerate(IDS)}, 12)
   folder = tmp_path / "data/imagenet21k/winter21/1.0.0"
   assert (folder / "label.labels.txt").read_text().split() == sorted(IDS)
+  data = dict(name="imagenet21k/winter21", split="full", data_dir=str(tmp_path / "data"))
+  assert open_source(data, "data").classes == tuple(sorted(IDS))
   assert json.loads((folder / "metadata.json").read_text())["corrupt_images_skipped"] == []
 
 

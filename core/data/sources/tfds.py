@@ -5,6 +5,7 @@ import os
 from core.data.import_tensorflow import import_tfds
 from core.data.tfrecord import Records
 from core.errors import UserError, nearest
+from core.files import from_here
 
 
 def load(*, name: str, split: str, data_dir: str | None = None, skip_decode: tuple[str, ...] = ("image",)) -> Records:
@@ -22,7 +23,8 @@ def load(*, name: str, split: str, data_dir: str | None = None, skip_decode: tup
   """
   tfds = import_tfds()
   where = f"dataset {name!r}"
-  data_dir = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+  data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  data_dir = data_dir if "://" in data_dir else str(from_here(data_dir))
   builder = _builder(tfds, name, data_dir)
   if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
     raise UserError(f"{where}: its files are {builder.info.file_format.value}; prepare it with file_format=tfrecord")
@@ -40,6 +42,8 @@ def load(*, name: str, split: str, data_dir: str | None = None, skip_decode: tup
 
   features = builder.info.features
   images = {key for key, feature in features.items() if isinstance(feature, tfds.features.Image)}
+  label = dict(features.items()).get("label")
+  names = label.names if isinstance(label, tfds.features.ClassLabel) and label.num_classes else ()
   decoders = {key: tfds.decode.SkipDecoding() for key in skip_decode if key in images}
   return Records(
     name=f"{name} {split}",
@@ -47,6 +51,7 @@ def load(*, name: str, split: str, data_dir: str | None = None, skip_decode: tup
     skips=tuple(i.skip for i in instructions),
     takes=tuple(i.examples_in_shard - i.skip if i.take == -1 else i.take for i in instructions),
     parse=lambda record: features.deserialize_example(record, decoders=decoders),
+    classes=tuple(names),
   )
 
 
