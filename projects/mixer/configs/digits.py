@@ -1,4 +1,4 @@
-"""A small Mixer on scikit-learn's 8x8 digits: trains in a minute or two on a laptop, with nothing to download.
+"""A small Mixer on scikit-learn's 8x8 digits: trains in a few minutes on a laptop, with nothing to download.
 
     ./bazelw run //projects/mixer:train
 

@@ -2,7 +2,7 @@
 
     ./bazelw run //projects/vit:train -- --config=projects/vit/configs/bit_digits.py
 
-Expected: at least 97 % test accuracy in a minute or two on a laptop, with nothing to download.
+Expected: at least 97 % test accuracy in a few minutes on a laptop, with nothing to download.
 """
 
 from core import config as config_lib
