@@ -168,7 +168,9 @@ def test_one_at_a_time_prepares_a_dataset_the_other_waits(tmp_path, manual_dir):
   with preparation._alone(wanted, lines.append):
     other = threading.Thread(target=preparation.prepare, args=(wanted, lines.append))
     other.start()
-    wait_until(lambda: lines)
+    deadline = time.monotonic() + 30
+    while not lines and time.monotonic() < deadline:
+      time.sleep(0.05)
     assert lines == ["waits for another preparation of it to end"]
     assert not (tmp_path / "data" / "imagenet21k").exists()
   other.join(timeout=60)
