@@ -23,9 +23,10 @@ from ml_collections import ConfigDict
 from core import config as config_lib
 from core import files, trees
 from core.checkpoint import pretrained
+from core.data import input_config
 from core.errors import UserError, nearest
+from core.models import one_tower, text_transformer, towers, two_towers, weights
 from core.models import registry as models
-from core.models import weights
 from core.models.foreign import registry as foreign
 from core.models.foreign import table
 from core.training import cli
@@ -42,8 +43,10 @@ usage: export --config=FILE.py[:ARGS] --weights=W --to=npz|timm|hf|stablehlo --o
   --to=stablehlo         a folder with the compiled model and its weights in one file, which runs where only JAX is
   --image_size=N         side of the images in pixels, or HEIGHTxWIDTH
                          (default: that of the last crop or resize in config.input.pp)
+  --text_length=N        tokens of a text, for models that have a text tower
+                         (default: that of the model's max_len, or of the tokenizer in config.input.pp)
 """
-_FLAGS = ("config", "weights", "to", "output", "image_size", "help")
+_FLAGS = ("config", "weights", "to", "output", "image_size", "text_length", "help")
 
 # Read with JAX alone: what lies in the folder of a StableHLO export.
 _RUN = '''\
@@ -85,9 +88,15 @@ def main(argv: Sequence[str]) -> int:
   config = config_lib.load(_config_spec(flags["config"]), overrides)
   image_size = _image_size(flags.get("image_size"), config)
   family = models.get(config.get("model_name"))
-  model = family.Model(num_classes=config.get("num_classes") or None, **config.get("model", {}))
-  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_size, 3)))["params"]
-  params = family.load(shapes, flags["weights"], config.get("model", {}))
+  options = input_config.as_dict(config.get("model", {}), "config.model")
+  if family in (two_towers, one_tower):
+    options |= _texts_of(options, flags.get("text_length"), config) if family is two_towers else {}
+    model = family.Model(**options)
+  else:
+    model = family.Model(num_classes=config.get("num_classes") or None, **options)
+  inputs = _example(model, image_size).values()
+  shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+  params = family.load(shapes, flags["weights"], options)
   WRITERS[flags["to"]](output, family.__name__.rpartition(".")[2], model, params, image_size)
   print(f"written to {output}")
   return 0
@@ -115,7 +124,7 @@ def write_folder(library: str) -> Callable[..., None]:
       safetensors.numpy.save_file(state_dict, folder / "model.safetensors", metadata={"format": "pt"})
       (folder / "config.json").write_text(f"{json.dumps(config, indent=2)}\n")
       # The library computes in the precision of the weights.
-      exact = model.clone(dtype_mm="float32") if hasattr(model, "dtype_mm") else model
+      exact = _in_float32(model)
       _write_example(folder, exact, params, image_size)
 
   return write
@@ -125,9 +134,10 @@ def write_stablehlo(output: Path, family: str, model: Any, params: Any, image_si
   """One file that JAX runs by itself on CPU, CUDA and TPU, for any batch size; and how to run it.
 
   Raises:
-    UserError: the parameters exceed what the format holds, 2 GiB.
+    UserError: the parameters exceed what the format holds, 2 GiB; a model of more than images.
   """
-  del family
+  if family in ("two_towers", "one_tower"):
+    raise UserError(f"--to=stablehlo: takes models of images alone, and {family} is of texts too; try --to=npz")
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
   if size > 2**31 - 2**20:
     raise UserError(f"--to=stablehlo: the parameters take {size / 2**30:.1f} GiB, and the format holds less than 2")
@@ -177,11 +187,49 @@ def _flat(params: Any) -> dict[str, np.ndarray]:
   return weights.match_scan(dict(trees.flatten_with_names(params)), {})
 
 
+def _in_float32(model: Any) -> Any:
+  """`model` and its towers, computing in float32."""
+  changes = {tower: _in_float32(getattr(model, tower)) for tower in ("img", "txt") if hasattr(model, tower)}
+  return model.clone(**changes, **({"dtype_mm": "float32"} if hasattr(model, "dtype_mm") else {}))
+
+
+def _texts_of(options: dict[str, Any], stated: str | None, config: ConfigDict) -> dict[str, Any]:
+  """The options of two towers' texts, with their length where the text tower's parameters tell it."""
+  text = dict(options.get("text") or {})
+  if towers.get("text", options.get("text_model", "text_transformer")) is not text_transformer:
+    return {}
+  if stated is None and not text.get("max_len"):
+    lengths = re.findall(r"tokenize\((?:max_len=)?(\d+)", config.get("input", {}).get("pp", ""))
+    if not lengths:
+      raise UserError("--text_length=... is missing, and config.input.pp tokenizes to no length")
+    stated = lengths[-1]
+  if stated is not None and not (stated.isdecimal() and int(stated)):
+    raise UserError(f"--text_length={stated} must be a number of tokens")
+  return {"text": text | ({"max_len": int(stated)} if stated else {})}
+
+
+def _example(model: Any, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
+  """Inputs of a model, made up: images, and for one of texts token ids too."""
+  rng = np.random.default_rng(0)
+  image = rng.uniform(-1, 1, (2, *image_size, 3)).astype(np.float32)
+  if not hasattr(model, "txt"):
+    return {"image": image}
+  length = min(model.txt.max_len, 64)  # BERT has positions for more than anyone needs here.
+  return {"image": image, "text": rng.integers(1, model.txt.vocab_size, (3, length)).astype(np.int32)}
+
+
 def _write_example(folder: Path, model: Any, params: Any, image_size: tuple[int, int]) -> None:
-  """Images and what they give, by which whoever has the folder can tell that it works."""
-  image = np.random.default_rng(0).uniform(-1, 1, (2, *image_size, 3)).astype(np.float32)
-  output, _ = jax.jit(lambda params, image: model.apply({"params": params}, image))(params, image)
-  np.savez(folder / "example.npz", image=image, output=np.asarray(output, np.float32))
+  """Inputs and what they give, by which whoever has the folder can tell that it works."""
+  inputs = _example(model, image_size)
+
+  def run(params: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    if "text" not in inputs:
+      return {"output": model.apply({"params": params}, **inputs)[0]}
+    zimg, ztxt, out = model.apply({"params": params}, **inputs)
+    return {"logits": zimg @ ztxt.T * out["t"] + out.get("b", 0.0)}
+
+  outputs = jax.jit(run)(params, inputs)
+  np.savez(folder / "example.npz", **inputs, **{name: np.asarray(x, np.float32) for name, x in outputs.items()})
 
 
 class _new_folder:

@@ -11,7 +11,7 @@ import pytest
 from core import trees
 from core.checkpoint import pretrained
 from core.errors import UserError
-from core.models import mixer, vit
+from core.models import mixer, two_towers, vit
 from core.testing.params import random_like, shapes
 from tools import export
 
@@ -143,6 +143,61 @@ def test_any_family_becomes_stablehlo_for_any_platform():
   assert str(exported.in_avals[0].shape) == "(batch, 32, 32, 3)"
   image = np.ones((5, 32, 32, 3), np.float32)
   np.testing.assert_allclose(exported.call(image), outputs(model, params, image), atol=1e-4)
+
+
+SIGLIP = dict(
+  image=dict(TINY, pool_type="map"),
+  text=dict(width=16, depth=1, mlp_dim=32, num_heads=2, vocab_size=50),
+  out_dim=(None, 16),
+  bias_init=-10.0,
+)
+SIGLIP_CONFIG = """
+from core.config import ConfigDict
+def get_config(arg=None):
+  pp = "decode|resize(32)|tokenize(max_len=6, model='x')|keep('image', 'labels')"
+  return ConfigDict(dict(model_name="two_towers", model={model!r}, input=dict(pp=pp)))
+"""
+
+
+@pytest.fixture
+def siglip(here):
+  """A config and weights of two towers; gives the model and its parameters."""
+  (here / "config.py").write_text(SIGLIP_CONFIG.format(model=SIGLIP))
+  model = two_towers.Model(**SIGLIP)
+  init = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 6), np.int32))
+  params = random_like(init["params"])
+  pretrained.save_params(here / "params.npz", params)
+  return model, params
+
+
+def test_two_towers_become_a_folder_for_transformers_and_published_weights_again(siglip, here):
+  model, params = siglip
+  assert run("--to=hf", "--output=out") == 0
+  config = json.loads((here / "out" / "config.json").read_text())
+  assert (config["architectures"], config["text_config"]["max_position_embeddings"]) == (["SiglipModel"], 6)
+  with np.load(here / "out" / "example.npz") as example:
+    zimg, ztxt, out = jax.jit(model.apply)({"params": params}, example["image"], example["text"])
+    np.testing.assert_allclose(example["logits"], zimg @ ztxt.T * out["t"] + out["b"], atol=1e-4)
+  run("--to=npz", "--output=again.npz", "--config.model.text.scan=True", weights="out")
+  assert_same(pretrained.load_params(str(here / "again.npz")), params)
+
+
+@pytest.mark.parametrize(
+  "arguments, line",
+  [
+    (["--to=timm"], "--to=timm: two_towers has no form there (it has: hf)"),
+    (["--to=stablehlo"], "--to=stablehlo: takes models of images alone, and two_towers is of texts too"),
+    (["--to=hf", "--text_length=x"], "--text_length=x must be a number of tokens"),
+    (["--to=hf", "--text_length=8"], "txt: params.npz:txt: for texts of 6 tokens, and those here have 8"),
+    (["--to=hf", "--config.input.pp=resize(32)"], "--text_length=... is missing, and config.input.pp tokenizes to no"),
+  ],
+)
+def test_what_cannot_be_of_two_towers_is_one_line(arguments, line, siglip):
+  del siglip
+  with pytest.raises(UserError) as e:
+    run("--output=out", *arguments)
+  assert line in str(e.value)
+  assert "\n" not in str(e.value)
 
 
 def test_nothing_is_left_of_an_export_that_failed(here, monkeypatch):

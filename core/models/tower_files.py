@@ -91,9 +91,9 @@ def _files_of_parts(init_file: Mapping[str, str], init_params: Any) -> dict[str,
 def _files_of_whole(family: str, init_file: str, init_params: Any, dont_load: Sequence[str]) -> dict[str, str]:
   """The file of each part of the model, all of them parts of one."""
   location = catalog.locate(family, init_file)
-  if state_dict.is_one(location):
-    return dict.fromkeys(init_params, location)
-  roots = {name.partition("/")[0] for name in pretrained.names(location)}
+  foreign = state_dict.is_one(location)
+  names = weights.read_file(family, location) if foreign else pretrained.names(location)
+  roots = {name.partition("/")[0] for name in names}
   skipped = {part for part in {*roots, *init_params} if trees.first_match(part, dont_load) is not None}
   missing, surplus = sorted(init_params.keys() - roots - skipped), sorted(roots - init_params.keys() - skipped)
   if missing == ["b"] and not surplus:
@@ -111,12 +111,17 @@ def _files_of_whole(family: str, init_file: str, init_params: Any, dont_load: Se
     raise UserError(f"{init_file}: not a file of {', '.join(init_params)}: {'; '.join(told)}")
   place, subtree = pretrained.split(location)
   subtree = f"{subtree}/" if subtree else ""
-  parts = [part for part in init_params if part not in skipped]
-  return {part: location if part in _SCALARS else f"{place}:{subtree}{part}" for part in parts}
+  # Of a foreign file each tower takes its own.
+  of_tower = lambda part: location if foreign or part in _SCALARS else f"{place}:{subtree}{part}"
+  return {part: of_tower(part) for part in init_params if part not in skipped}
 
 
 def _read_scalar(family: str, name: str, file: str, init: Any) -> np.ndarray:
-  """The temperature or the bias, of a file that may hold towers too."""
+  """The temperature or the bias, of a file that may hold towers too.
+
+  Raises:
+    UserError: it holds none, or no single number.
+  """
   place, subtree = pretrained.split(catalog.locate(family, file))
   if state_dict.is_one(place):
     held = weights.read_file(family, place)

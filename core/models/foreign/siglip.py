@@ -16,7 +16,7 @@ from core.models.layers import sincos1d
 
 _GELUS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh"}
 _TEXT, _IMAGE = "text_model.", "vision_model."
-_BLOCK = "Encoder_0/encoderblock_{i}"
+_BLOCK = "Encoder_0/encoderblock_{j}"  # Not {i}: the towers' depths may differ.
 _WITHOUT_BATCH_AXIS = Layout(lambda positions: positions[None], lambda positions: positions[0])
 _USUAL_LENGTH = 64  # Tokens of a text, where neither the model nor its config tells.
 
@@ -33,7 +33,7 @@ def _recognizes_text(state_dict: Arrays) -> bool:
 
 def _text(prefix: str, positions: Rule, *, in_two_towers: str = "") -> list[Rule]:
   """The rules for the text tower; `in_two_towers` stands before our names there."""
-  block = f"{prefix}encoder.layers.{{i}}"
+  block = f"{prefix}encoder.layers.{{j}}"
   ours = lambda name: f"{in_two_towers}{name}"
   attention = ours(f"{_BLOCK}/MultiHeadDotProductAttention_0")
   return [

@@ -105,6 +105,16 @@ def test_the_towers_of_a_file_load_into_models_of_one_tower(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, by_parts, whole)
 
 
+def test_a_bias_that_one_side_lacks_is_told(tmp_path):
+  state_dict, config, _ = witness("siglip")
+  softmax = OPTIONS | dict(bias_init=None)
+  with pytest.raises(UserError, match=r"it has a bias b, as a model trained with a sigmoid; set model.bias_init"):
+    two_towers.load(fresh(two_towers.Model(**softmax)), folder_of(state_dict, config, tmp_path), softmax)
+  del state_dict["logit_bias"]
+  with pytest.raises(UserError, match=r"it has no bias b, as a model trained with a softmax; set model.bias_init=None"):
+    two_towers.load(fresh(), folder_of(state_dict, config, tmp_path), OPTIONS)
+
+
 def test_what_is_written_is_what_was_read(tmp_path):
   """And what transformers reads: `generate_text.py --check` of the folder that WRITE_SIGLIP_TO names."""
   state_dict, config, rest = witness("siglip")
