@@ -142,8 +142,8 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
           log.write(step, {**values, **_rates(config, schedules, step), **timings})
           show.skipped(data.skipped)
 
-    def evaluate(step: int) -> None:
-      """Runs the evaluations due at `step` that are not in the log yet; leaves off when the run is to stop."""
+    def evaluate(step: int) -> bool:
+      """Runs the evaluations due at `step` that are not in the log yet; False if it left off, the run being to stop."""
       with_average = functools.cache(lambda: dataclasses.replace(state, params=averaged(state.opt_state, state.params)))
       for name, evaluator in evals.items():
         if not plan.evaluates(name, step):
@@ -151,18 +151,20 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
         found = {key: value for key, value in log.at(step).items() if key.startswith(f"{name}/")}
         if not found:
           began = time.perf_counter()
-          evaluated = with_average() if name.endswith(_EMA) else state
-          values = evaluator.run(evaluated, interrupted=preemption.requested)
+          subject = with_average() if name.endswith(_EMA) else state
+          values = evaluator.run(subject, interrupted=preemption.requested)
           if values is None:
-            return
+            return False
           found = {f"{name}/{key}": value for key, value in values.items()}
           seconds = time.perf_counter() - began
           log.write(step, {**found, f"time/{name}_seconds": seconds})
           show.evaluated(step, found, seconds)
         results.update(found)
+      return True
 
-    evaluate(start)  # Left to do if the run was stopped between a step and its evaluation.
-    step, stopping = start, False
+    if not evaluate(start):  # Left to do if the run was stopped between a step and its evaluation.
+      raise Preempted(start)
+    step, evaluated, stopping = start, True, False
     for step in range(start + 1, plan.total + 1):
       trace.before(step)
       with jax.transfer_guard("disallow"):
@@ -175,7 +177,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
         settle(step - 1)
       if plan.evaluates_any(step):
         settle(step)
-        evaluate(step)
+        evaluated = evaluate(step)
       stopping = preemption.agreed(step)
       if stopping or plan.saves(step):
         settle(step)
@@ -186,7 +188,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
 
     if not saved.wait():
       raise OSError(f"the last checkpoint could not be written to {workdir / 'checkpoints'}")
-    if stopping and step < plan.total:
+    if stopping and (step < plan.total or not evaluated):
       raise Preempted(step)
     _save_params(workdir / "params.npz", state.params)
     if config.get("ema"):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import jax
@@ -12,8 +14,9 @@ import pytest
 from core import config as config_lib
 from core.checkpoint import pretrained
 from core.errors import UserError
+from core.evaluators import classification
 from core.testing import trainer
-from core.training import loop, losses, metrics, state
+from core.training import loop, losses, metrics, preemption, state
 from core.training.task import Task
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -242,3 +245,23 @@ def test_the_average_is_evaluated_beside_the_weights_saved_and_resumed(tmp_path,
   loop.run(Linear(), config, tmp_path / "whole")
   assert (tmp_path / "whole" / "params_ema.npz").read_bytes() == before
   assert lines(tmp_path / "whole") == whole
+
+
+def test_a_run_stopped_in_its_last_evaluation_is_not_done_and_evaluates_when_started_again(tmp_path, monkeypatch):
+  evaluate = classification.Evaluator.run
+
+  def interrupted(self, state, interrupted):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return evaluate(self, state, interrupted)
+
+  config = make_config()
+  config.evals.test.log_steps = 20
+  for _ in range(2):  # In the step's own evaluation, and in that which makes up for it.
+    with monkeypatch.context() as patch:
+      patch.setattr(classification.Evaluator, "run", interrupted)
+      with pytest.raises(preemption.Preempted, match="after step 20"):
+        loop.run(Linear(), config, tmp_path / "run")
+    assert not (tmp_path / "run" / "params.npz").exists()
+  assert "test/loss" in loop.run(Linear(), config, tmp_path / "run")
+  assert lines(tmp_path / "run")[-1]["step"] == 20
+  assert (tmp_path / "run" / "params.npz").exists()
