@@ -68,6 +68,7 @@ def test_rows_are_cut_and_filled_as_the_docstring_says(length, bos, eos):
     for ids in witnessed("sentencepiece")
   ]
   assert rows(pp, TEXTS) == expected
+  assert [rows(pp, [text])[0] for text in TEXTS[:100]] == expected[:100]
 
 
 def test_wordpiece_gives_the_tokens_of_transformers():

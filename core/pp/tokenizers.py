@@ -40,8 +40,8 @@ WORDPIECE = {
   "digit_words": str(_SHIPPED / "digit_words.txt"),
 }
 
-# Texts a thread gets at least; starting one takes as long as some hundred.
-_TEXTS_A_THREAD = 256
+# Texts a thread gets at least; starting threads takes as long as some dozens.
+_TEXTS_A_THREAD = 128
 
 
 class SentencePiece:
@@ -79,8 +79,9 @@ class SentencePiece:
       UserError: a text that is not UTF-8.
     """
     text.check_utf8(texts)
-    threads = min(_processors(), 1 + len(texts) // _TEXTS_A_THREAD)
-    flat, lengths = _joined(self._processor.encode(list(texts), num_threads=threads))
+    threads = min(_processors(), len(texts) // _TEXTS_A_THREAD)
+    encode = self._processor.encode
+    flat, lengths = _joined(encode(list(texts), num_threads=threads) if threads > 1 else list(map(encode, texts)))
     flat[flat >= self.size] = self.special["unk"]
     return flat, lengths
 
@@ -190,6 +191,15 @@ def pad(
   """
   before = first is not None
   room = max_len - before
+  if len(lengths) == 1:  # As below, at a third of the time, for pipelines that make examples one by one.
+    count = len(flat) + (last is not None)
+    row = np.full((1, max_len), fill, np.int32)
+    row[0, before : before + len(flat)] = flat[:room]
+    if before:
+      row[0, 0] = first
+    if last is not None and (sticky or count <= room):
+      row[0, before + min(count, room) - 1] = last
+    return row
   row = np.repeat(np.arange(len(lengths)), lengths)
   column = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
   rows = np.full((len(lengths), max_len), fill, np.int32)
