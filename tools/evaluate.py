@@ -4,30 +4,25 @@
 ./bazelw run //tools:evaluate -- --workdir=runs/first --steps=all
 """
 
-import dataclasses
-import importlib
 import json
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from core import config as config_lib
 from core import files, sharding
-from core.checkpoint import state as checkpoints
 from core.data import feed
 from core.errors import UserError, nearest
 from core.evaluators import registry
-from core.optim import ema
 from core.training import cli, initial, progress
 from core.training.state import TrainState
-from core.training.task import Batch
+from tools import subject
 
 _USAGE = """\
 usage: evaluate --config=FILE.py[:ARGS] --weights=W[,W...] [options]
@@ -47,14 +42,6 @@ usage: evaluate --config=FILE.py[:ARGS] --weights=W[,W...] [options]
 _FLAGS = ("config", "weights", "workdir", "steps", "evals", "project", "output", "cpu_devices", "cache_dir", "help")
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
-  """Weights to evaluate: what to call them, and a function that gives them on the devices."""
-
-  name: str
-  params: Callable[[], Any]
-
-
 def main(argv: Sequence[str]) -> int:
   flags, overrides = cli.parse(argv, _FLAGS)
   if "help" in flags or not flags:
@@ -63,12 +50,12 @@ def main(argv: Sequence[str]) -> int:
   if ("weights" in flags) == ("workdir" in flags):
     raise UserError("give one of --weights=... and --workdir=...; see --help")
   workdir = files.from_here(flags["workdir"]) if "workdir" in flags else None
-  project, config = _config(flags, overrides, workdir)
+  project, config = subject.read_config(flags, overrides, workdir)
   default = f"runs/evaluate-{project}-{time.strftime('%Y%m%d-%H%M%S')}.json"
   output = files.from_here(flags.get("output") or (workdir / "evaluate.json" if workdir else default))
   cli.start_jax(flags, workdir or output)
 
-  make_task = _trainer(project).make_task
+  make_task = subject.trainer(project).make_task
   mesh = sharding.make_mesh(config.get("mesh", [("data", -1)]))
   batch_sharding = sharding.batch_sharding(mesh, config.get("sharding_rules", ()))
   task = make_task(config)
@@ -91,17 +78,17 @@ def main(argv: Sequence[str]) -> int:
     with registry.named(name):
       evaluator.check(shapes)
   if workdir:
-    subjects = _checkpoints(workdir, flags.get("steps"), shapes, average=bool(config.get("ema")))
+    subjects = subject.checkpoints(workdir, flags.get("steps"), shapes, average=bool(config.get("ema")))
   else:
-    subjects = _weights(flags["weights"], config, make_task, shapes, batch)
+    subjects = subject.weights(flags["weights"], config, make_task, shapes, batch)
 
   results = []
-  for subject in subjects:
-    print(f"evaluating {subject.name}", file=sys.stderr, flush=True)
-    state = TrainState.create(subject.params(), ())
-    results.append({"weights": subject.name} | _run(evals, state))
+  for each in subjects:
+    print(f"evaluating {each.name}", file=sys.stderr, flush=True)
+    state = TrainState.create(each.params(), ())
+    results.append({"weights": each.name} | _run(evals, state))
     if written.is_dir():
-      _put_away(written, re.sub(r"[^\w.]+", "_", subject.name))
+      _put_away(written, re.sub(r"[^\w.]+", "_", each.name))
   output.parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(output) as file:
     report = {"project": project, "config": json.loads(config_lib.to_json(config)), "results": results}
@@ -134,33 +121,6 @@ def _put_away(written: Path, name: str) -> None:
   written.rename(place)
 
 
-def _config(flags: Mapping[str, str], overrides, workdir: Path | None) -> tuple[str, ConfigDict]:
-  """The project's name and the config: that of --config, or what the run in `workdir` was made by."""
-  if workdir and not (workdir / "run.json").is_file():
-    raise UserError(f"--workdir: {workdir} holds no run (run.json is missing)")
-  if "config" not in flags and not workdir:
-    raise UserError("give --config=FILE.py with --weights; see --help")
-  project = flags.get("project")
-  if not project and "config" in flags:
-    parts = Path(flags["config"].partition(":")[0]).parts
-    project = parts[parts.index("projects") + 1] if "projects" in parts[:-1] else None
-  if not project and workdir:
-    project = json.loads((workdir / "run.json").read_text())[-1].get("project")
-  if not project:
-    raise UserError("--project is missing: give the name of the project whose model this is, --project=vit say")
-  if "config" in flags:
-    folder = Path(_trainer(project).__file__).parent
-    return project, config_lib.load(cli.config_spec(flags["config"], folder), overrides)
-  return project, config_lib.from_json(workdir / "config.json", overrides)
-
-
-def _trainer(project: str) -> Any:
-  known = sorted(path.parent.name for path in Path(__file__).parents[1].glob("projects/*/train.py"))
-  if project not in known:
-    raise UserError(f"there is no project {project!r}{nearest(project, known)}")
-  return importlib.import_module(f"projects.{project}.train")
-
-
 def _chosen(config: ConfigDict, flags: Mapping[str, str]) -> list[str]:
   known = list(config.get("evals", {}))
   chosen = flags["evals"].split(",") if "evals" in flags else known
@@ -170,46 +130,6 @@ def _chosen(config: ConfigDict, flags: Mapping[str, str]) -> list[str]:
     if name not in known:
       raise UserError(f"--evals: the config has no eval {name!r}{nearest(name, known)}")
   return chosen
-
-
-def _weights(specs: str, config: ConfigDict, make_task: Callable, shapes: TrainState, batch: Batch) -> list[Subject]:
-  """Weights as `config.model_init` takes them; each replaces the config's own."""
-
-  def params(spec: str) -> Any:
-    initialized = ConfigDict(config).unlock()
-    initialized.model_init = spec
-    return initial.fresh_params(make_task(initialized), config, shapes.params, batch)
-
-  return [Subject(spec, lambda spec=spec: params(spec)) for spec in specs.split(",")]
-
-
-def _checkpoints(workdir: Path, steps: str | None, shapes: TrainState, *, average: bool) -> Iterable[Subject]:
-  """Checkpoints of a run: their parameters and, where one is kept, the average of them."""
-  there = checkpoints.steps(workdir / "checkpoints")
-  wanted = there if steps == "all" else steps.split(",") if steps else there[-1:]
-  if not there:
-    raise UserError(f"--workdir: {workdir} holds no checkpoint")
-  for step in map(str, wanted):
-    if step not in map(str, there):
-      raise UserError(f"--steps: {workdir} has no checkpoint {step!r}; there are {', '.join(map(str, there))}")
-    path = checkpoints.find(workdir / "checkpoints" / step, "--workdir")
-    yield Subject(f"step {int(step):,}", lambda path=path: _restored(path, shapes, average=False).params)
-    if average:
-      yield Subject(f"step {int(step):,} ema", lambda path=path: _average(path, shapes))
-
-
-def _average(path: Path, shapes: TrainState) -> Any:
-  state = _restored(path, shapes, average=True)
-  where = jax.tree.map(lambda x: x.sharding, shapes.params)
-  return jax.jit(ema.params_of, out_shardings=where)(ema.state_of(state.opt_state), state.params)
-
-
-def _restored(path: Path, shapes: TrainState, *, average: bool) -> TrainState:
-  """The parameters of a checkpoint, and the average if asked for; moments and the like are left on the disk."""
-  is_average = lambda x: isinstance(x, ema.EmaState)
-  keep = lambda x: x if average and is_average(x) else jax.tree.map(lambda _: checkpoints.LEFT_OUT, x)
-  opt_state = jax.tree.map(keep, shapes.opt_state, is_leaf=is_average)
-  return checkpoints.restore(path, dataclasses.replace(shapes, step=checkpoints.LEFT_OUT, opt_state=opt_state))
 
 
 if __name__ == "__main__":

@@ -96,6 +96,11 @@ def _functions(
   return {key: functools.partial(predict[name], **pred_kw) if pred_kw else predict[name] for key, name in names.items()}
 
 
+def module_of(kind: str | None) -> str | None:
+  """The module of core.evaluators that holds the type of an evaluator, of a published name, too; None: no such type."""
+  return _TYPES.get(kind or "classification")
+
+
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
   """A context in which an evaluator's `UserError` gets its name: of `evals.classes ...` comes `config.evals.NAME...`.

@@ -1,0 +1,131 @@
+"""The table and the page hold the probabilities that the model's own numbers give, worked out by hand."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import config as config_lib
+from core.checkpoint import pretrained
+from core.data.columns import bytes_column
+from core.pp import builder
+from core.testing import tiny_towers
+from core.training.contrastive import Contrastive
+from tools import zeroshot, zeroshot_page
+
+jax.config.update("jax_num_cpu_devices", 4)
+LABELS = ["seven", "three", "nine", "zero"]
+TEMPLATES = ["a photo of the digit {}", "the digit {}"]
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+  """Nearly all the time is XLA optimizing programs that run once."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+  return tiny_towers.write_images(tmp_path_factory.mktemp("photos"), 3)
+
+
+def flags(config, weights):
+  return [f"--config={config}", f"--weights={weights}", "--project=siglip"]
+
+
+def similarity(config, weights, paths):
+  """Cosine similarities of images and labels, the mean over the templates, in double precision."""
+  task, params = Contrastive(config_lib.load(str(config))), pretrained.load_params(str(weights))
+  pixels = np.stack([np.asarray(Image.open(path), np.float32) for path in paths])
+  zimg = np.asarray(task.predict["image"](params, {"image": pixels / 127.5 - 1})[0], np.float64)
+  of_labels = []
+  for label in LABELS:
+    written = bytes_column([template.format(label) for template in TEMPLATES])
+    tokens = builder.get_batched_fn("bert_tokenize(12,'digit_words')")({"text": written})["labels"]
+    mean = np.asarray(task.predict["text"](params, {"labels": tokens})[0], np.float64).mean(axis=0)
+    of_labels.append(mean / np.linalg.norm(mean))
+  return zimg @ np.stack(of_labels).T
+
+
+@pytest.mark.parametrize("bias", [None, -5.0])
+def test_the_table_and_the_page_hold_the_models_own_probabilities(bias, images, tmp_path, capsys):
+  config, weights = tiny_towers.write(tmp_path, bias_init=bias)
+  outputs = [f"--page={tmp_path / 'out.html'}", f"--output={tmp_path / 'out.json'}"]
+  arguments = [*map(str, images), f"--labels={','.join(LABELS)}", f"--templates={TEMPLATES}", "--top", "2", *outputs]
+  assert zeroshot.main([*arguments, *flags(config, weights)]) == 0
+  found = json.loads((tmp_path / "out.json").read_text())
+  cosines = similarity(config, weights, images)
+  np.testing.assert_allclose(found["similarity"], cosines, atol=1e-5)
+  logits = 10.0 * cosines
+  if bias is None:
+    want = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+  else:
+    want = 1 / (1 + np.exp(-(logits + bias)))
+  np.testing.assert_allclose(found["probability"], want, atol=1e-4)
+  assert found["labels"] == LABELS
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].split() == ["image", "label", "probability", "similarity"]
+  assert lines[1].split()[:2] == [images[0].name, LABELS[want[0].argmax()]]
+  assert lines[2].split()[0] == LABELS[np.argsort(-want[0])[1]]
+  assert lines[3].split()[0] == images[1].name
+  page = (tmp_path / "out.html").read_text()
+  held = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+  assert held["scores"]["probability"] == found["probability"]
+  assert [each["name"] for each in held["images"]] == [path.name for path in images]
+
+
+def test_labels_may_be_the_classes_of_a_data_set(images, tmp_path, capsys):
+  config, weights = tiny_towers.write(tmp_path)
+  folder = str(images[0].parent)
+  assert zeroshot.main([folder, "--labels=digits", "--templates=name", "--top=20", *flags(config, weights)]) == 0
+  assert len(capsys.readouterr().out.splitlines()) == 1 + 3 * 10
+
+
+def test_words_and_the_values_of_flags_are_told_apart():
+  words, rest = zeroshot.split_words(["a.jpg", "--top", "3", "b.jpg", "--labels=x,y", "c.jpg", "--help"])
+  assert words == ["a.jpg", "b.jpg", "c.jpg"]
+  assert rest == ["--top", "3", "--labels=x,y", "--help"]
+
+
+def test_a_picture_is_made_smaller_and_turned_upright(tmp_path):
+  image = Image.new("RGB", (800, 400), (255, 0, 0))
+  exif = Image.Exif()
+  exif[0x0112] = 6  # The camera was turned by 90 degrees.
+  image.save(tmp_path / "a.jpg", exif=exif)
+  picture = zeroshot_page.Picture.of_file(tmp_path / "a.jpg", 320)
+  assert (picture.width, picture.height) == (160, 320)
+  assert picture.source.startswith("data:image/jpeg;base64,")
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (["--labels=a,b"], "no images are named"),
+    (["{image}"], "--labels=a,b,c is missing"),
+    (["nowhere.jpg", "--labels=a,b"], "'nowhere.jpg' is no file"),
+    (["{image}", "--labels=cats"], "--labels: 'cats' is no file and no name"),
+    (["{image}", "--labels=a,b", "--templates=a photo"], "--templates: 'a photo' is no file and no name"),
+    (["{image}", "--labels=a,b", "--templates=['a photo']"], "--templates: 'a photo' must have one {{}}"),
+    (["{image}", "--labels=a,b", "--templates=['a"], "is no list like"),
+    (["{image}", "--labels=a,b", "--top=0"], "--top=0 must be a whole number"),
+    (["{image}", "--labels=a,b", "--page={image}"], "is there already; nothing is overwritten"),
+    (["{image}", "--labels=a,b", "--tops=3"], "--tops is unknown .did you mean 'top'"),
+    (["{image}", "--labels=a,b", "--project=siglip", "--weights=x.npz"], "give --config=FILE.py"),
+  ],
+)
+def test_a_mistake_is_one_line(arguments, words, images, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(zeroshot.UserError, match=words.replace("{{}}", "{}")):
+    zeroshot.main([argument.replace("{image}", str(images[0])) for argument in arguments])
+
+
+def test_weights_must_be_named_where_the_config_has_none(images, tmp_path):
+  config, _ = tiny_towers.write(tmp_path)
+  with pytest.raises(zeroshot.UserError, match=r"weights=.* is missing"):
+    zeroshot.main([str(Path(images[0])), "--labels=a,b", f"--config={config}", "--project=siglip"])
