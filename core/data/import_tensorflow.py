@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import importlib.resources.abc
-import importlib.util
 import os
 import sys
 from types import ModuleType
@@ -31,9 +29,6 @@ def import_tfds() -> ModuleType:
   It never asks the network here: data are prepared beforehand, by `tools/prepare_data`.
   """
   import_tensorflow()
-  # TFDS imports the back-port of a standard module, but does not require the package; Python 3.11's own does the same.
-  if importlib.util.find_spec("importlib_resources") is None:
-    sys.modules["importlib_resources"] = importlib.resources
   import tensorflow_datasets as tfds
 
   from core.data.builders import imagenet21k  # noqa: F401 (a builder is known once its class is defined)
