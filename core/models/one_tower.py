@@ -78,7 +78,7 @@ class OneTower(nn.Module):
 def load(
   init_params: Any,
   init_file: str | Mapping[str, str],
-  model_cfg: Mapping[str, Any],
+  model_cfg: Mapping[str, Any] | None = None,
   dont_load: Sequence[str] = (),
   img_load_kw: Mapping[str, Any] | None = None,
 ) -> Any:
@@ -95,6 +95,7 @@ def load(
   Raises:
     UserError: an unreadable file, or one of another tower.
   """
+  model_cfg = model_cfg or {}
   loaders = {"img": towers.get("image", model_cfg.get("image_model", "vit")).load}
   configs = {"img": dict(model_cfg.get("image") or {})}
   return tower_files.load(

@@ -171,7 +171,7 @@ def scalar(module: nn.Module, out: Intermediates, temperature_init: float, bias_
 def load(
   init_params: Any,
   init_file: str | Mapping[str, str],
-  model_cfg: Mapping[str, Any],
+  model_cfg: Mapping[str, Any] | None = None,
   dont_load: Sequence[str] = (),
   img_load_kw: Mapping[str, Any] | None = None,
   txt_load_kw: Mapping[str, Any] | None = None,
@@ -190,6 +190,7 @@ def load(
   Raises:
     UserError: an unreadable file, or one of other towers.
   """
+  model_cfg = model_cfg or {}
   load_kw = {"img": dict(img_load_kw or {}), "txt": dict(txt_load_kw or {})}
   names = {"img": model_cfg.get("image_model", "vit"), "txt": model_cfg.get("text_model", "text_transformer")}
   loaders = {tower: towers.get(KINDS[tower], name).load for tower, name in names.items()}

@@ -63,12 +63,26 @@ def test_one_tower_has_the_published_names_and_shapes():
   assert lines(shapes(model, image, image)) == sorted((WITNESS / "one_tower.txt").read_text().splitlines())
 
 
-def test_base_has_the_parameters_of_siglip():
-  """203.16 million, as OpenCLIP's table of models has it for ViT-B-16-SigLIP."""
-  image, text = dict(variant="B/16", pool_type="map", scan=True), dict(variant="B", scan=True)
-  model = two_towers.Model(image=image, text=text, out_dim=(None, 768), bias_init=-10.0)
-  count = sum(leaf.size for leaf in jax.tree.leaves(shapes(model, (1, 224, 224, 3), (1, 64))))
-  assert f"{count / 1e6:.2f}" == "203.16"
+@pytest.mark.parametrize(
+  "image, size, text, tokens, dim, vocabulary, millions",
+  [
+    ("B/16", 224, "B", 64, 768, 32_000, "203.16"),  # ViT-B-16-SigLIP.
+    ("L/16", 256, "L", 64, 1024, 32_000, "652.15"),  # ViT-L-16-SigLIP-256.
+    ("So400m/14", 224, "So400m", 16, 1152, 32_000, "877.36"),  # ViT-SO400M-14-SigLIP.
+    ("B/16", 224, "B", 64, 768, 256_000, "375.19"),  # ViT-B-16-SigLIP2.
+    ("g-opt/16", 256, "So400m", 64, 1536, 256_000, "1871.39"),  # ViT-gopt-16-SigLIP2-256.
+  ],
+)
+def test_the_options_of_siglips_files_give_their_sizes(image, size, text, tokens, dim, vocabulary, millions):
+  """As OpenCLIP's table of models has them, in millions of parameters."""
+  model = two_towers.Model(
+    image=dict(variant=image, pool_type="map", scan=True),
+    text=dict(variant=text, vocab_size=vocabulary, scan=True),
+    out_dim=(None, dim),
+    bias_init=-10.0,
+  )
+  count = sum(leaf.size for leaf in jax.tree.leaves(shapes(model, (1, size, size, 3), (1, tokens))))
+  assert f"{count / 1e6:.2f}" == millions
 
 
 def test_embeddings_are_the_towers_outputs_at_length_one(inputs):
