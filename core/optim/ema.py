@@ -13,7 +13,9 @@
 
     (*) Root mean square of the difference to a float64 average, relative to that of the average, after 20,000 steps of
         decay 0.9999 along a random walk with a drift, behind which the average lags (ema_test.py). Rounding the float64
-        average to bfloat16 once costs 0.0017. `./bazelw run //tools/bench:ema` measures training, and the time.
+        average to bfloat16 once costs 0.0017. `./bazelw run //tools/bench:ema` measures time, memory, and the error in
+        training: on the digits at a constant rate (2,000 steps, decay 0.999, one seed), the parameters had a test
+        accuracy of 88.6 %, their averages 95.3 % in each of the first three forms, and "nearest" 81.9 %.
 
 A step moves the average by (1 - decay) (p - average), of which nothing is left when the sum is rounded to bfloat16's 8
 bits. Rounded up or down at random, with the probabilities that make the expectation exact (Gupta et al. 2015,
