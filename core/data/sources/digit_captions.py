@@ -39,14 +39,14 @@ COLOURS = {
 }
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 
-# The last of each tells all there is to tell.
+# The last of each tells all there is to tell; every image has it, so that places and relations are worth learning.
 TEMPLATES = (
   "a photo of the digit {digit}",
   "the digit {digit}",
   "a handwritten {digit}",
-  "a photo of a {colour} {digit}",
   "{digit} written in {colour}",
   "the digit {digit} at the {place}",
+  "a handwritten {digit} at the {place}",
   "a {colour} {digit} at the {place}",
 )
 PAIR_TEMPLATES = (
@@ -60,9 +60,9 @@ PAIR_TEMPLATES = (
 )
 HELD_OUT_TEMPLATES = (
   "a photo of a handwritten {digit}",
-  "a handwritten {colour} {digit}",
   "the digit {digit} written in {colour}",
   "a photo of the digit {digit} at the {place}",
+  "a photo of a {colour} {digit} at the {place}",
 )
 HELD_OUT_PAIR_TEMPLATES = (
   "a photo of {first} and {second}",
@@ -98,7 +98,8 @@ def load(
 ) -> Columns:
   """Images with captions, those of one and of two digits in turn.
 
-  `image` uint8 [n, 16, 16, 3]; `captions` text [n, 4], of four templates; `caption` text [n], the one that tells all;
+  `image` uint8 [n, 16, 16, 3]; `captions` text [n, 4], of four templates; `caption` text [n], the one that tells all,
+  which is the first of them but for `test_templates`;
   `label` int64 [n], the digit of one, 10 + 10 first + second (from left to right or top to bottom) of two: the index
   in `CLASS_NAMES`; `id` int64 [n].
 
@@ -179,8 +180,9 @@ def _dataset(split: str, examples: int, held_out: frozenset[tuple[int, int]]) ->
     for a, b, c, o, cell in zip(first, second, colour, other, cells)
   ]
   lists = (HELD_OUT_TEMPLATES, HELD_OUT_PAIR_TEMPLATES) if split == "test_templates" else (TEMPLATES, PAIR_TEMPLATES)
-  order = np.argsort(hash64(_TEMPLATES, _SEEDS[split], row[:, None], np.arange(len(lists[0]))), axis=1)[:, :CAPTIONS]
-  captions = [lists[int(two)][n].format(**fact) for two, fact, some in zip(paired, facts, order) for n in some]
+  others = np.arange(len(lists[0]) - 1)
+  order = np.argsort(hash64(_TEMPLATES, _SEEDS[split], row[:, None], others), axis=1)[:, : CAPTIONS - 1]
+  captions = [lists[int(two)][n].format(**fact) for two, fact, some in zip(paired, facts, order) for n in (-1, *some)]
   whole = [(PAIR_TEMPLATES if two else TEMPLATES)[-1].format(**fact) for two, fact in zip(paired, facts)]
   return {
     "image": image,
