@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from core import config as config_lib
 from core.checkpoint import pretrained
-from core.testing import trainer
+from core.testing import tiny_towers, trainer
 from core.training import loop
 from projects.vit.train import make_task
 from tools import evaluate
@@ -105,6 +105,16 @@ def test_files_of_evaluators_have_a_folder_for_each_of_the_weights(run, tmp_path
   ]
   logits = [np.load(tmp_path / "out" / file)["output"] for file in files]
   assert all(not np.array_equal(a, b) for a, b in itertools.pairwise(logits))
+
+
+def test_a_model_of_images_and_texts_is_evaluated_on_both(tmp_path):
+  config, weights = tiny_towers.write(tmp_path)
+  output = tmp_path / "out.json"
+  arguments = [f"--config={config}", "--project=siglip", f"--weights={weights}", f"--output={output}"]
+  assert evaluate.main(arguments) == 0
+  (found,) = json.loads(output.read_text())["results"]
+  assert 0 <= found["zeroshot/digits/accuracy"] <= found["zeroshot/digits/accuracy@5"] <= 1
+  assert 0 < found["retrieval/img2txt_recall@10"] <= 1
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from core.evaluators import batches, pairs, texts
 from core.training.state import TrainState
 from core.training.task import Predict
 
-# Similarities a device holds at once: 256 MiB of them.
-_MAX_SCORES = 1 << 26
+# Similarities a device holds at once: 128 MiB of them, and what is computed from them.
+_MAX_SCORES = 1 << 25
 _CAPTION_KEYS = ("captions/text", "captions", "texts", "caption", "text")
 
 

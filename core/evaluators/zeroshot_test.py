@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core.data.columns import bytes_column
 from core.data.sources import digit_captions
 from core.errors import UserError
 from core.evaluators import zeroshot
+from core.pp import builder
 from core.testing import two_sides
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -122,6 +124,22 @@ def test_prompts_are_canonical_unless_told_otherwise():
   shouting = DIGITS | dict(templates=["The digit,  {}!"])
   plain = evaluator({"digits": DIGITS | dict(templates=["the digit {}"])}).run(two_sides.state())
   assert evaluator({"digits": shouting}).run(two_sides.state()) == plain
+
+
+def test_texts_may_be_rendered_to_images():
+  pp = "render_text((16,96))|value_range(-1,1,key='labels')|keep('labels')"
+  weights = np.random.default_rng(2).normal(size=(16 * 96 * 3, 8)).astype(np.float32)
+  flat = lambda x: x.reshape(x.shape[0], -1)
+  text = lambda params, batch: (flat(batch["labels"]) @ weights, {})
+  found = evaluator({"digits": DIGITS}, {**two_sides.PREDICT, "text": text}, pp_txt=pp).run(two_sides.state())
+  z = []
+  for name in digit_captions.DIGITS:
+    written = bytes_column([template.format(name) for template in digit_captions.DIGIT_PROMPTS])
+    each = flat(builder.get_batched_fn(pp)({"text": written})["labels"]).astype(np.float64) @ weights
+    mean = (each / np.linalg.norm(each, axis=1, keepdims=True)).mean(axis=0)
+    z.append(mean / np.linalg.norm(mean))
+  best = (two_sides.images("test", digits=1) @ np.stack(z).T).argmax(axis=1)
+  assert found["digits/accuracy"] == (best == labels()).mean()
 
 
 def test_batches_hold_both_sides_for_whoever_initializes_a_model():
