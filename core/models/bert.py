@@ -3,7 +3,6 @@
 Parameters carry the names of the published LiT files (Zhai et al. 2022).
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 from core import trees
 from core.checkpoint import catalog, tf_checkpoint
 from core.errors import UserError, nearest
-from core.models import text_transformer, weights
+from core.models import options, text_transformer, weights
 from core.models.foreign import bert as foreign_bert
 from core.models.layers import GELUS, REMAT_POLICIES, Intermediates
 
@@ -41,30 +40,19 @@ def Model(
   name = config or variant or "base"
   if name not in VARIANTS:
     raise UserError(f"model: unknown BERT variant {name!r}{nearest(str(name), VARIANTS)}")
-  options = dict(zip(("width", "depth", "mlp_dim", "num_heads"), VARIANTS[name])) | kw
-  known = {field.name for field in dataclasses.fields(Bert) if field.init}
-  for option in options:
-    if option not in known:
-      raise UserError(f"model: BERT has no option {option!r}{nearest(option, known - {'name', 'parent'})}")
-  model = Bert(num_classes, **options)
+  given = dict(zip(("width", "depth", "mlp_dim", "num_heads"), VARIANTS[name])) | kw
+  options.known(Bert, given, what="BERT")
+  model = Bert(num_classes, **given)
   _check(model)
   return model
 
 
 def _check(model: "Bert") -> None:
-  for option, choices in _CHOICES.items():
-    if (value := getattr(model, option)) not in choices:
-      raise UserError(f"model: {option} must be one of {', '.join(filter(None, choices))}; got {value!r}")
-  for option in ("width", "depth", "mlp_dim", "num_heads", "vocab_size", "max_len"):
-    value = getattr(model, option)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-      raise UserError(f"model: {option} must be a positive whole number, got {value!r}")
-  if not isinstance(model.head_zeroinit, bool):
-    raise UserError(f"model: head_zeroinit must be True or False, got {model.head_zeroinit!r}")
-  if model.width % model.num_heads:
-    raise UserError(f"model: width {model.width} is not divisible by num_heads {model.num_heads}")
-  if not isinstance(model.dropout, int | float) or not 0 <= model.dropout < 1:
-    raise UserError(f"model: dropout must be a number in [0, 1), got {model.dropout!r}")
+  options.check_choices(model, _CHOICES)
+  options.check_positive(model, "width", "depth", "mlp_dim", "num_heads", "vocab_size", "max_len")
+  options.check_flags(model, "head_zeroinit")
+  options.check_heads(model)
+  options.check_rates(model, "dropout")
 
 
 class _Layer(nn.Module):
@@ -149,9 +137,9 @@ class _LayerSequence(_Layers):
     if self.remat_policy not in (None, "none"):
       policy = getattr(jax.checkpoint_policies, self.remat_policy)
       block = nn.remat(_Block, static_argnums=(3,), policy=policy)  # Argument 3 is `deterministic`; 0 is self.
-    options = _Layer.options(self)
+    shared = _Layer.options(self)
     for i in range(self.depth):
-      x = out[f"block{i:02d}"] = block(**options, name=f"layers_{i}")(x, is_word, deterministic)
+      x = out[f"block{i:02d}"] = block(**shared, name=f"layers_{i}")(x, is_word, deterministic)
     return x, out
 
 

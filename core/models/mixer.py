@@ -1,6 +1,5 @@
 """MLP-Mixer (Tolstikhin et al. 2021): patches that exchange their features through MLPs alone."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float
 
 from core import trees
-from core.errors import UserError, nearest
-from core.models import weights
+from core.errors import UserError
+from core.models import options, weights
 from core.models.layers import GELUS, Intermediates, skip_examples
 
 # Hidden width, blocks, width of the token-mixing MLP and of the channel-mixing MLP (Tolstikhin et al. 2021, table 1).
@@ -33,42 +32,24 @@ def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: A
   Raises:
     UserError: an unknown variant, option or value of an option.
   """
-  options = {**decode_variant(variant), **kw}
-  known = {field.name for field in dataclasses.fields(MlpMixer) if field.init}
-  for option in options:
-    if option not in known:
-      raise UserError(f"model: Mixer has no option {option!r}{nearest(option, known - {'name', 'parent'})}")
-  patch_size = options.pop("patch_size", MlpMixer.patch_size)
-  patch_size = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size, patch_size)
-  model = MlpMixer(num_classes, patch_size=patch_size, **options)
+  given = {**decode_variant(variant), **kw}
+  options.known(MlpMixer, given, what="Mixer")
+  patch_size = options.pair(given.pop("patch_size", MlpMixer.patch_size))
+  model = MlpMixer(num_classes, patch_size=patch_size, **given)
   _check(model)
   return model
 
 
 def decode_variant(variant: str | None) -> dict[str, Any]:
   """The options that `"S/16"` stands for; without `/patch` the patch size keeps its default; `{}` for None."""
-  if variant is None:
-    return {}
-  name, slash, patch = str(variant).partition("/")
-  if name not in VARIANTS:
-    raise UserError(f"model: unknown Mixer variant {variant!r}{nearest(name, VARIANTS)}")
-  if slash and not (patch.isdecimal() and int(patch) > 0):
-    raise UserError(f"model: Mixer variant {variant!r} must end in a patch size in pixels, '{name}/16' for one")
-  options = dict(zip(_SIZES, VARIANTS[name]))
-  return options | ({"patch_size": (int(patch), int(patch))} if slash else {})
+  return options.sized_variant(variant, VARIANTS, _SIZES, what="Mixer")
 
 
 def _check(model: "MlpMixer") -> None:
-  for option, choices in _CHOICES.items():
-    if (value := getattr(model, option)) not in choices:
-      raise UserError(f"model: {option} must be one of {', '.join(choices)}; got {value!r}")
-  if len(model.patch_size) != 2 or not all(isinstance(side, int) and side > 0 for side in model.patch_size):
-    raise UserError(f"model: patch_size must be a number of pixels or (height, width), got {model.patch_size!r}")
-  for option in _SIZES:
-    if not isinstance(value := getattr(model, option), int) or value < 1:
-      raise UserError(f"model: {option} must be a positive whole number, got {value!r}")
-  if not isinstance(rate := model.stoch_depth, int | float) or not 0 <= rate < 1:
-    raise UserError(f"model: stoch_depth must be a number in [0, 1), got {rate!r}")
+  options.check_choices(model, _CHOICES)
+  options.check_patch_size(model)
+  options.check_positive(model, *_SIZES)
+  options.check_rates(model, "stoch_depth")
 
 
 class MixerMlp(nn.Module):
@@ -199,9 +180,9 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
     UserError: an unreadable file, one of another model, or one trained with another number of patches.
   """
   init = dict(trees.flatten_with_names(init_params))
-  loaded, options = weights.read_file_and_options("mixer", init_file)
+  loaded, of_file = weights.read_file_and_options("mixer", init_file)
   if model_cfg is not None:
-    weights.check_options(options, Model(**model_cfg), model_cfg, source=init_file)
+    weights.check_options(of_file, Model(**model_cfg), model_cfg, source=init_file)
   loaded = weights.renumber_modules(trees.from_names(loaded))
   loaded = {_current_name(name): array for name, array in trees.flatten_with_names(loaded)}
   _refuse_other_grid(loaded, init, dont_load, init_file)

@@ -27,7 +27,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from core import trees
 from core.errors import UserError, nearest
-from core.models import weights
+from core.models import options, weights
 from core.models.layers import Intermediates, skip_examples
 
 
@@ -72,34 +72,26 @@ def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: A
   """
   if variant is not None and variant not in VARIANTS:
     raise UserError(f"model: unknown NFNet variant {variant!r}{nearest(str(variant), VARIANTS)}")
-  options = {} if variant is None else dict(depth=VARIANTS[variant].depth, dropout=VARIANTS[variant].dropout)
-  options |= kw
-  known = {field.name for field in dataclasses.fields(NFNet) if field.init}
-  for option in options:
-    if option not in known:
-      raise UserError(f"model: NFNet has no option {option!r}{nearest(option, known - {'name', 'parent'})}")
+  given = {} if variant is None else dict(depth=VARIANTS[variant].depth, dropout=VARIANTS[variant].dropout)
+  given |= kw
+  options.known(NFNet, given, what="NFNet")
   for option in ("width", "depth"):
-    if isinstance(options.get(option), Sequence):
-      options[option] = tuple(options[option])
-  model = NFNet(num_classes, **options)
+    if isinstance(given.get(option), Sequence):
+      given[option] = tuple(given[option])
+  model = NFNet(num_classes, **given)
   _check(model)
   return model
 
 
 def _check(model: "NFNet") -> None:
-  for option, choices in _CHOICES.items():
-    if (value := getattr(model, option)) not in choices:
-      raise UserError(f"model: {option} must be one of {', '.join(choices)}; got {value!r}")
-  positive = lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0
+  options.check_choices(model, _CHOICES)
   for option in ("width", "depth"):
     value = getattr(model, option)
-    if not isinstance(value, tuple) or not value or not all(map(positive, value)):
+    if not isinstance(value, tuple) or not value or not all(map(options.is_positive, value)):
       raise UserError(f"model: {option} must be a list of positive whole numbers, one a stage, got {value!r}")
   if len(model.width) != len(model.depth):
     raise UserError(f"model: width names {len(model.width)} stages, depth {len(model.depth)}")
-  for option in ("stem_width", "final_width", "group_size"):
-    if not positive(value := getattr(model, option)):
-      raise UserError(f"model: {option} must be a positive whole number, got {value!r}")
+  options.check_positive(model, "stem_width", "final_width", "group_size")
   if model.stem_width % 8:
     raise UserError(f"model: stem_width must be a multiple of 8, got {model.stem_width}")
   for option in ("bottleneck", "se_ratio", "alpha"):
@@ -112,9 +104,7 @@ def _check(model: "NFNet") -> None:
         f"model: width {width} times bottleneck {model.bottleneck} is {inner:g}, no multiple of group_size "
         f"{model.group_size}"
       )
-  for option in ("dropout", "stoch_depth"):
-    if not isinstance(value := getattr(model, option), int | float) or not 0 <= value < 1:
-      raise UserError(f"model: {option} must be a number in [0, 1), got {value!r}")
+  options.check_rates(model, "dropout", "stoch_depth")
 
 
 def scaled_activation(activation: str, gelu: str = "tanh") -> Callable[[jax.Array], jax.Array]:
@@ -347,8 +337,8 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
   Raises:
     UserError: an unreadable file, or one of another model (it names the first parameters that differ).
   """
-  loaded, options = weights.read_file_and_options("nfnet", init_file)
+  loaded, of_file = weights.read_file_and_options("nfnet", init_file)
   if model_cfg is not None:
-    weights.check_options(options, Model(**model_cfg), model_cfg, source=init_file)
+    weights.check_options(of_file, Model(**model_cfg), model_cfg, source=init_file)
   init = dict(trees.flatten_with_names(init_params))
   return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file))

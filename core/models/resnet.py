@@ -3,7 +3,6 @@
 `core.models.bit` is the post-activation form; what both share (sizes, options, the head) is here.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,8 +15,8 @@ from jaxtyping import Array, DTypeLike, Float
 
 from core import trees
 from core.checkpoint import catalog
-from core.errors import UserError, nearest
-from core.models import weights
+from core.errors import UserError
+from core.models import options, weights
 from core.models.layers import Intermediates
 from core.models.std_conv import GroupNorm, StdConv
 
@@ -37,25 +36,21 @@ def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: A
   return make(ResNetV2, num_classes, variant, kw)
 
 
-def make(cls: Callable[..., Any], num_classes: int | None, variant: str | None, options: dict[str, Any]) -> Any:
+def make(cls: Callable[..., Any], num_classes: int | None, variant: str | None, given: dict[str, Any]) -> Any:
   """A `cls` (ResNetV2, or one with its options) of `variant`, its options checked.
 
   Raises:
     UserError: an unknown variant, option or value of an option.
   """
-  options = {**decode_variant(variant), **options}
-  known = {field.name for field in dataclasses.fields(cls) if field.init}
-  for option in options:
-    if option not in known:
-      raise UserError(f"model: {cls.__name__} has no option {option!r}{nearest(option, known - {'name', 'parent'})}")
-  if isinstance(options.get("depth"), Sequence) and not isinstance(options["depth"], str):
-    options["depth"] = tuple(options["depth"])
-  model = cls(num_classes, **options)
+  given = {**decode_variant(variant), **given}
+  options.known(cls, given, what=cls.__name__)
+  if isinstance(given.get("depth"), Sequence) and not isinstance(given["depth"], str):
+    given["depth"] = tuple(given["depth"])
+  model = cls(num_classes, **given)
   units_of(model.depth)
   if not isinstance(width := model.width, int | float) or width <= 0 or (64 * width) % NUM_GROUPS:
     raise UserError(f"model: width must be a positive multiple of 0.5, got {width!r}")
-  if model.dtype_mm not in _DTYPES:
-    raise UserError(f"model: dtype_mm must be one of {', '.join(_DTYPES)}; got {model.dtype_mm!r}")
+  options.check_choices(model, {"dtype_mm": _DTYPES})
   return model
 
 
@@ -228,8 +223,8 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
     UserError: an unreadable file, or one of another model (it names the first parameters that differ).
   """
   if model_cfg:
-    options = {**decode_variant(model_cfg.get("variant")), **model_cfg}
-    init_file = catalog.bit_name(init_file, options.get("depth", ResNetV2.depth), options.get("width", ResNetV2.width))
+    given = {**decode_variant(model_cfg.get("variant")), **model_cfg}
+    init_file = catalog.bit_name(init_file, given.get("depth", ResNetV2.depth), given.get("width", ResNetV2.width))
   init = dict(trees.flatten_with_names(init_params))
   loaded = {_current_name(name): array for name, array in weights.read_file("resnet", init_file).items()}
   loaded = {name: _current_shape(array, init.get(name)) for name, array in loaded.items()}

@@ -1,6 +1,5 @@
 """A transformer over the tokens of a text: the text tower of SigLIP and of LiT's own text towers (Zhai et al. 2022)."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from core import trees
 from core.errors import UserError, nearest
-from core.models import vit, weights
+from core.models import options, vit, weights
 from core.models.layers import GELUS, REMAT_POLICIES, Encoder, Intermediates, MAPHead, sincos1d
 
 # What published configs say for the same pooling.
@@ -34,36 +33,24 @@ def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: A
   """
   if variant is not None and variant not in vit.VARIANTS:
     raise UserError(f"model: unknown variant {variant!r} of the text transformer{nearest(str(variant), vit.VARIANTS)}")
-  options = {**vit.decode_variant(variant), **kw}
-  known = {field.name for field in dataclasses.fields(TextTransformer) if field.init}
-  for option in options:
-    if option not in known:
-      close = nearest(option, known - {"name", "parent"})
-      raise UserError(f"model: the text transformer has no option {option!r}{close}")
-  options["pool_type"] = _SYNONYMS.get(pool_type := options.get("pool_type", "last"), pool_type)
-  model = TextTransformer(num_classes, **options)
+  given = {**vit.decode_variant(variant), **kw}
+  options.known(TextTransformer, given, what="the text transformer")
+  given["pool_type"] = _SYNONYMS.get(pool_type := given.get("pool_type", "last"), pool_type)
+  model = TextTransformer(num_classes, **given)
   _check(model)
   return model
 
 
 def _check(model: "TextTransformer") -> None:
-  for option, choices in _CHOICES.items():
-    if (value := getattr(model, option)) not in choices:
-      raise UserError(f"model: {option} must be one of {', '.join(filter(None, choices))}; got {value!r}")
+  options.check_choices(model, _CHOICES)
   optional = ("num_classes", "mlp_dim", "max_len")
-  for option in ("width", "depth", "num_heads", "vocab_size", *(o for o in optional if getattr(model, o))):
-    value = getattr(model, option)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-      raise UserError(f"model: {option} must be a positive whole number, got {value!r}")
-  for option in ("head_bias", "head_zeroinit", "scan"):
-    if not isinstance(value := getattr(model, option), bool):
-      raise UserError(f"model: {option} must be True or False, got {value!r}")
-  if model.width % model.num_heads:
-    raise UserError(f"model: width {model.width} is not divisible by num_heads {model.num_heads}")
+  given = [option for option in optional if getattr(model, option)]
+  options.check_positive(model, "width", "depth", "num_heads", "vocab_size", *given)
+  options.check_flags(model, "head_bias", "head_zeroinit", "scan")
+  options.check_heads(model)
   if model.posemb == "sincos" and model.width % 2:
     raise UserError(f"model: posemb 'sincos' needs an even width, got {model.width}")
-  if not isinstance(model.dropout, int | float) or not 0 <= model.dropout < 1:
-    raise UserError(f"model: dropout must be a number in [0, 1), got {model.dropout!r}")
+  options.check_rates(model, "dropout")
 
 
 class TextTransformer(nn.Module):

@@ -1,6 +1,5 @@
 """The Vision Transformer, with the variants and options of the published models (Dosovitskiy et al. 2021)."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from core import trees
-from core.errors import UserError, nearest
-from core.models import vit_layouts, weights
+from core.errors import UserError
+from core.models import options, vit_layouts, weights
 from core.models.foreign.vit import structure
 from core.models.layers import GELUS, REMAT_POLICIES, Encoder, Intermediates, MAPHead, sincos2d
 from core.models.weights import resample_posemb
@@ -37,7 +36,7 @@ _CHOICES = {
   "posemb": ("learn", "sincos2d"),
   "pool_type": ("gap", "map", "tok", "0", "none"),
   "gelu": GELUS,
-  "remat_policy": REMAT_POLICIES,
+  "remat_policy": (None, *REMAT_POLICIES),
   "dtype_mm": ("float32", "bfloat16"),
 }
 
@@ -48,60 +47,36 @@ def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: A
   Raises:
     UserError: an unknown variant, option or value of an option, or sizes that do not fit each other.
   """
-  options = {**decode_variant(variant), **kw}
-  known = {field.name for field in dataclasses.fields(ViT) if field.init}
-  for option in options:
-    if option not in known:
-      raise UserError(f"model: ViT has no option {option!r}{nearest(option, known - {'name', 'parent'})}")
-  patch_size = options.pop("patch_size", ViT.patch_size)
-  patch_size = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size, patch_size)
-  model = ViT(num_classes, patch_size=patch_size, **options)
+  given = {**decode_variant(variant), **kw}
+  options.known(ViT, given, what="ViT")
+  patch_size = options.pair(given.pop("patch_size", ViT.patch_size))
+  model = ViT(num_classes, patch_size=patch_size, **given)
   _check(model)
   return model
 
 
 def decode_variant(variant: str | None) -> dict[str, Any]:
   """The options that `"S/16"` stands for; without `/patch` the patch size keeps its default; `{}` for None."""
-  if variant is None:
-    return {}
-  name, slash, patch = str(variant).partition("/")
-  if name not in VARIANTS:
-    raise UserError(f"model: unknown ViT variant {variant!r}{nearest(name, VARIANTS)}")
-  if slash and not (patch.isdecimal() and int(patch) > 0):
-    raise UserError(f"model: ViT variant {variant!r} must end in a patch size in pixels, '{name}/16' for one")
-  options = dict(zip(("width", "depth", "mlp_dim", "num_heads"), VARIANTS[name]))
-  return options | ({"patch_size": (int(patch), int(patch))} if slash else {})
+  return options.sized_variant(variant, VARIANTS, ("width", "depth", "mlp_dim", "num_heads"), what="ViT")
 
 
 def _check(model: "ViT") -> None:
-  for option, choices in _CHOICES.items():
-    value = getattr(model, option)
-    if value not in choices and not (option == "remat_policy" and value is None):
-      raise UserError(f"model: {option} must be one of {', '.join(choices)}; got {value!r}")
-  if len(model.patch_size) != 2 or not all(isinstance(side, int) and side > 0 for side in model.patch_size):
-    raise UserError(f"model: patch_size must be a number of pixels or (height, width), got {model.patch_size!r}")
-  sizes = ("width", "depth", "num_heads", *(["mlp_dim"] if model.mlp_dim is not None else []))
-  for option in sizes:
-    if not isinstance(value := getattr(model, option), int) or value < 1:
-      raise UserError(f"model: {option} must be a positive whole number, got {value!r}")
+  options.check_choices(model, _CHOICES)
+  options.check_patch_size(model)
+  options.check_positive(model, "width", "depth", "num_heads", *(["mlp_dim"] if model.mlp_dim is not None else []))
   if not isinstance(model.rep_size, int) or model.rep_size < 0:
     raise UserError(f"model: rep_size must be True, False or a number of units, got {model.rep_size!r}")
   if not isinstance(model.registers, int) or isinstance(model.registers, bool) or model.registers < 0:
     raise UserError(f"model: registers must be a number of tokens, got {model.registers!r}")
   if not isinstance(model.norm_eps, float) or not model.norm_eps > 0:
     raise UserError(f"model: norm_eps must be a small positive number like 1e-6, got {model.norm_eps!r}")
-  for option in ("qkv_bias", "swiglu", "fc_norm"):
-    if not isinstance(value := getattr(model, option), bool):
-      raise UserError(f"model: {option} must be True or False, got {value!r}")
+  options.check_flags(model, "qkv_bias", "swiglu", "fc_norm")
   if model.fc_norm and model.pool_type != "gap":
     raise UserError(f"model: fc_norm goes with pool_type 'gap', got {model.pool_type!r}")
-  if model.width % model.num_heads:
-    raise UserError(f"model: width {model.width} is not divisible by num_heads {model.num_heads}")
+  options.check_heads(model)
   if model.posemb == "sincos2d" and (model.width % 4 or model.width < 8):
     raise UserError(f"model: posemb 'sincos2d' needs a width divisible by 4 and at least 8, got {model.width}")
-  for option in ("dropout", "stoch_depth"):
-    if not isinstance(value := getattr(model, option), int | float) or not 0 <= value < 1:
-      raise UserError(f"model: {option} must be a number in [0, 1), got {value!r}")
+  options.check_rates(model, "dropout", "stoch_depth")
 
 
 class ViT(nn.Module):
@@ -276,9 +251,9 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
     UserError: an unreadable file, or one of another model (it names the first parameters that differ).
   """
   init = dict(trees.flatten_with_names(init_params))
-  loaded, options = weights.read_file_and_options("vit", init_file)
+  loaded, of_file = weights.read_file_and_options("vit", init_file)
   if model_cfg is not None:
-    weights.check_options(options, Model(**model_cfg), model_cfg, source=init_file)
+    weights.check_options(of_file, Model(**model_cfg), model_cfg, source=init_file)
   loaded = vit_layouts.current(loaded, init)
   loaded = weights.split_heads(weights.match_scan(loaded, init), init)
 
