@@ -1,6 +1,7 @@
 """The one list of projects: `projects/<name>` with a BUILD of its own, requirements.in and train.py."""
 
 PROJECTS = [
+    "clippo",
     "mixer",
     "vit",
 ]

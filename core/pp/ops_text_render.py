@@ -68,7 +68,7 @@ def render_text(
   def images(texts, examples):
     decoded = text_lib.decoded(texts)
     # Of several texts of an example, some may be padding.
-    filled = np.array([bool(text.strip()) for text in decoded]).reshape(examples, -1)
+    filled = np.array([bool(text.strip()) for text in decoded]).reshape(examples, len(texts) // max(examples, 1))
     if empty == "refuse" and not filled.any(axis=1).all():
       shown = decoded[int(np.argmin(filled.any(axis=1))) * filled.shape[1]] if decoded else ""
       raise UserError(f"the text is empty: {shown!r}; empty='keep' takes it, input.skip_errors=True leaves it out")

@@ -71,6 +71,11 @@ def test_some_of_an_examples_texts_may_be_empty():
     pad({"text": bytes_column(["a", "b", "", ""]).reshape(2, 2)})
 
 
+def test_a_batch_of_no_examples():
+  """As a component of a mixture gives where a batch has none of it."""
+  assert batched("render_text(16)", [])["labels"].shape == (0, 16, 16, 3)
+
+
 def test_text_that_is_not_utf8_is_refused():
   with pytest.raises(UserError, match="render_text: text is not UTF-8: byte 0xff at place 1"):
     batched("render_text(16)", [b"a\xff"])

@@ -1,0 +1,15 @@
+"""Trains one tower for images and rendered text: CLIPPO, CLIP with pixels only (Tschannen et al. 2023).
+
+./bazelw run //projects/clippo:train -- --config=projects/clippo/configs/digits.py
+"""
+
+from pathlib import Path
+
+from core.training import cli
+from projects.clippo.co_training import CoTraining
+from projects.clippo.pp import labelled, sentences  # noqa: F401 (the ops register themselves)
+
+make_task = CoTraining
+
+if __name__ == "__main__":
+  cli.main(make_task, project=Path(__file__).parent, default="digits")
