@@ -99,7 +99,7 @@ class Progress:
 
 def format_metric(name: str, value: Any) -> str:
   """Accuracies as percent, all else with four digits."""
-  is_accuracy = "prec@" in name or "acc" in name or re.search(r"_\d+(shot|nn)$", name)
+  is_accuracy = "prec@" in name or "recall@" in name or "acc" in name or re.search(r"_\d+(shot|nn)$", name)
   return f"{value:.2%}" if is_accuracy else f"{value:.4g}"
 
 

@@ -13,10 +13,13 @@ def _find(ctx):
 def _chromium_impl(ctx):
     browser = _find(ctx)
     reason = ""
-    if not browser and ctx.which("apt-get") and ctx.execute(["id", "-u"]).stdout.strip() == "0":
+    is_root = ctx.execute(["id", "-u"]).stdout.strip() == "0"
+    sudo = [] if is_root else ["sudo", "-n", "--preserve-env=DEBIAN_FRONTEND"]
+    may_install = is_root or (ctx.which("sudo") and ctx.execute(["sudo", "-n", "true"]).return_code == 0)
+    if not browser and ctx.which("apt-get") and may_install:
         ctx.report_progress("installing chromium by apt-get")
         result = ctx.execute(
-            ["sh", "-c", _INSTALL],
+            sudo + ["sh", "-c", _INSTALL],
             environment = {"DEBIAN_FRONTEND": "noninteractive"},
             timeout = 1800,
         )
