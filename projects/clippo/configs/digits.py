@@ -1,7 +1,7 @@
 from core import config as config_lib
 from core.data.sources import digit_captions
 
-RES = 80
+RES = 64
 
 
 def get_config(arg=None):
@@ -13,16 +13,16 @@ def get_config(arg=None):
   config.loss = "softmax"
 
   pp_img = f"resize({RES})|value_range(-1,1)"
-  pp_txt = f"render_text({RES})|value_range(-1,1,key='labels')"
+  pp_txt = f"render_text({RES},wrap='char')|value_range(-1,1,key='labels')"
   config.input = dict(
-    data=dict(source="digit_captions", split="train"),
-    batch_size=128,
+    data=dict(source="digit_captions", split="train", digits=1),
+    batch_size=64,
     pp=f"{pp_img}|choice(inkey='captions',outkey='text')|{pp_txt}|keep('image','labels')",
   )
 
   config.model_name = "one_tower"
   config.model = dict(
-    image=dict(width=64, depth=3, mlp_dim=256, num_heads=4, patch_size=(16, 16), pool_type="gap", posemb="learn"),
+    image=dict(width=96, depth=3, mlp_dim=384, num_heads=4, patch_size=(16, 16), pool_type="gap", posemb="learn"),
     out_dim=64,
     temperature_init=10.0,
   )
@@ -49,7 +49,7 @@ def get_config(arg=None):
     ),
     retrieval=dict(
       type="retrieval",
-      data=dict(source="digit_captions", split="test"),
+      data=dict(source="digit_captions", split="test", digits=1),
       txt_name="caption",
       same_text_counts=True,
       pp_img=pp_img,
