@@ -1,4 +1,4 @@
-"""Evaluations that many papers report, as entries of a config's `evals`: the tests of ImageNet, few-shot transfer.
+"""Evaluations that many papers report, as entries of a config's `evals`: ImageNet, few-shot transfer, images and texts.
 
     config.evals = dict(**standard.imagenet("decode|resize(224)|value_range(-1,1)", batch_size=512, log_steps=1_000))
 
@@ -8,6 +8,7 @@ The datasets must be prepared, or left out by `tests` and `datasets`, which a co
 from typing import Any
 
 from core import config as config_lib
+from core.evaluators import zeroshot
 
 # A test of a classifier of ImageNet-1k: its dataset, split, and key of the label or labels. ReaL (Beyer et al. 2020,
 # "Are we done with ImageNet?", 2006.07159) has any number of labels an image; those without one do not count. v2 is a
@@ -81,3 +82,29 @@ def fewshot(datasets: str, *, resize: int = 256, crop: int = 224, **options: Any
     **options,
   )
   return {"fewshot": entry}
+
+
+def image_text(pp_img: str, pp_txt: str, *, tests: str, **options: Any) -> dict[str, dict[str, Any]]:
+  """Zero-shot classification and retrieval, `{"zeroshot": {...}, "coco": {...}}`; none for `tests="none"`.
+
+  COCO's are the 5,000 images, with five captions each, on which retrieval is reported (Karpathy & Fei-Fei 2015).
+
+  Args:
+    pp_img: what is done to an image, from `decode` to `value_range`.
+    pp_txt: what makes `labels` of `text`.
+    tests: names joined by `+`: `coco`, and data sets of `core.evaluators.zeroshot.DATASETS`; or none.
+    **options: of both evaluators and when they run: batch_size, log_steps, ...
+
+  Raises:
+    UserError: an unknown test.
+  """
+  if tests == "none":
+    return {}
+  known = {"coco": "coco", **dict.fromkeys(zeroshot.DATASETS)}
+  names = [name for name in tests.split("+") if config_lib.choose("tests", name, known) is None]
+  options = dict(pp_img=pp_img, pp_txt=pp_txt, **options)
+  entries = {"zeroshot": dict(type="zeroshot", dataset_names=names, **options)} if names else {}
+  if "coco" in tests.split("+"):
+    data = dict(name="coco_captions", split="test")
+    entries["coco"] = dict(type="retrieval", data=data, captions_per_image=5, **options)
+  return entries

@@ -62,6 +62,11 @@ def test_the_tests_and_datasets_can_be_chosen():
   assert standard.imagenet(PP, tests="val", batch_size=4)["val"]["data"]["name"] == "imagenet2012"
   assert standard.fewshot("none", batch_size=4) == {}
   assert list(standard.fewshot("all", batch_size=4)["fewshot"]["datasets"]) == list(standard.FEWSHOT)
+  entries = standard.image_text(PP, "lower", tests="imagenet_v2+coco+cifar100", batch_size=4)
+  assert list(entries) == ["zeroshot", "coco"]
+  assert entries["zeroshot"]["dataset_names"] == ["imagenet_v2", "cifar100"]
+  assert list(standard.image_text(PP, "lower", tests="coco")) == ["coco"]
+  assert standard.image_text(PP, "lower", tests="none") == {}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +74,10 @@ def test_the_tests_and_datasets_can_be_chosen():
   [
     (lambda: standard.imagenet(PP, tests="val+reel"), "tests='reel' is unknown.*did you mean 'real'"),
     (lambda: standard.fewshot("pet"), "fewshot='pet' is unknown.*did you mean 'pets'"),
+    (
+      lambda: standard.image_text(PP, "", tests="coco+cifar1000"),
+      "tests='cifar1000' is unknown.*did you mean 'cifar10",
+    ),
   ],
 )
 def test_an_unknown_one_is_refused(make, words):

@@ -9,13 +9,14 @@ from core.testing import trainer
 _INTRODUCTION = ["model", "device", "data", "train", "run", "compiled"]
 
 
-def make_test(project: str, *, config: str | None = None, accuracy: float) -> Callable:
+def make_test(project: str, *, config: str | None = None, accuracy: float, metric: str = "test/prec@1") -> Callable:
   """The test to be assigned to `test_...` in a project's test file: one whole run of a config on the digits.
 
   Args:
     project: its name, `"vit"`.
     config: one of its configs; the default one, which is then not named, if None.
-    accuracy: what `test/prec@1` must reach at the end, in [0, 1].
+    accuracy: what `metric` must reach at the end, in [0, 1].
+    metric: of which evaluation.
   """
 
   def test_default_run(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def make_test(project: str, *, config: str | None = None, accuracy: float) -> Ca
     imports_tensorflow = lines.pop()
     assert imports_tensorflow == "False"
     assert lines[-1] == f"done: results in {workdir}"
-    reached = [line["test/prec@1"] for line in trainer.repeatable_metrics(workdir) if "test/prec@1" in line]
+    reached = [line[metric] for line in trainer.repeatable_metrics(workdir) if metric in line]
     assert reached[-1] >= accuracy
     # What will run on what, in under ten lines, and no library's warnings among them.
     introduction = lines[: next(i for i, line in enumerate(lines) if line.startswith("step 1/"))]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from core.data.import_tensorflow import import_tfds
+from core.evaluators import zeroshot
 from core.testing import tiny_tfds
 
 # Splits and sizes of every stand-in; more than one file a split, so that files are ordered and divided in earnest.
@@ -92,7 +93,7 @@ def _image(feature: Any, rng: np.random.Generator) -> Any:
 
 
 def datasets_of(config: Any) -> Sequence[str]:
-  """Names of the TFDS datasets that a config reads, wherever a `data` entry stands in it."""
+  """Names of the TFDS datasets that a config reads: wherever a `data` entry stands in it, or zero-shot data sets."""
   names = set()
 
   def visit(node: Any) -> None:
@@ -100,6 +101,7 @@ def datasets_of(config: Any) -> Sequence[str]:
       return
     if isinstance(node.get("name"), str) and "split" in node and node.get("source", "tfds") == "tfds":
       names.add(node["name"])
+    names.update(zeroshot.DATASETS[name]["data"]["name"] for name in node.get("dataset_names", ()))
     for value in node.values():
       visit(value)
 
