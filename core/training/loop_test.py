@@ -220,9 +220,14 @@ def test_a_damaged_checkpoint_to_branch_off_is_refused_and_left_in_place(tmp_pat
 
 
 @pytest.mark.parametrize(
-  "form", [dict(rounding="stochastic"), dict(rounding="compensated"), dict(dtype="float32", sharding="data")]
+  "form, tolerance",
+  [
+    (dict(rounding="stochastic"), 4e-3),
+    (dict(rounding="compensated"), 5e-5),
+    (dict(dtype="float32", sharding="data"), 1e-6),
+  ],
 )
-def test_the_average_is_evaluated_beside_the_weights_saved_and_resumed(tmp_path, form):
+def test_the_average_is_evaluated_beside_the_weights_saved_and_resumed(tmp_path, form, tolerance):
   config = make_config(ema=dict(decay=0.9, **form), log_training_steps=1)
   loop.run(Linear(), config, tmp_path / "whole")
   whole = lines(tmp_path / "whole")
@@ -237,7 +242,7 @@ def test_the_average_is_evaluated_beside_the_weights_saved_and_resumed(tmp_path,
   for n, w in enumerate(steps, 1):
     average += max(0.1, 9 / (9 + n)) * (w - average)
   found = pretrained.load_params(str(tmp_path / "whole" / "params_ema.npz"))["w"]
-  np.testing.assert_allclose(found, average, atol=4e-3 if form.get("rounding") == "stochastic" else 1e-5)
+  np.testing.assert_allclose(found, average, atol=tolerance)
   assert np.abs(found - final["w"]).max() > 0.01
 
   # As if killed in the second half.
