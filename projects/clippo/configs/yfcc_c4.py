@@ -12,12 +12,14 @@ Arguments:
   init: a ViT to start from, the paper's is howto-i21k-B/16; `none` starts from scratch.
   font: "unifont" is fetched; or a file, see core/pp/render/fonts.py.
   variant, res: of the tower.
+  tests: what is evaluated, see core/evaluators/standard.py, or none.
 
 The number of images seen does not go down with c4 up to 50 %: 250,000 steps become 333,333 and 500,000.
 Weights that the authors published, to evaluate: --weights=yfcc100m_i21k_init_25c4 (core/checkpoint/catalog.json).
 """
 
 from core import config as config_lib
+from core.evaluators import standard
 
 _IMAGENET21K_CLASSES = 21_843
 
@@ -33,10 +35,11 @@ def get_config(arg=None):
     font="unifont",
     variant="B/16",
     res=224,
+    tests="imagenet2012+coco",
     runlocal=False,
   )
   if arg.runlocal:
-    arg.update(pairs="coco_captions", init="none", font="ascii", c4=20, labelled=20, res=32)
+    arg.update(pairs="coco_captions", init="none", font="ascii", c4=20, labelled=20, res=32, tests="coco")
   config = config_lib.ConfigDict()
 
   config.seed = 0
@@ -82,17 +85,12 @@ def get_config(arg=None):
   config.wd = 1e-4
   config.schedule = dict(decay_type="rsqrt", timescale_steps=10_000, warmup_steps=10_000, cooldown_steps=10_000)
 
-  sides = dict(pp_img=f"{pp_img}|value_range(-1,1)", pp_txt=f"{draw('text', 'labels')}|value_range(-1,1,key='labels')")
-  config.evals = dict(
-    zeroshot=dict(type="zeroshot", dataset_names=["imagenet2012"], batch_size=1_024, log_steps=10_000, **sides),
-    coco=dict(
-      type="retrieval",
-      data=dict(name="coco_captions", split="val"),
-      captions_per_image=5,
-      batch_size=1_024,
-      log_steps=10_000,
-      **sides,
-    ),
+  config.evals = standard.image_text(
+    f"{pp_img}|value_range(-1,1)",
+    f"{draw('text', 'labels')}|value_range(-1,1,key='labels')",
+    tests=arg.tests,
+    batch_size=1_024,
+    log_steps=10_000,
   )
   config.log_training_steps = 50
   config.ckpt_steps = 1_000
@@ -104,9 +102,6 @@ def get_config(arg=None):
     config.input.batch_size = 20
     config.schedule = dict(decay_type="rsqrt", timescale_steps=10, warmup_steps=2, cooldown_steps=2)
     config.input.i21k.data.split = "full"
-    pets = dict(data=dict(name="oxford_iiit_pet", split="test"))
-    config.evals.zeroshot.update(dataset_names=[], datasets=dict(oxford_iiit_pet=pets))
-    config.evals.coco.data.split = "validation"
     for each in config.evals.values():
       each.update(batch_size=20, log_steps=10)
   return config
