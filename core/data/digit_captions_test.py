@@ -119,8 +119,8 @@ def test_the_data_are_the_same_everywhere():
   assert arrays["captions"][7].tolist() == [
     b"a green two above a white two",
     b"a white two below a green two",
+    b"two below a digit",
     b"two above two",
-    b"two below two",
   ]
 
 

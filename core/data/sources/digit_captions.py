@@ -39,14 +39,16 @@ COLOURS = {
 }
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 
-# The last of each tells all there is to tell; every image has it, so that places and relations are worth learning.
+# The last two of each tell all there is to tell, and every image has both: where captions name the digits alone, hardly
+# two images of a batch differ in nothing but place or relation, and a model does not learn them.
 TEMPLATES = (
   "a photo of the digit {digit}",
   "the digit {digit}",
   "a handwritten {digit}",
   "{digit} written in {colour}",
   "the digit {digit} at the {place}",
-  "a handwritten {digit} at the {place}",
+  "a handwritten digit at the {place}",
+  "{digit} written in {colour} at the {place}",
   "a {colour} {digit} at the {place}",
 )
 PAIR_TEMPLATES = (
@@ -54,6 +56,8 @@ PAIR_TEMPLATES = (
   "the digits {first} and {second}",
   "{first} {relation} {second}",
   "{second} {reverse} {first}",
+  "{first} {relation} a digit",
+  "{second} {reverse} a digit",
   "a {colour} {first} and a {other} {second}",
   "a {other} {second} {reverse} a {colour} {first}",
   "a {colour} {first} {relation} a {other} {second}",
@@ -99,7 +103,7 @@ def load(
   """Images with captions, those of one and of two digits in turn.
 
   `image` uint8 [n, 16, 16, 3]; `captions` text [n, 4], of four templates; `caption` text [n], the one that tells all,
-  which is the first of them but for `test_templates`;
+  which is the first of them except in `test_templates`;
   `label` int64 [n], the digit of one, 10 + 10 first + second (from left to right or top to bottom) of two: the index
   in `CLASS_NAMES`; `id` int64 [n].
 
@@ -180,9 +184,10 @@ def _dataset(split: str, examples: int, held_out: frozenset[tuple[int, int]]) ->
     for a, b, c, o, cell in zip(first, second, colour, other, cells)
   ]
   lists = (HELD_OUT_TEMPLATES, HELD_OUT_PAIR_TEMPLATES) if split == "test_templates" else (TEMPLATES, PAIR_TEMPLATES)
-  others = np.arange(len(lists[0]) - 1)
-  order = np.argsort(hash64(_TEMPLATES, _SEEDS[split], row[:, None], others), axis=1)[:, : CAPTIONS - 1]
-  captions = [lists[int(two)][n].format(**fact) for two, fact, some in zip(paired, facts, order) for n in (-1, *some)]
+  others = np.arange(len(lists[0]) - 2)
+  order = np.argsort(hash64(_TEMPLATES, _SEEDS[split], row[:, None], others), axis=1)[:, : CAPTIONS - 2]
+  chosen = ((lists[int(two)], fact, (-1, -2, *some)) for two, fact, some in zip(paired, facts, order))
+  captions = [templates[n].format(**fact) for templates, fact, numbers in chosen for n in numbers]
   whole = [(PAIR_TEMPLATES if two else TEMPLATES)[-1].format(**fact) for two, fact in zip(paired, facts)]
   return {
     "image": image,
