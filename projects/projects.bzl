@@ -2,6 +2,8 @@
 
 PROJECTS = [
     "clippo",
+    "lit",
     "mixer",
+    "siglip",
     "vit",
 ]

@@ -63,7 +63,7 @@ def python_tests(deps, locked = "core", srcs = None, size = "medium", data = [],
             **kwargs
         )
 
-def project(name, bundle_args, test_size = "large"):
+def project(name, bundle_args, data = [], test_size = "large"):
     """A project, projects/<name>: `:train`, `:bundle`, `:repin`, the library `:<name>`, and its tests.
 
     Args:
@@ -86,7 +86,7 @@ def project(name, bundle_args, test_size = "large"):
     )
     python_library(
         name = name,
-        data = [":lock"],  # Beside train.py, which writes its digest to the run's record.
+        data = data + [":lock"],  # Beside train.py, which writes its digest to the run's record.
         deps = ["//core:everything"],
     )
     native.py_binary(
