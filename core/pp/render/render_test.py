@@ -219,6 +219,19 @@ def test_the_next_font_of_a_chain_draws_what_the_first_lacks(by_hand, outline):
   assert np.array_equal(ink(["囗"], missing, (20, 16))[0] > 0, pixels(BY_HAND["囗"], 20))
 
 
+def test_unifont_by_name_is_the_glyphs_of_both_planes(tmp_path, monkeypatch):
+  def fetch(place):
+    character = "😀" if "upper" in place else "→"
+    path = tmp_path / place.rpartition("/")[2]
+    path.write_bytes(gzip.compress(hex_line(character, BY_HAND["→"]).encode()))
+    return path
+
+  monkeypatch.setattr(fonts.remote, "fetch", fetch)
+  image = ink(["→😀"], fonts.load("unifont", 16), (16, 16))[0]
+  assert np.array_equal(image[:, :8] > 0, pixels(BY_HAND["→"]))
+  assert np.array_equal(image[:, 8:], image[:, :8])
+
+
 @pytest.mark.parametrize(
   "content, line",
   [

@@ -21,10 +21,10 @@ def get_config(arg=None):
   config = config_lib.ConfigDict()
 
   config.seed = 0
-  config.total_steps = 20 if arg.runlocal else 1_500
+  config.total_steps = 20 if arg.runlocal else 2_400
   config.loss = "softmax"
 
-  # 32 characters, so that the longest captions lose their last three.
+  # 32 characters: the longest captions are cut, after what is most of them.
   draw = lambda inkey, outkey: f"render_text({_RES},wrap='char',inkey='{inkey}',outkey='{outkey}')"
   to_range = "value_range(-1,1)|value_range(-1,1,key='labels')|keep('image','labels')"
   pp_img = f"resize({_RES})|value_range(-1,1)"
@@ -50,7 +50,7 @@ def get_config(arg=None):
 
   config.optax_name = "scale_by_adam"
   config.grad_clip_norm = 1.0
-  config.lr = 1.5e-3
+  config.lr = 2e-3
   config.wd = 1e-3
   config.schedule = dict(decay_type="cosine", warmup_percent=0.1)
 

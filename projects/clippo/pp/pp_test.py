@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from core.data.columns import bytes_column
+from core.data.import_tensorflow import import_tensorflow
 from core.errors import UserError
 from core.pp import builder
 from projects.clippo.pp import labelled, sentences  # noqa: F401 (the ops register themselves)
@@ -27,11 +27,16 @@ def test_sentences_end_where_a_reader_ends_them(text, expected):
   assert split_sentences(text) == expected
 
 
+def streamed(pp, data):
+  """The outputs of tf.data, one dict an example."""
+  tf = import_tensorflow()
+  return list(tf.data.Dataset.from_tensor_slices(data).map(builder.get_preprocess_fn(pp)).as_numpy_iterator())
+
+
 def both(pp, data):
   """The outputs of the two paths, each a list of one dict an example."""
   batch = builder.get_batched_fn(pp)(data)
-  examples = tf.data.Dataset.from_tensor_slices(data).map(builder.get_preprocess_fn(pp)).as_numpy_iterator()
-  return [{key: value[row] for key, value in batch.items()} for row in range(len(data["_seed"]))], list(examples)
+  return [{key: value[row] for key, value in batch.items()} for row in range(len(data["_seed"]))], streamed(pp, data)
 
 
 TEXT = b"First one. Second one. Third one. Fourth one."
@@ -39,9 +44,9 @@ TEXT = b"First one. Second one. Third one. Fourth one."
 
 def test_a_pair_is_a_random_sentence_and_the_next():
   n = 200
-  batched, streamed = both("sentence_pair", {"text": bytes_column([TEXT] * n), "_seed": np.arange(n)})
-  assert [each["first"] for each in batched] == [each["first"] for each in streamed]
-  assert [each["second"] for each in batched] == [each["second"] for each in streamed]
+  batched, in_tf = both("sentence_pair", {"text": bytes_column([TEXT] * n), "_seed": np.arange(n)})
+  assert [each["first"] for each in batched] == [each["first"] for each in in_tf]
+  assert [each["second"] for each in batched] == [each["second"] for each in in_tf]
   follows = {b"First one.": b"Second one.", b"Second one.": b"Third one.", b"Third one.": b"Fourth one."}
   assert all(follows[each["first"]] == each["second"] for each in batched)
   counts = [sum(each["first"] == first for each in batched) for first in follows]
@@ -50,9 +55,9 @@ def test_a_pair_is_a_random_sentence_and_the_next():
 
 def test_texts_of_unequal_numbers_of_sentences_go_in_one_batch():
   texts = bytes_column([TEXT, b"One. Two.", b"just some words here"])
-  batched, streamed = both("sentence_pair(outkeys=('a', 'b'))", {"text": texts, "_seed": np.arange(3)})
-  assert batched[1]["a"] == streamed[1]["a"] == b"One."
-  assert (batched[2]["a"], batched[2]["b"]) == (streamed[2]["a"], streamed[2]["b"]) == (b"just some", b"words here")
+  batched, in_tf = both("sentence_pair(outkeys=('a', 'b'))", {"text": texts, "_seed": np.arange(3)})
+  assert batched[1]["a"] == in_tf[1]["a"] == b"One."
+  assert (batched[2]["a"], batched[2]["b"]) == (in_tf[2]["a"], in_tf[2]["b"]) == (b"just some", b"words here")
 
 
 @pytest.mark.parametrize("pp, text", [("sentence_pair", b"word"), ("sentence_pair(short='refuse')", b"two words")])
@@ -60,8 +65,8 @@ def test_a_text_that_gives_no_pair_is_refused(pp, text):
   data = {"text": bytes_column([text]), "_seed": np.zeros(1, np.int64)}
   with pytest.raises(UserError, match=r"sentence_pair: the text has no two sentences.*skip_errors"):
     builder.get_batched_fn(pp)(data)
-  with pytest.raises(tf.errors.OpError, match="no two sentences"):
-    list(tf.data.Dataset.from_tensor_slices(data).map(builder.get_preprocess_fn(pp)))
+  with pytest.raises(import_tensorflow().errors.OpError, match="no two sentences"):
+    streamed(pp, data)
 
 
 def test_labelled_images_and_pairs_have_the_same_keys_types_and_shapes():
@@ -81,8 +86,8 @@ def test_labels_that_there_are_not_are_refused():
   data = {"image": np.ones((2, 8, 8, 3), np.float32), "label": np.array([0, 7])}
   with pytest.raises(UserError, match=r"labels outside \[0, 7\) under key 'label': 7"):
     builder.get_batched_fn("labelled(7)")(data)
-  with pytest.raises(tf.errors.OpError, match=r"outside \[0, 7\)"):
-    list(tf.data.Dataset.from_tensor_slices(data).map(builder.get_preprocess_fn("labelled(7)")))
+  with pytest.raises(import_tensorflow().errors.OpError, match=r"outside \[0, 7\)"):
+    streamed("labelled(7)", data)
   with pytest.raises(UserError, match="one label, an integer, not float"):
     builder.get_batched_fn("labelled(7)")({**data, "label": np.zeros(2)})
 
