@@ -1,4 +1,4 @@
-"""The default run, as a person starts it, and the tower that it locks."""
+"""The tower that the default run locks."""
 
 from pathlib import Path
 
@@ -9,15 +9,11 @@ from core import config as config_lib
 from core import trees
 from core.checkpoint import pretrained
 from core.data.sources import digit_captions
-from core.testing import default_run, trainer
+from core.testing import trainer
 from projects.lit.configs import digits
 from projects.lit.train import make_task
 
 CONFIGS = Path(__file__).parent / "configs"
-
-test_the_default_run_reaches_95_percent_and_says_where_it_lies = default_run.make_test(
-  "lit", accuracy=0.95, metric="zeroshot/digits/accuracy"
-)
 
 
 def test_the_tower_is_that_of_its_config_and_classifies_other_handwritings():

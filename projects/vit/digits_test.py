@@ -1,9 +1,8 @@
-"""The runs on the digits, as a person starts them, and the default one on several devices."""
+"""The default run, as a person starts it, and the same on several devices."""
 
 from core.testing import default_run, trainer
 
 test_the_default_run_reaches_97_percent_and_says_where_it_lies = default_run.make_test("vit", accuracy=0.97)
-test_bit_reaches_97_percent = default_run.make_test("vit", config="bit_digits", accuracy=0.97)
 
 
 def test_four_devices_with_fsdp_follow_the_losses_of_one(tmp_path):

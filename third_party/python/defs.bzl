@@ -94,9 +94,20 @@ def project(name, bundle_args, data = [], test_size = "large"):
         srcs = ["train.py"],
         deps = [":" + name] + pins(name),
     )
+    whole_runs = native.glob(["*_run_test.py"], allow_empty = True)
     python_tests(
+        srcs = native.glob(["**/*_test.py"], exclude = whole_runs),
         locked = name,
         size = test_size,
+        deps = [":" + name, "//core/testing"],
+    )
+
+    # Minutes each: //projects:whole_runs has them all, //... leaves them out.
+    python_tests(
+        srcs = whole_runs,
+        locked = name,
+        size = test_size,
+        tags = ["manual"],
         deps = [":" + name, "//core/testing"],
     )
 
