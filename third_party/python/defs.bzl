@@ -108,6 +108,7 @@ def project(name, bundle_args, data = [], test_size = "large"):
         locked = name,
         size = test_size,
         tags = ["manual"],
+        visibility = ["//projects:__pkg__"],
         deps = [":" + name, "//core/testing"],
     )
 
