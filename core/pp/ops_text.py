@@ -154,7 +154,7 @@ def _tokens(
   def made(texts, examples):
     lengths, ids = rows(texts)
     # Of several texts of an example, some may be padding.
-    filled = lengths.reshape(examples, -1).any(axis=1)
+    filled = lengths.reshape(examples, len(texts) // max(examples, 1)).any(axis=1)
     if empty == "refuse" and not filled.all():
       shown = texts[int(np.argmin(filled)) * (len(texts) // examples)] if texts else b""
       raise UserError(f"the text is empty: {shown!r}; empty='keep' takes it, input.skip_errors=True leaves it out")

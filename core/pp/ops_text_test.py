@@ -272,3 +272,8 @@ assert out["labels"].shape == (2, 16) and out["bert"].shape == (2, 8), out
     [sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)}
   )
   assert run.returncode == 0, run.stderr
+
+
+def test_a_batch_may_have_no_examples_of_a_mixtures_component():
+  fn = builder.get_batched_fn("tokenize(5,model='digit_captions',eos='sticky',pad_value=1)")
+  assert fn({"text": bytes_column([])})["labels"].shape == (0, 5)
