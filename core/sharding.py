@@ -58,10 +58,20 @@ def batch_sharding(mesh: Mesh, rules: Sequence[tuple[str, Any]] = ()) -> NamedSh
   return NamedSharding(mesh, PartitionSpec(axes))
 
 
+def batch_axes(sharding: NamedSharding) -> tuple[str, ...]:
+  """The mesh axes over which a batch is split."""
+  axes = sharding.spec[0]
+  return (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def batch_parts(sharding: NamedSharding) -> int:
+  """Into how many parts a batch is split."""
+  return math.prod(sharding.mesh.shape[axis] for axis in batch_axes(sharding))
+
+
 def check_batch_size(batch_size: int, sharding: NamedSharding, key: str) -> None:
   """Refuses a batch size that the devices cannot split evenly, naming the nearest that they can."""
-  axes = _axes(sharding.mesh, sharding.spec[0], key)
-  parts = math.lcm(math.prod(sharding.mesh.shape[axis] for axis in axes), jax.process_count())
+  parts = math.lcm(batch_parts(sharding), jax.process_count())
   if batch_size < 1 or batch_size % parts:
     right = multiples_near(batch_size, of=parts)
     raise UserError(f"{key}: {batch_size} examples cannot be split over {parts} devices; {right} can")

@@ -16,7 +16,7 @@ import scipy.special
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from core import files, sharding
+from core import files, sharding, terminal
 from core.data import feed, pipeline
 from core.data.source import open_source
 from core.data.sources import folder
@@ -119,8 +119,7 @@ class Model:
       labels = next(iter(written if written is not None else self.texts(["a"])))["labels"]
       batch["labels"] = labels[np.arange(len(batch.get("image", labels))) % len(labels)]
     on_devices = feed.put(batch, self._sharding)
-    known = dict(total_steps=1, batch_size=1, data_size=1)  # The shapes do not depend on the schedules.
-    shapes, _, _ = initial.abstract_state(self._task, self.config, known, self._mesh, on_devices)
+    shapes = initial.abstract_without_schedules(self._task, self.config, self._mesh, on_devices)
     if self._workdir:
       (found,) = subject.checkpoints(self._workdir, None, shapes, average=False)
       self._params = found.params()
@@ -231,7 +230,7 @@ class Shown:
     rate = done / max(now - self._began, 1e-9)
     left = "" if last else f"  {progress.duration((self._total - done) / rate)} left"
     line = f"{self._what} {done:,}/{self._total:,}  {rate:,.0f}/s{left}"
-    print(f"\r\x1b[K{line}" if live else line, end="\n" if last else "", file=self._stream, flush=True)
+    print(terminal.CLEAR + line if live else line, end="\n" if last else "", file=self._stream, flush=True)
 
 
 def find_images(spec: str) -> list[Path]:

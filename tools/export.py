@@ -30,6 +30,7 @@ from core.models import registry as models
 from core.models.foreign import registry as foreign
 from core.models.foreign import table
 from core.training import cli
+from tools import subject
 
 _USAGE = """\
 usage: export --config=FILE.py[:ARGS] --weights=W --to=npz|timm|hf|stablehlo --output=PATH [options]
@@ -165,9 +166,7 @@ WRITERS: dict[str, Callable[..., None]] = {
 
 
 def _config_spec(spec: str) -> str:
-  parts = Path(spec.partition(":")[0]).parts
-  project = parts[parts.index("projects") + 1] if "projects" in parts[:-1] else "vit"
-  return cli.config_spec(spec, Path(__file__).parents[1] / "projects" / project)
+  return cli.config_spec(spec, Path(__file__).parents[1] / "projects" / (subject.project_of(spec) or "vit"))
 
 
 def _image_size(text: str | None, config: ConfigDict) -> tuple[int, int]:

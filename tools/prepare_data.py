@@ -16,18 +16,17 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from core import terminal
 from core.data.preparation import Dataset, check, discard, known_names, prepare
 from core.errors import UserError
 from core.files import from_here
 
-_CLEAR = "\r\x1b[K"
 _PLAIN_SECONDS = 30.0  # Between two lines on the same step, where the output is no terminal.
 
 
@@ -87,7 +86,7 @@ class Screen:
     self._now[name] = text
     if self._live:
       line = " | ".join(f"{each}: {what}" for each, what in self._now.items())
-      print(_CLEAR + line[: shutil.get_terminal_size().columns - 1], end="", file=self._stream, flush=True)
+      print(terminal.redrawn(line), end="", file=self._stream, flush=True)
       return
     step, shown = self._shown.get(name, ("", -_PLAIN_SECONDS))
     if text.partition(":")[0] != step or time.monotonic() - shown >= _PLAIN_SECONDS:
@@ -97,7 +96,7 @@ class Screen:
   def end(self, name: str, text: str) -> None:
     """Nothing more is being done for `name`; `text` stays on the screen."""
     self._now.pop(name, None)
-    print(f"{_CLEAR if self._live else ''}{name}: {text}", file=self._stream, flush=True)
+    print(f"{terminal.CLEAR if self._live else ''}{name}: {text}", file=self._stream, flush=True)
 
 
 # One process a dataset, so that several run at once and one that dies takes no other with it.

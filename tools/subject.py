@@ -41,8 +41,7 @@ def read_config(
     raise UserError("give --config=FILE.py with --weights; see --help")
   project = flags.get("project")
   if not project and "config" in flags:
-    parts = Path(flags["config"].partition(":")[0]).parts
-    project = parts[parts.index("projects") + 1] if "projects" in parts[:-1] else None
+    project = project_of(flags["config"])
   if not project and workdir:
     project = json.loads((workdir / "run.json").read_text())[-1].get("project")
   if not project:
@@ -51,6 +50,12 @@ def read_config(
     folder = Path(trainer(project).__file__).parent
     return project, config_lib.load(cli.config_spec(flags["config"], folder), overrides)
   return project, config_lib.from_json(workdir / "config.json", overrides)
+
+
+def project_of(spec: str) -> str | None:
+  """The project in whose folder a config lies, by its path: "vit" of `projects/vit/configs/digits.py:runlocal`."""
+  parts = Path(spec.partition(":")[0]).parts
+  return parts[parts.index("projects") + 1] if "projects" in parts[:-1] else None
 
 
 def trainer(project: str) -> Any:

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import time
 import urllib.parse
@@ -28,12 +27,11 @@ from typing import Any
 
 import jax
 
-from core import files
+from core import files, terminal
 from core.checkpoint import download
 from core.errors import UserError
 
 _BLOCK = 1 << 22
-_CLEAR = "\r\x1b[K"  # Back to the start of the terminal's line, and empty it.
 
 
 def fetch(location: str) -> Path:
@@ -242,7 +240,7 @@ class _Progress:
 
   def _draw(self, line: str, end: str = "") -> None:
     if self._live:
-      _say(_CLEAR + line[: shutil.get_terminal_size().columns - 1], end)
+      _say(terminal.redrawn(line), end)
     else:
       _say(line)
 

@@ -83,18 +83,6 @@ class Checkpoints:
     steps = self.steps()
     return f"the last good checkpoint is {self._folder / str(steps[-1])}" if steps else "there is no earlier checkpoint"
 
-  def restore(self, step: int, like: Any) -> Any:
-    """The state saved at `step`, on the shardings of `like` whatever mesh it was saved from.
-
-    Args:
-      step: one of `steps()`.
-      like: a tree of `jax.ShapeDtypeStruct` with shardings.
-
-    Raises:
-      UserError: the checkpoint is of another model or shape; the first arrays that differ are named.
-    """
-    return restore(self.path(step), like)
-
   def save(self, step: int, state: Any) -> float:
     """Starts writing `state`, which may be donated as soon as this returns; gives the seconds it held the caller up."""
     began = time.perf_counter()
@@ -205,9 +193,14 @@ def find(where: str | os.PathLike, key: str) -> Path:
 
 
 def restore(path: Path, like: Any) -> Any:
-  """The state of the checkpoint at `path`, on the shardings of `like`; see `Checkpoints.restore`.
+  """The state of the checkpoint at `path`, on the shardings of `like` whatever mesh it was saved from.
 
-  A leaf of `like` that is `LEFT_OUT` is not read, and stays what it is.
+  Args:
+    path: `Checkpoints.path(step)`, or what `find` gave.
+    like: a tree of `jax.ShapeDtypeStruct` with shardings. A leaf that is `LEFT_OUT` is not read, and stays what it is.
+
+  Raises:
+    UserError: the checkpoint is of another model or shape; the first arrays that differ are named.
   """
   _check_arrays(path, like)
 

@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from core.checkpoint.state import Checkpoints
+from core.checkpoint.state import Checkpoints, restore
 from core.errors import UserError
 from core.training.state import TrainState
 
@@ -44,7 +44,7 @@ def saved(tmp_path):
 def test_a_state_comes_back_bit_for_bit(saved):
   checkpoints = Checkpoints(saved)
   assert checkpoints.newest_good() == 2
-  restored = checkpoints.restore(2, like(make_state()))
+  restored = restore(checkpoints.path(2), like(make_state()))
   assert jax.tree.structure(restored) == jax.tree.structure(make_state())
   assert_equal(restored, make_state(2))
   checkpoints.close()
@@ -60,7 +60,7 @@ def test_what_is_saved_is_the_state_at_that_moment_though_its_buffers_are_donate
     for _ in range(3):
       state = step(state)
     checkpoints.wait()
-    restored = checkpoints.restore(number, like({"x": jnp.zeros(2_000_000)}))
+    restored = restore(checkpoints.path(number), like({"x": jnp.zeros(2_000_000)}))
     np.testing.assert_array_equal(restored["x"], np.full(2_000_000, 4 * number - 3))
   checkpoints.close()
 
@@ -89,7 +89,7 @@ def test_damage_to_any_file_is_found_or_harmless(saved, tmp_path, damage):
     warnings = []
     checkpoints = Checkpoints(saved, warn=warnings.append)
     step = checkpoints.newest_good()
-    assert_equal(checkpoints.restore(step, like(make_state())), make_state(step))
+    assert_equal(restore(checkpoints.path(step), like(make_state())), make_state(step))
     if step == 1:
       found += 1
       (line,) = warnings
@@ -134,7 +134,7 @@ def test_another_mesh_restores_the_same_numbers(tmp_path, devices):
     ),
     make_state(),
   )
-  restored = checkpoints.restore(5, wanted)
+  restored = restore(checkpoints.path(5), wanted)
   assert restored.params["kernel"].sharding == columns
   assert_equal(restored, make_state(5))
   checkpoints.close()
@@ -145,9 +145,9 @@ def test_a_checkpoint_of_another_model_is_refused_by_the_names_that_differ(saved
   other = make_state()
   other = other.replace(params={"kernel": jnp.zeros((64, 32)), "scale": jnp.zeros(3)})
   with pytest.raises(UserError, match=r"params/bias: bfloat16\[3\] in the checkpoint, nothing in the model"):
-    checkpoints.restore(2, like(other))
+    restore(checkpoints.path(2), like(other))
   with pytest.raises(UserError, match=r"params/kernel: float32\[64, 64\] in the checkpoint, float32\[64, 32\]"):
-    checkpoints.restore(2, like(other))
+    restore(checkpoints.path(2), like(other))
   checkpoints.close()
 
 

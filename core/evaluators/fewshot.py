@@ -99,17 +99,12 @@ class Evaluator:
 
   def run(self, state: TrainState, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
     """The metrics of `state.params`; None if `interrupted()` became true on the way."""
-    accuracies = {}
-    for name in self._pairs.names:
-      extracted = self._pairs.extract(name, state.params, interrupted)
-      if extracted is None:
-        return None
-      for layer in self._pairs.layers:
-        by_shots = self._evaluate(layer, *extracted, interrupted)
-        if by_shots is None:
-          return None
-        accuracies |= {(layer, name, shots): found for shots, found in by_shots.items()}
-    return self._metrics(accuracies)
+    by_shots = self._pairs.evaluate(state.params, self._evaluate, interrupted)
+    if by_shots is None:
+      return None
+    return self._metrics(
+      {(layer, name, k): found for (name, layer), each in by_shots.items() for k, found in each.items()}
+    )
 
   def _evaluate(
     self, layer: str, train: pairs.Split, test: pairs.Split, interrupted: Callable[[], bool]

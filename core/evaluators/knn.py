@@ -99,18 +99,14 @@ class Evaluator:
 
   def run(self, state: TrainState, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
     """The metrics of `state.params`; None if `interrupted()` became true on the way."""
-    results = {}
-    for name in self._pairs.names:
-      extracted = self._pairs.extract(name, state.params, interrupted)
-      if extracted is None:
-        return None
-      for layer in self._pairs.layers:
-        correct = self._evaluate(layer, *extracted, interrupted)
-        if correct is None:
-          return None
-        for k, accuracy in zip(self._k, correct):
-          results[self._pairs.metric(layer, f"{name}_{k}nn")] = float(accuracy)
-    return results
+    correct = self._pairs.evaluate(state.params, self._evaluate, interrupted)
+    if correct is None:
+      return None
+    return {
+      self._pairs.metric(layer, f"{name}_{k}nn"): float(accuracy)
+      for (name, layer), found in correct.items()
+      for k, accuracy in zip(self._k, found)
+    }
 
   def _evaluate(
     self, layer: str, train: pairs.Split, test: pairs.Split, interrupted: Callable[[], bool]
@@ -169,7 +165,7 @@ def nearest(
     k: at most the number of neighbours.
     sharding: how a batch lies on the devices.
   """
-  axes = pairs.batch_axes(sharding)
+  axes = sharding_lib.batch_axes(sharding)
   rows = PartitionSpec(axes)
 
   def best_here(queries, bank, labels):

@@ -1,7 +1,6 @@
 """Features of the train and test split of several datasets: what few-shot regression and nearest neighbours compare."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Float, Int
 
+from core import sharding as sharding_lib
 from core.data import input_config, pipeline
 from core.errors import UserError, nearest
 from core.evaluators import batches, features
@@ -117,6 +117,24 @@ class Pairs:
       found.append(Split({layer: rows[layer] for layer in self.layers}, rows[self._label_key]))
     return tuple(found)
 
+  def evaluate(
+    self,
+    params: Params,
+    fn: Callable[[str, Split, Split, Callable[[], bool]], Any],
+    interrupted: Callable[[], bool],
+  ) -> dict[tuple[str, str], Any] | None:
+    """`{(dataset, layer): fn(layer, train, test, interrupted)}`; None if it or the extraction of features was None."""
+    found = {}
+    for name in self.names:
+      extracted = self.extract(name, params, interrupted)
+      if extracted is None:
+        return None
+      for layer in self.layers:
+        result = found[name, layer] = fn(layer, *extracted, interrupted)
+        if result is None:
+          return None
+    return found
+
   def metric(self, layer: str, name: str) -> str:
     """A metric's name, which tells the layer where there are several."""
     return name if self.one_layer else f"{layer}/{name}"
@@ -131,14 +149,8 @@ def class_numbers(train: Split, test: Split) -> tuple[Int[np.ndarray, "train"], 
 
 def split_rows(rows: np.ndarray, sharding: NamedSharding, *, fill: float = 0) -> jax.Array:
   """Rows that every process has, split evenly over the devices as a batch is, after padding with rows of `fill`."""
-  parts = math.prod(sharding.mesh.shape[axis] for axis in batch_axes(sharding))
+  parts = sharding_lib.batch_parts(sharding)
   return put(np.concatenate([rows, np.full((-len(rows) % parts, *rows.shape[1:]), fill, rows.dtype)]), sharding)
-
-
-def batch_axes(sharding: NamedSharding) -> tuple[str, ...]:
-  """The mesh axes over which a batch is split."""
-  axes = sharding.spec[0]
-  return (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -1,7 +1,6 @@
 """Retrieval: how often an image's captions are among the texts nearest to it, and a caption's image among images."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -123,7 +122,7 @@ class Evaluator:
     interrupted: Callable[[], bool],
   ) -> tuple[Int[np.ndarray, "queries"], ...] | None:
     """What `recall_at` needs of every query, a part of them at a time: memory grows with the answers alone."""
-    parts = math.prod(self._sharding.mesh.shape[axis] for axis in pairs.batch_axes(self._sharding))
+    parts = sharding_lib.batch_parts(self._sharding)
     size = min(max(1, _MAX_SCORES // len(answers)), -(-len(queries) // parts)) * parts
     everywhere = pairs.put(answers, sharding_lib.replicated(self._sharding.mesh))
     found = []

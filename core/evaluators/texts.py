@@ -10,10 +10,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
+from core import sharding as sharding_lib
 from core.data import pipeline
 from core.data.columns import bytes_column
 from core.errors import UserError
-from core.evaluators import batches, features, pairs
+from core.evaluators import batches, features
 from core.pp import builder
 from core.training.task import Batch, Params, Predict
 
@@ -86,7 +87,7 @@ def open_texts(
 
 def text_batch_size(count: int, batch_size: int, sharding: NamedSharding) -> int:
   """Texts a step: `batch_size`, or no more than it takes for `count` of them."""
-  parts = math.lcm(math.prod(sharding.mesh.shape[axis] for axis in pairs.batch_axes(sharding)), jax.process_count())
+  parts = math.lcm(sharding_lib.batch_parts(sharding), jax.process_count())
   return min(batch_size, -(-count // parts) * parts)
 
 

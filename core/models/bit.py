@@ -51,21 +51,6 @@ class ResidualUnit(nn.Module):
     return nn.relu(shortcut + x)
 
 
-class Block(nn.Module):
-  """`units` residual units, the first with the stride; named `unit1`, `unit2`, ..."""
-
-  units: int
-  width: int
-  strides: tuple[int, int]
-  dtype: DTypeLike | None = None
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
-    for i in range(self.units):
-      x = ResidualUnit(self.width, self.strides if i == 0 else (1, 1), self.dtype, name=f"unit{i + 1}")(x)
-    return x
-
-
 class ResNet(nn.Module):
   """The root, blocks of residual units, the mean over the image and a linear head. Made by `Model`.
 
@@ -105,7 +90,8 @@ class ResNet(nn.Module):
     x = out["stem"] = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
     for i, units in enumerate(resnet.units_of(self.depth)):
       strides = (1, 1) if i == 0 else (2, 2)
-      x = out[f"block{i + 1}"] = Block(units, width * 2**i, strides, self.dtype_mm, name=f"block{i + 1}")(x)
+      block = resnet.Block(units, width * 2**i, strides, self.dtype_mm, ResidualUnit, "unit{}", name=f"block{i + 1}")
+      x = out[f"block{i + 1}"] = block(x)
     return resnet.pool_and_classify(x, out, self.num_classes, self.head_zeroinit)
 
 

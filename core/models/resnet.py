@@ -125,17 +125,19 @@ class RootBlock(nn.Module):
 
 
 class Block(nn.Module):
-  """`units` residual units, the first with the stride; named `unit01`, `unit02`, ..."""
+  """`units` residual units of the class `unit`, the first with the stride; named by `naming` from 1 on."""
 
   units: int
   width: int
   strides: tuple[int, int]
   dtype: DTypeLike | None = None
+  unit: Callable[..., nn.Module] = ResidualUnit
+  naming: str = "unit{:02d}"
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
     for i in range(self.units):
-      x = ResidualUnit(self.width, self.strides if i == 0 else (1, 1), self.dtype, name=f"unit{i + 1:02d}")(x)
+      x = self.unit(self.width, self.strides if i == 0 else (1, 1), self.dtype, name=self.naming.format(i + 1))(x)
     return x
 
 

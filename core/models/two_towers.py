@@ -153,10 +153,15 @@ def embed(
   if z.ndim != 2:
     raise UserError(f"config.model.{KINDS[name]}: gives {list(z.shape[1:])} numbers an example; choose a pool_type")
   out.update({f"{name}/{key}": value for key, value in of_tower.items()})
+  out[f"{name}/normalized"], out[f"{name}/norm"] = unit_length(z)
+  return out[f"{name}/normalized"]
+
+
+def unit_length(z: Float[Array, "batch dim"]) -> tuple[Float[Array, "batch dim"], Float[Array, "batch 1"]]:
+  """Vectors of length 1 in float32, and the lengths they had; zero stays zero."""
   z = z.astype(jnp.float32)
-  norm = out[f"{name}/norm"] = jnp.linalg.norm(z, axis=1, keepdims=True)
-  z = out[f"{name}/normalized"] = z / (norm + 1e-8)
-  return z
+  norm = jnp.linalg.norm(z, axis=1, keepdims=True)
+  return z / (norm + 1e-8), norm
 
 
 def scalar(module: nn.Module, out: Intermediates, temperature_init: float, bias_init: float | None) -> None:

@@ -199,5 +199,4 @@ def _require(batch: Batch, side: str) -> None:
 def _unit_length(z: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
   if z.ndim != 2:
     raise UserError(f"the embeddings of images, zimg, must be one vector an example, not of shape {z.shape[1:]}")
-  z = z.astype(jnp.float32)
-  return z / (jnp.linalg.norm(z, axis=1, keepdims=True) + 1e-8)
+  return two_towers.unit_length(z)[0]

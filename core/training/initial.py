@@ -38,6 +38,12 @@ def abstract_state(
   return jax.tree.map(with_sharding, state, of_state), tx, schedules
 
 
+def abstract_without_schedules(task: Task, config: ConfigDict, mesh: jax.sharding.Mesh, batch: Batch) -> TrainState:
+  """`abstract_state`'s shapes for a program that does not train: they do not depend on the schedules."""
+  shapes, _, _ = abstract_state(task, config, dict(total_steps=1, batch_size=1, data_size=1), mesh, batch)
+  return shapes
+
+
 def fresh_state(
   task: Task, config: ConfigDict, shapes: TrainState, tx: optax.GradientTransformation, batch: Batch
 ) -> TrainState:

@@ -97,9 +97,9 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     state = (
       checkpoints.restore(checkpoint, shapes) if checkpoint else initial.fresh_state(task, config, shapes, tx, batch)
     )
-    for each, evaluator in evals.items():
+    for each in config.get("evals", {}):  # Those of the average read the same data by the same programs.
       with evaluators.named(each):
-        evaluator.check(state)
+        evals[each].check(state)
 
     show = progress.Progress(
       total_steps=plan.total,

@@ -1,13 +1,12 @@
 """What a person sees of a run: a few lines at its start, a live line as it trains, where the results are at its end."""
 
 import re
-import shutil
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-_CLEAR = "\r\x1b[K"  # Back to the start of the terminal's line, and empty it.
+from core import terminal
 
 
 class Progress:
@@ -37,12 +36,12 @@ class Progress:
   def say(self, text: str) -> None:
     """Prints one line for good, above the live line."""
     if self._stream is not None:
-      print((_CLEAR if self._live else "") + text, file=self._stream, flush=True)
+      print((terminal.CLEAR if self._live else "") + text, file=self._stream, flush=True)
 
   def wait(self, text: str) -> None:
     """On a terminal, says what is going on until the next line takes its place."""
     if self._live:
-      print(f"{_CLEAR}{text} ...", end="", file=self._stream, flush=True)
+      print(f"{terminal.CLEAR}{text} ...", end="", file=self._stream, flush=True)
 
   def tick(self, step: int) -> None:
     """Call after every step: redraws the live line a few times a second."""
@@ -50,8 +49,7 @@ class Progress:
     if self._live and now - self._drawn > 0.2:
       self._drawn = now
       line = f"{self._line(step)}{self._last_eval}"
-      width = shutil.get_terminal_size().columns - 1
-      print(_CLEAR + line[:width], end="", file=self._stream, flush=True)
+      print(terminal.redrawn(line), end="", file=self._stream, flush=True)
 
   def log(self, step: int, loss: float) -> dict[str, float]:
     """Call at every logged step; returns the timings to log beside the metrics."""

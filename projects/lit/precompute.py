@@ -78,8 +78,7 @@ def embed_images(config: ConfigDict, progress: Callable[[int, int], None]) -> Fl
   few = config.input.to_dict() | dict(batch_size=mesh.size, shuffle_buffer_size=1)
   with contextlib.closing(pipeline.train_batches(few, seed=0, start_step=0)) as one:
     batch = feed.put(next(one), where)
-  known = dict(total_steps=1, batch_size=1, data_size=1)  # The shapes do not depend on the schedules.
-  shapes, _, _ = initial.abstract_state(task, config, known, mesh, batch)
+  shapes = initial.abstract_without_schedules(task, config, mesh, batch)
   _check_locked(config, shapes.params)
   data = batches.open_batches(
     config.input.data.to_dict(),
