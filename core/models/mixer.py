@@ -11,7 +11,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from core import trees
 from core.errors import UserError
-from core.models import options, weights
+from core.models import options, patch_resize, weights
 from core.models.layers import GELUS, Intermediates, skip_examples
 
 # Hidden width, blocks, width of the token-mixing MLP and of the channel-mixing MLP (Tolstikhin et al. 2021, table 1).
@@ -188,7 +188,7 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
   _refuse_other_grid(loaded, init, dont_load, init_file)
   stem = "stem/kernel"
   if stem in loaded and stem in init and trees.first_match(stem, dont_load) is None:
-    loaded[stem] = weights.resample_patch_embedding(loaded[stem], init[stem].shape[:2])
+    loaded[stem] = patch_resize.resample_patch_embedding(loaded[stem], init[stem].shape[:2])
   return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file))
 
 

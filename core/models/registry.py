@@ -3,13 +3,15 @@
 from types import ModuleType
 
 from core.errors import UserError
-from core.models import one_tower, towers, two_towers
+from core.models import flexi_vit, one_tower, towers, two_towers
 
 MODELS = {
   **towers.IMAGE,
   **towers.TEXT,
+  "flexi_vit": flexi_vit,
+  "proj.flexi.vit": flexi_vit,  # Here and below: names in published configs.
   "two_towers": two_towers,
-  "proj.image_text.two_towers": two_towers,  # Here and below: names in published configs.
+  "proj.image_text.two_towers": two_towers,
   "one_tower": one_tower,
   "proj.clippo.one_tower": one_tower,
 }

@@ -1,7 +1,7 @@
 """The Vision Transformer, with the variants and options of the published models (Dosovitskiy et al. 2021)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,10 +10,9 @@ from jaxtyping import Array, Float
 
 from core import trees
 from core.errors import UserError
-from core.models import options, vit_layouts, weights
+from core.models import options, patch_resize, vit_layouts, weights
 from core.models.foreign.vit import structure
 from core.models.layers import GELUS, REMAT_POLICIES, Encoder, Intermediates, MAPHead, sincos2d
-from core.models.weights import resample_posemb
 
 # Width, depth, MLP width, heads (Zhai et al. 2022, table 2; So400m: Alabdulmohsin et al. 2023).
 VARIANTS = {
@@ -47,10 +46,15 @@ def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: A
   Raises:
     UserError: an unknown variant, option or value of an option, or sizes that do not fit each other.
   """
+  return make(ViT, num_classes, variant=variant, **kw)
+
+
+def make(module: type["ViT"], num_classes: int | None = None, *, variant: str | None = None, **kw: Any) -> "ViT":
+  """As `Model`, of a module that is a kind of ViT."""
   given = {**decode_variant(variant), **kw}
-  options.known(ViT, given, what="ViT")
-  patch_size = options.pair(given.pop("patch_size", ViT.patch_size))
-  model = ViT(num_classes, patch_size=patch_size, **given)
+  options.known(module, given, what=module.__name__)
+  patch_size = options.pair(given.pop("patch_size", module.patch_size))
+  model = module(num_classes, patch_size=patch_size, **given)
   _check(model)
   return model
 
@@ -140,11 +144,7 @@ class ViT(nn.Module):
       UserError: an image whose size the patches do not divide, or other than that of the position embedding.
     """
     out: Intermediates = {}
-    self._check_image(image.shape)
-    conv = nn.Conv(
-      self.width, self.patch_size, strides=self.patch_size, padding="VALID", name="embedding", dtype=self.dtype_mm
-    )
-    x = out["stem"] = conv(jnp.asarray(image, self.dtype_mm))
+    x = out["stem"] = self._embed_patches(image)
     batch, rows, columns, _ = x.shape
     x = x.reshape(batch, rows * columns, self.width)
     x = out["with_posemb"] = x + self._position_embedding(rows, columns).astype(x.dtype)
@@ -188,6 +188,15 @@ class ViT(nn.Module):
       head = nn.Dense(self.num_classes, kernel_init=kernel_init, name="head")
       x, x_2d = out["logits"], out["logits_2d"] = head(x), head(x_2d)
     return x, out
+
+  def _embed_patches(
+    self, image: Float[Array, "batch height width channels"]
+  ) -> Float[Array, "batch rows columns width"]:
+    self._check_image(image.shape)
+    conv = nn.Conv(
+      self.width, self.patch_size, strides=self.patch_size, padding="VALID", name="embedding", dtype=self.dtype_mm
+    )
+    return conv(jnp.asarray(image, self.dtype_mm))
 
   def _check_image(self, shape: tuple[int, ...]) -> None:
     size, patch = shape[1:3], self.patch_size
@@ -233,7 +242,15 @@ class ViT(nn.Module):
         return x
 
 
-def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_load: Sequence[str] = ()) -> Any:
+def load(
+  init_params: trees.PyTree,
+  init_file: str,
+  model_cfg: Any = None,
+  dont_load: Sequence[str] = (),
+  *,
+  resize_positions: Callable[[Any, Any], Any] = weights.resample_posemb,
+  resize_patches: Callable[[Any, Any], Any] = patch_resize.resample_patch_embedding,
+) -> Any:
   """The published weights of `init_file` ("PATH.npz[:subtree]"), fitted to `init_params`.
 
   Older files are brought up to date (see `vit_layouts`), blocks are stacked or unstacked to match `scan`, and position
@@ -246,6 +263,8 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
     model_cfg: the model's options. Where they are given, weights of other libraries whose model computes otherwise
       (another kind of GELU, another number of heads) are refused.
     dont_load: regexes over names, `["head/.*"]` for a new task.
+    resize_positions: `fn(positions, those of init_params)`, for a model that wants another way of resizing.
+    resize_patches: `fn(kernel, (height, width))`, likewise.
 
   Raises:
     UserError: an unreadable file, or one of another model (it names the first parameters that differ).
@@ -262,10 +281,10 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
     return alike and trees.first_match(name, dont_load) is None
 
   if wanted("pos_embedding"):
-    loaded["pos_embedding"] = resample_posemb(loaded["pos_embedding"], init["pos_embedding"])
+    loaded["pos_embedding"] = resize_positions(loaded["pos_embedding"], init["pos_embedding"])
   if wanted("embedding/kernel"):
     size = init["embedding/kernel"].shape[:2]
-    loaded["embedding/kernel"] = weights.resample_patch_embedding(loaded["embedding/kernel"], size)
+    loaded["embedding/kernel"] = resize_patches(loaded["embedding/kernel"], size)
   hint = _options_that_differ(loaded, init)
   return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file, hint=hint))
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from core import trees
 from core.checkpoint import catalog, pretrained, remote, state_dict
 from core.errors import UserError, first_few
+from core.models import patch_resize
 from core.models.foreign import registry, table
 
 
@@ -193,33 +194,7 @@ def resample_posemb(old: Float[np.ndarray, "1 old_tokens dim"], new: Any) -> Flo
         f"and that of {where} is none"
       )
   old_side, new_side = map(math.isqrt, tokens.values())
-  matrix = _linear_interpolation(np.linspace(0, old_side - 1, new_side), old_side)
+  matrix = patch_resize.interpolation(np.linspace(0, old_side - 1, new_side), old_side)
   grid = np.asarray(old, np.float32).reshape(old_side, old_side, -1)
   grid = np.einsum("ir,jc,rcd->ijd", matrix, matrix, grid, optimize=True)
   return grid.reshape(1, new_side**2, -1).astype(np.float32)
-
-
-def resample_patch_embedding(
-  kernel: Float[np.ndarray, "old_h old_w channels width"], size: tuple[int, int]
-) -> Float[np.ndarray, "new_h new_w channels width"]:
-  """Resizes a patch embedding so that resized patches give the same tokens (FlexiViT, Beyer et al. 2023, section 3.4).
-
-  With B the matrix that resizes a patch bilinearly, the new kernel is the pseudo-inverse of B transposed times the old
-  one: exact for larger patches, the closest in expectation for smaller ones.
-  """
-  if kernel.shape[:2] == tuple(size):
-    return kernel
-
-  def inverse(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    centers = (np.arange(new) + 0.5) * old / new - 0.5
-    return np.linalg.pinv(_linear_interpolation(np.clip(centers, 0, old - 1), old).T)
-
-  # Bilinear resizing is a Kronecker product of rows and columns, and so is its pseudo-inverse.
-  rows, columns = (inverse(old, new) for old, new in zip(kernel.shape, size))
-  resized = np.einsum("ir,jc,rcdk->ijdk", rows, columns, np.asarray(kernel, np.float32), optimize=True)
-  return resized.astype(np.float32)
-
-
-def _linear_interpolation(positions: Float[np.ndarray, "new"], size: int) -> Float[np.ndarray, "new old"]:
-  """The matrix that samples a signal of `size` values at `positions` in [0, size - 1]."""
-  return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(size)))

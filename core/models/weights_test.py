@@ -1,6 +1,3 @@
-from pathlib import Path
-
-import jax
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -8,8 +5,6 @@ import scipy.ndimage
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import resnet, weights
-
-WITNESS = Path(__file__).parent / "witness" / "vit_timm.npz"
 
 
 @pytest.mark.parametrize("old, new", [(4, 7), (7, 4), (14, 24), (3, 1), (1, 3)])
@@ -29,22 +24,6 @@ def test_a_position_embedding_of_the_same_size_is_untouched_even_if_oblong():
 def test_an_oblong_position_embedding_is_not_resized(old, new, where):
   with pytest.raises(UserError, match=f"{old} positions cannot be resized to {new}: .* {where} is none"):
     weights.resample_posemb(np.ones((1, old, 5)), np.zeros((1, new, 5)))
-
-
-@pytest.mark.parametrize("size", ["12x12", "5x5", "10x6"])
-def test_patch_embeddings_are_resized_as_in_timm(size):
-  with np.load(WITNESS) as file:
-    kernel, expected = file["params/embedding/kernel"][..., :4], file[f"patch_embedding/{size}"]
-  np.testing.assert_allclose(weights.resample_patch_embedding(kernel, expected.shape[:2]), expected, atol=1e-5)
-
-
-def test_larger_patches_give_the_same_tokens_through_a_resized_embedding():
-  rng = np.random.default_rng(0)
-  patch, kernel = rng.normal(size=(8, 8, 3)), rng.normal(size=(8, 8, 3, 5))
-  larger = jax.image.resize(patch, (16, 12, 3), "bilinear")
-  resized = weights.resample_patch_embedding(kernel, (16, 12))
-  tokens = np.einsum("hwc,hwck->k", larger, resized)
-  np.testing.assert_allclose(tokens, np.einsum("hwc,hwck->k", patch, kernel), atol=1e-4)
 
 
 @pytest.mark.parametrize(

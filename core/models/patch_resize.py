@@ -1,0 +1,82 @@
+"""Patch embeddings and position embeddings of another size: what FlexiViT rests on (Beyer et al. 2023).
+
+Resizing a patch bilinearly is a linear map, a matrix B a side. A patch embedding w' that is to give the resized patch
+the token of the patch, <w', Bx> = <w, x>, is therefore w' = pinv(B^T) w (section 3.4): exact where patches grow, and
+where they shrink the closest in expectation over patches of independent pixels. Bilinear resizing treats rows and
+columns apart, so its matrix is a Kronecker product, and the pseudo-inverse of that one the product of the two small
+pseudo-inverses: those are computed here, once a size, on the host.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def bilinear(old: int, new: int) -> Float[np.ndarray, "new old"]:
+  """The matrix that resizes one side from `old` to `new` pixels: half-pixel centers, no antialiasing."""
+  centers = (np.arange(new) + 0.5) * old / new - 0.5
+  return interpolation(np.clip(centers, 0, old - 1), old)
+
+
+def interpolation(positions: Float[np.ndarray, "new"], size: int) -> Float[np.ndarray, "new size"]:
+  """The matrix that samples a signal of `size` values linearly at `positions` in [0, size - 1]."""
+  return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(size)))
+
+
+@functools.cache
+def pseudo_inverse(old: int, new: int) -> Float[np.ndarray, "new old"]:
+  """pinv(B^T) of the B that resizes one side of a patch from `old` to `new` pixels, in float64."""
+  return np.linalg.pinv(bilinear(old, new).T)
+
+
+def resample_patch_embedding(
+  kernel: Float[Array, "old_h old_w channels width"], size: tuple[int, int]
+) -> Float[Array, "new_h new_w channels width"]:
+  """Resizes a patch embedding so that resized patches give the same tokens ("PI-resize").
+
+  Of a JAX array two small products are traced, with constants made before: the pseudo-inverse is no part of the step.
+  """
+  if kernel.shape[:2] == tuple(size):
+    return kernel
+  rows, columns = (pseudo_inverse(old, new) for old, new in zip(kernel.shape, size))
+  return _both_sides(rows, columns, kernel)
+
+
+def resize_patch_embedding(
+  kernel: Float[Array, "old_h old_w channels width"], size: tuple[int, int]
+) -> Float[Array, "new_h new_w channels width"]:
+  """Resizes a patch embedding as if it were an image, which changes its tokens: to compare with."""
+  rows, columns = (bilinear(old, new) for old, new in zip(kernel.shape, size))
+  return _both_sides(rows, columns, kernel)
+
+
+def resize_grid(
+  positions: Float[Array, "1 tokens dim"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Array, "1 new_tokens dim"]:
+  """Resizes position embeddings of a grid `old` = (rows, columns) to `new`, bilinearly by half-pixel centers.
+
+  Cells of both grids stand for the same parts of an image, whatever their size, which is FlexiViT's way. Fine-tuned
+  ViTs keep the corners instead: `core.models.weights.resample_posemb`.
+  """
+  if tuple(old) == tuple(new):
+    return positions
+  dim = positions.shape[-1]
+  rows, columns = (bilinear(*sides) for sides in zip(old, new))
+  return _both_sides(rows, columns, positions.reshape(*old, 1, dim)).reshape(1, new[0] * new[1], dim)
+
+
+def _both_sides(
+  rows: Float[np.ndarray, "new_h old_h"], columns: Float[np.ndarray, "new_w old_w"], x: Any
+) -> Float[Array, "new_h new_w channels width"]:
+  """`x` [old_h, old_w, channels, width] with both sides multiplied; float64 stays float64, all else becomes float32."""
+  if isinstance(x, jax.Array):
+    # Not in the accelerator's half precision: the matrices have large entries of both signs.
+    product = functools.partial(jnp.einsum, precision="highest")
+    rows, columns = jnp.asarray(rows, jnp.float32), jnp.asarray(columns, jnp.float32)
+    return product("jc,icdk->ijdk", columns, product("ir,rcdk->icdk", rows, x))
+  resized = np.einsum("ir,jc,rcdk->ijdk", rows, columns, np.asarray(x, np.float64), optimize=True)
+  return resized.astype(np.float64 if x.dtype == np.float64 else np.float32)
