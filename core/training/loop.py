@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from core.data import feed, input_config, pipeline
 from core.errors import UserError
 from core.evaluators import registry as evaluators
 from core.optim import ema
-from core.training import initial, metrics, profiling, progress, provenance
+from core.training import compiled, initial, metrics, profiling, progress, provenance
 from core.training.preemption import Preempted, Preemption
 from core.training.step import make_update
 from core.training.task import Params, Task
@@ -110,12 +110,19 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     )
     _introduce(show, f"{project} {name}".strip(), config, plan, mesh, state, data, workdir, start)
 
-    # Compiled once, for these shapes and shardings: anything else is an error rather than a second compilation.
+    # Each form of the step compiled once, for these shapes and shardings: all else is an error, not a new compilation.
     show.wait("compiling")
     began = time.perf_counter()
-    update = make_update(task, tx, seed=config.get("seed", 0), accumulate=config.get("grad_accum_steps", 1))
     out_shardings = (jax.tree.map(lambda x: x.sharding, shapes), sharding.replicated(mesh))
-    update = jax.jit(update, donate_argnums=0, out_shardings=out_shardings).lower(state, batch).compile()
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (state, batch))
+
+    def lower(form: Hashable) -> jax.stages.Lowered:
+      settings = dict(seed=config.get("seed", 0), accumulate=config.get("grad_accum_steps", 1))
+      update = make_update(task.in_form(form), tx, **settings)
+      return jax.jit(update, donate_argnums=0, out_shardings=out_shardings).lower(*like)
+
+    updates = compiled.Updates(lower, task.form, start=start, total=plan.total)
+    closing.callback(updates.close)
     averaged = jax.jit(ema.params_of, out_shardings=out_shardings[0].params)
     show.say(f"compiled in {time.perf_counter() - began:.1f} s")
     show.paused(time.perf_counter() - began)
@@ -167,6 +174,8 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     step, evaluated, stopping = start, True, False
     for step in range(start + 1, plan.total + 1):
       trace.before(step)
+      update, waited = updates.at(step)
+      show.paused(waited)
       with jax.transfer_guard("disallow"):
         state, pending[step] = update(state, batch)
         batch = next(batches) if step < plan.total else None

@@ -1,7 +1,7 @@
 """What a project supplies to the training loop: a model, its loss, and what evaluators may ask of it."""
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -38,6 +38,19 @@ class Task(abc.ABC):
       UserError: the model cannot take such values, a token that its vocabulary lacks for one.
     """
     del batch
+
+  def form(self, step: int) -> Hashable:
+    """Only where steps are not all the same program: which one `step`, counted from 1, is; by default always one.
+
+    A pure function, cheap, the same in all processes and after a resume.
+    """
+    del step
+    return None
+
+  def in_form(self, form: Hashable) -> "Task":
+    """The task whose loss the steps of that form take; parameters and state are the same in all forms."""
+    del form
+    return self
 
   @abc.abstractmethod
   def loss(self, params: Params, batch: Batch, rng: Key[Array, ""]) -> tuple[Float[Array, ""], Mapping[str, jax.Array]]:
