@@ -12,6 +12,7 @@ from typing import Any
 from jax.sharding import NamedSharding
 
 from core.errors import UserError, check_arguments, nearest
+from core.evaluators import several
 from core.training.task import Predict
 
 # The module of core.evaluators that holds each.
@@ -51,7 +52,8 @@ def make(
     name: its name in the config, the prefix of its metrics.
     config: `type`, `pred` (a name in `predict`), `pred_kw` (keyword arguments of that prediction), when to run
       (`log_steps`, ...), and the evaluator's own arguments. An evaluator of images and texts takes two predictions,
-      `pred=dict(image="image", text="text")` unless told otherwise.
+      `pred=dict(image="image", text="text")` unless told otherwise. Any other takes a dict of predictions by label as
+      well, and is then run for each (`core.evaluators.several`).
     predict: the task's prediction functions.
     sharding: how a batch lies on the devices.
     output_dir: evaluators that write files do so in its subfolder `name`.
@@ -65,6 +67,14 @@ def make(
   if kind not in _TYPES:
     raise UserError(f"{where}.type: no evaluator {kind!r}{nearest(str(kind), _TYPES)}")
   evaluator: Callable = importlib.import_module(f"core.evaluators.{_TYPES[kind]}").Evaluator
+  pred = config.get("pred")
+  if isinstance(pred, Mapping) and not isinstance(getattr(evaluator, "default_pred", None), Mapping):
+    if not pred:
+      raise UserError(f"{where}.pred is an empty dict; give predictions by label, or one by name")
+    options = dict(predict=predict, sharding=sharding, batch_size=batch_size)
+    folder = lambda label: None if output_dir is None else output_dir / label
+    each = {label: make(name, {**config, "pred": pred[label]}, output_dir=folder(label), **options) for label in pred}
+    return several.Evaluator(each)
   takes = inspect.signature(evaluator).parameters
   functions = _functions(evaluator, config, predict, where)
   kwargs = {key: value for key, value in config.items() if key not in _OURS}

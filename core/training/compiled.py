@@ -30,16 +30,12 @@ class Updates:
     self, lower: Callable[[Hashable], jax.stages.Lowered], form: Callable[[int], Hashable], *, start: int, total: int
   ):
     self._lower, self._form = lower, form
+    first: Future = Future()
+    first.set_result(lower(form(start + 1)).compile())
+    self._programs = {form(start + 1): first}
     # Processes that compile one program together must do so in one order; alone, half the cores are left to training.
     workers = 1 if jax.process_count() > 1 else max(1, (os.cpu_count() or 1) // 2)
     self._pool = ThreadPoolExecutor(workers, thread_name_prefix="compile")
-    first = form(start + 1)
-    self._programs: dict[Hashable, Future] = {}
-    try:
-      self._program(first).result()
-    except BaseException:
-      self.close()
-      raise
     for step in range(start + 2, min(start + _STEPS_AHEAD, total) + 1):
       self._program(form(step))
 
