@@ -27,13 +27,19 @@ class Component:
   Attributes:
     key: the config's key, for messages.
     order: how its records stream, or None for a source in memory or read in file order.
-    example: tensor function (row, record, seed) -> the preprocessed example; it needs the row or the record.
+    example: `tf.function` (row, record, seed) -> the preprocessed example; it needs the row or the record. Traced once,
+      for the check of its shapes and for the pipeline.
   """
 
   key: str
   source: Source
   order: StreamOrder | None
   example: Callable[..., dict[str, Any]]
+
+  @property
+  def eagerly(self) -> Callable[..., dict[str, Any]]:
+    """As `example`, op by op: for what is wrong with one, in the words of the op that refuses it."""
+    return self.example.python_function
 
 
 def component(
@@ -67,7 +73,8 @@ def component(
     made = fn({**parse(row, record), "_seed": seed})
     return {name: value for name, value in made.items() if not name.startswith("_")}
 
-  return Component(key, source, order, example)
+  inputs = [tf.TensorSpec([], kind) for kind in (tf.int64, tf.string, tf.int64)]
+  return Component(key, source, order, tf.function(example, input_signature=inputs, autograph=False))
 
 
 def _column_reader(source: Columns) -> Callable[..., dict[str, Any]]:
@@ -98,11 +105,10 @@ def specs(components: Sequence[Component]) -> dict[str, Any]:
     UserError: components of different keys, types or shapes, or what tracing the preprocessing refuses.
   """
   tf = import_tensorflow()
-  inputs = [tf.TensorSpec([], kind) for kind in (tf.int64, tf.string, tf.int64)]
   found = []
   for part in components:
     try:
-      traced = tf.function(part.example, autograph=False).get_concrete_function(*inputs)
+      traced = part.example.get_concrete_function()
     except (ValueError, TypeError, tf.errors.OpError) as error:
       raise UserError(f"config: {part.key}.pp does not fit the data: {tfrecord.reason(error)}") from error
     outputs = traced.structured_outputs
@@ -205,7 +211,7 @@ class TrainStream:
       part = self._components[slots.component[slot]]
       name = _name(part, info, slots, slot)
       try:
-        made = self._example(info, record)
+        made = part.eagerly(info["row"], record, info["seed"])
       except tf.errors.OpError as reason:
         return (
           f"data: {name} cannot be made an example, at step {self.step} ({tfrecord.reason(reason)}); "
@@ -261,8 +267,7 @@ def eval_batches(part: Component, low: int, high: int, size: int) -> Iterator[di
   if isinstance(part.source, Records):
     records = tfrecord.read(part.source.range(low, high))
   raw = tf.data.Dataset.zip(info, records).map(lambda info, record: (info[0], record, info[1]))
-  example = tf.autograph.experimental.do_not_convert(part.example)
-  made = raw.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  made = raw.map(part.example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   try:
     yield from _options(made.batch(size).prefetch(2)).as_numpy_iterator()
   except tf.errors.OpError as error:
@@ -275,7 +280,7 @@ def _explain_eval(part: Component, raw: Any, low: int, error: Exception) -> str:
   try:
     for row, record, seed in raw:
       name = part.source.describe(int(row))
-      for key, value in part.example(row, record, seed).items():
+      for key, value in part.eagerly(row, record, seed).items():
         other, shape = shapes.setdefault(key, (name, tuple(value.shape)))
         if shape != tuple(value.shape):
           return (

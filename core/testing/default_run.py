@@ -9,11 +9,14 @@ from core.testing import trainer
 _INTRODUCTION = ["model", "device", "data", "train", "run", "compiled"]
 
 
-def make_test(project: str, *, config: str | None = None, accuracy: float, metric: str = "test/prec@1") -> Callable:
+def make_test(
+  project: str, *overrides: str, config: str | None = None, accuracy: float, metric: str = "test/prec@1"
+) -> Callable:
   """The test to be assigned to `test_...` in a project's test file: one whole run of a config on the digits.
 
   Args:
     project: its name, `"vit"`.
+    *overrides: flags that change the config, `"--config.total_epochs=40"`.
     config: one of its configs; the default one, which is then not named, if None.
     accuracy: what `metric` must reach at the end, in [0, 1].
     metric: of which evaluation.
@@ -23,7 +26,7 @@ def make_test(project: str, *, config: str | None = None, accuracy: float, metri
     workdir = tmp_path / "run"
     code = "import atexit, runpy, sys; atexit.register(lambda: print('tensorflow' in sys.modules, flush=True)); "
     code += f"runpy.run_module('projects.{project}.train', run_name='__main__', alter_sys=True)"
-    process = trainer.start_code(code, *([f"--config={config}"] if config else []), f"--workdir={workdir}")
+    process = trainer.start_code(code, *([f"--config={config}"] if config else []), *overrides, f"--workdir={workdir}")
     lines, finished = [], time.monotonic()
     for line in process.stdout:
       lines.append(line.rstrip())

@@ -155,7 +155,7 @@ def start_jax(flags: dict[str, str], workdir: Path) -> None:
     jax.config.update("jax_num_cpu_devices", _int(flags, "cpu_devices"))
   cache = files.from_here(flags["cache_dir"]) if "cache_dir" in flags else workdir.parent / ".jax_cache"
   jax.config.update("jax_compilation_cache_dir", str(cache))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   if "coordinator" not in flags:
     return
   jax.config.update("jax_enable_preemption_service", True)

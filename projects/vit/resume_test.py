@@ -51,7 +51,7 @@ def test_resume_is_bit_exact_after_sigkill(source, tmp_path, monkeypatch):
   assert status == 0, output
 
   rng = random.Random(0)
-  for _ in range(3):
+  for _ in range(3 if source == "in memory" else 2):  # A start with TensorFlow takes twice as long.
     kill_once(options, tmp_path / "killed", rng)
   status, output = trainer.run(TRAINER, *options, f"--workdir={tmp_path / 'killed'}")
   assert status == 0, output

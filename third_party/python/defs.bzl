@@ -63,13 +63,14 @@ def python_tests(deps, locked = "core", srcs = None, size = "medium", data = [],
             **kwargs
         )
 
-def project(name, bundle_args, data = [], test_size = "large"):
+def project(name, bundle_args, data = [], test_size = "large", tries_bundle = False):
     """A project, projects/<name>: `:train`, `:bundle`, `:repin`, the library `:<name>`, and its tests.
 
     Args:
       name: of its folder.
       bundle_args: the flags of a run of a few steps, by which a test tries the unpacked bundle.
       test_size: of its tests.
+      tries_bundle: whether `bazel test //...` installs and starts the bundle, too; //projects:whole_runs tries them all.
     """
     native.exports_files(native.glob(["requirements*"]))
     native.filegroup(
@@ -138,6 +139,18 @@ def project(name, bundle_args, data = [], test_size = "large"):
         deps = [":" + name],
     )
 
+    bundled = {"BUNDLE": "$(rootpath :bundle)", "BUNDLE_ARGS": " ".join(bundle_args), "JAX_PLATFORMS": "cpu"}
+    native.py_test(
+        name = "bundle_contents_test",
+        size = "small",
+        srcs = ["//third_party/python:pytest_main.py", "//tools:bundle_contents_test.py"],
+        main = "//third_party/python:pytest_main.py",
+        args = ["$(location //tools:bundle_contents_test.py)"],
+        data = [":bundle", "//:pyproject.toml"],
+        env = bundled,
+        deps = ["//tools:bundle_archive"] + pins(name),
+    )
+
     # Unpacks the bundle, installs its lock and trains: hard links to uv's cache need that folder, hence no sandbox.
     native.py_test(
         name = "bundle_test",
@@ -146,11 +159,8 @@ def project(name, bundle_args, data = [], test_size = "large"):
         main = "//third_party/python:pytest_main.py",
         args = ["$(location //tools:bundle_test.py)"],
         data = [":bundle", "//:pyproject.toml"],
-        env = {
-            "BUNDLE": "$(rootpath :bundle)",
-            "BUNDLE_ARGS": " ".join(bundle_args),
-            "JAX_PLATFORMS": "cpu",
-        },
-        tags = ["no-sandbox", "requires-network"],
-        deps = ["//tools:bundle_archive"] + pins(name),
+        env = bundled,
+        tags = ["no-sandbox", "requires-network"] + ([] if tries_bundle else ["manual"]),
+        visibility = ["//projects:__pkg__"],
+        deps = pins(name),
     )
