@@ -1,4 +1,4 @@
-"""A project's bundle, unpacked outside the repository, makes its own environment and trains. A target of each project."""
+"""A project's bundle, unpacked outside the repository, makes its own environment and trains: a target of each."""
 
 import json
 import os
