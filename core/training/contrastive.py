@@ -53,6 +53,11 @@ class Contrastive(Task):
     if self._loss not in _LOSSES:
       raise UserError(f"config.loss: no contrastive loss {self._loss!r}{nearest(self._loss, _LOSSES)}")
     contrastive_losses.check_form(self._form)
+    if (config.get("sam") or {}).get("perturbation") == "per_device":
+      raise UserError(
+        "config.sam.perturbation: 'per_device' does not go with a contrastive loss, which compares the "
+        "examples of all devices; use 'global'"
+      )
     schedule = config.get("schedule")
     self._rules = masks.checked(schedule, "config.schedule") if isinstance(schedule, list | tuple) else []
     self._init_shapes = _checked_shapes(config.get("init_shapes"))
