@@ -28,6 +28,7 @@ KEYS: dict[str, tuple[type, ...]] = {
   "input": (ConfigDict,),  # data, pp, batch_size, ...: see core.data.pipeline.
   "model_name": (str,),  # A module of core.models.
   "model": (ConfigDict,),  # Options of that model.
+  "flexi": (ConfigDict,),  # Sequence lengths of a FlexiViT, one of them drawn each step: see projects/flexivit.
   "co_training": (ConfigDict,),  # A classifier trained beside a contrastive loss: labelled, num_classes, weight, ...
   "init_shapes": (list, tuple),  # Of the inputs of a model of images and texts, where batches do not hold them.
   "model_init": (str, ConfigDict),  # Weights to start from: a name, file or URL, :SUBTREE where wanted; or one a tower.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
 
 from core.errors import UserError, check_arguments, nearest
 from core.evaluators import several
@@ -68,6 +69,8 @@ def make(
     raise UserError(f"{where}.type: no evaluator {kind!r}{nearest(str(kind), _TYPES)}")
   evaluator: Callable = importlib.import_module(f"core.evaluators.{_TYPES[kind]}").Evaluator
   pred = config.get("pred")
+  pred = pred.to_dict() if isinstance(pred, ConfigDict) else pred
+  config = {**config, "pred": pred}
   if isinstance(pred, Mapping) and not isinstance(getattr(evaluator, "default_pred", None), Mapping):
     if not pred:
       raise UserError(f"{where}.pred is an empty dict; give predictions by label, or one by name")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from core import sharding
 from core.errors import UserError
@@ -17,7 +18,7 @@ CONFIG = dict(
   data=dict(name="digits", split="test[:10]"),
   pp_fn="value_range(-1,1)|keep('image','label')",
   batch_size=4,
-  pred={"two": "predict_2", "five": "predict_5"},
+  pred=ConfigDict({"two": "predict_2", "five": "predict_5"}),
 )
 
 
