@@ -144,7 +144,10 @@ class Contrastive(Task):
 
   def _over_devices(self) -> dict[str, Any]:
     """How the loss is computed: the mesh and its axes over which the loop splits a batch, and the form."""
-    mesh = sharding.make_mesh(self._config.get("mesh", [("data", -1)]))
+    # A program that compiles for devices that are not attached sets the mesh around the trace.
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+      mesh = sharding.make_mesh(self._config.get("mesh", [("data", -1)]))
     axes = sharding.batch_sharding(mesh, self._config.get("sharding_rules", ())).spec[0]
     return dict(mesh=mesh, axis=axes, form=self._form)
 

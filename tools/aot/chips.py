@@ -1,0 +1,137 @@
+"""The chips that a step can be compiled for, what they can do, and the topologies in which they come.
+
+Peak FLOP/s (bfloat16), memory, its bandwidth and the interconnect are those of Google's public documents, per chip:
+
+    v2, v3      N. Jouppi et al. 2020, "A domain-specific supercomputer for training deep neural networks", table 3
+    v4          N. Jouppi et al. 2023, "TPU v4: an optically reconfigurable supercomputer", table 4
+    v5e, v5p, v6e   Cloud TPU documentation, "System architecture", the pages of these versions
+
+The interconnect is what all links of a chip send in one direction, the sum of four links of a two-dimensional or six of
+a three-dimensional torus. Hosts' CPUs and other devices have no figures here: they get no estimate of time.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One chip.
+
+  Attributes:
+    flops: peak of bfloat16 matrix products, FLOP/s.
+    hbm: bytes of memory.
+    hbm_bandwidth: bytes/s.
+    ici_bandwidth: bytes/s that all its links send together, in one direction.
+    axes: dimensions of its torus.
+    wraps_at: a dimension of the topology that is a multiple of this is a ring, a smaller one a line.
+    shapes: the topologies that are usual.
+  """
+
+  flops: float
+  hbm: float
+  hbm_bandwidth: float
+  ici_bandwidth: float
+  axes: int
+  wraps_at: int
+  shapes: tuple[str, ...]
+
+
+_GB, _GIB = 1e9, 2.0**30
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
+
+CHIPS = {
+  "v2": Chip(46e12, 16 * _GIB, 700 * _GB, 4 * 62 * _GB, 2, 16, ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16")),
+  "v3": Chip(123e12, 32 * _GIB, 900 * _GB, 4 * 82 * _GB, 2, 32, ("2x2", "4x4", "4x8", "8x8", "16x16", "32x32")),
+  "v4": Chip(275e12, 32 * _GIB, 1_200 * _GB, 6 * 50 * _GB, 3, 4, (*_CUBIC, "16x16x16")),
+  "v5e": Chip(197e12, 16 * _GIB, 819 * _GB, 4 * 50 * _GB, 2, 16, _FLAT),
+  "v5p": Chip(459e12, 95 * _GIB, 2_765 * _GB, 6 * 100 * _GB, 3, 4, ("1x1x1", *_CUBIC, "16x16x16", "16x16x24")),
+  "v6e": Chip(918e12, 32 * _GIB, 1_640 * _GB, 4 * 112 * _GB, 2, 16, _FLAT),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """Devices to compile for.
+
+  Attributes:
+    name: "v5e:4x4", "cpu:8".
+    devices: as JAX wants them.
+    chip: what is known of each; None where nothing is.
+    shape: chips along each dimension.
+    devices_per_chip: 2 for a TPU whose cores are devices of their own.
+  """
+
+  name: str
+  devices: Sequence[jax.Device]
+  chip: Chip | None
+  shape: tuple[int, ...]
+
+  @property
+  def devices_per_chip(self) -> int:
+    return max(1, len(self.devices) // math.prod(self.shape)) if self.chip else 1
+
+  @property
+  def hbm(self) -> float | None:
+    """Bytes of memory of a device."""
+    return self.chip.hbm / self.devices_per_chip if self.chip else None
+
+
+def known() -> str:
+  """All topologies, for a line of help or of an error."""
+  return "; ".join(f"{kind}:{{{','.join(chip.shapes)}}}" for kind, chip in CHIPS.items()) + "; cpu:N; gpu:N"
+
+
+def topology(name: str) -> Topology:
+  """The topology of a name; of a TPU's, no TPU need be there.
+
+  Raises:
+    UserError: there is none of that name, or what it needs is not here.
+  """
+  kind, _, size = name.partition(":")
+  if kind in ("cpu", "gpu"):
+    return _attached(name, kind, size)
+  shape = tuple(int(n) for n in size.split("x")) if re.fullmatch(r"\d+(x\d+)*", size) else ()
+  if kind not in CHIPS or not shape:
+    raise UserError(f"--topology: {name!r} is unknown (known: {known()})")
+  chip = CHIPS[kind]
+  if len(shape) != chip.axes:
+    raise UserError(f"--topology: {name!r}: {kind} has {chip.axes} dimensions (known: {', '.join(chip.shapes)})")
+  return Topology(name, _tpus(name, chip), chip, shape)
+
+
+def _tpus(name: str, chip: Chip) -> Sequence[Any]:
+  from jax.experimental import topologies
+
+  try:
+    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+  except Exception as error:  # Its kind varies with what is wrong.
+    if "libtpu" in str(error) or "plugin" in str(error).lower():
+      raise UserError("--topology: the compiler for TPUs is missing: run //tools/aot, or install libtpu") from None
+    reason = str(error).splitlines()[0][:120]
+    raise UserError(f"--topology: {name!r} ({reason}) (known: {', '.join(chip.shapes)})") from None
+
+
+def _attached(name: str, kind: str, size: str) -> Topology:
+  if not size.isdigit() or int(size) < 1:
+    raise UserError(f"--topology: {name!r} must tell a number of devices, {kind}:8 say")
+  if kind == "cpu":
+    jax.config.update("jax_num_cpu_devices", int(size))
+  try:
+    devices = jax.devices(kind)
+  except RuntimeError:
+    raise UserError(
+      f"--topology: {name!r}: XLA compiles for GPUs only where some are attached and JAX has CUDA: "
+      "bazel run --config=cuda on a machine with GPUs"
+    ) from None
+  if len(devices) < int(size):
+    raise UserError(f"--topology: {name!r}: there are {len(devices)} devices of that kind here")
+  return Topology(name, devices[: int(size)], None, (int(size),))
