@@ -44,6 +44,7 @@ KEYS: dict[str, tuple[type, ...]] = {
   "grad_clip_norm": (int, float),
   "agc": (ConfigDict,),  # Adaptive gradient clipping: clipping, eps, exclude.
   "ema": (ConfigDict,),  # An average of the parameters: decay, rounding, ...: see core.optim.ema.
+  "sam": (ConfigDict,),  # Sharpness-aware steps: rho, alpha, ...: see core.optim.sam.
   "grad_accum_steps": (int,),  # Splits each batch into this many parts, one after the other.
   "schedule": (ConfigDict, list, tuple),  # One schedule, or [(regex, schedule or None = frozen)].
   "mixup": (ConfigDict,),  # p: the Beta distribution's parameter.

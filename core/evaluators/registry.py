@@ -27,6 +27,7 @@ _TYPES = {
   "retrieval": "retrieval",
   "proj.image_text.retrieval": "retrieval",
   "save": "save",
+  "sharpness": "sharpness",
   "zeroshot": "zeroshot",
   "proj.image_text.discriminative_classifier": "zeroshot",
 }

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,26 @@ def make_mask(
     )
   values = [default if winner is None else rules[winner][1] for winner in winners]
   return jax.tree.unflatten(jax.tree.structure(params), values)
+
+
+def schedule_rules(config: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
+  """`config.schedule` as rules, [(regex, arguments of a schedule, or None for frozen)], also where it is one schedule.
+
+  Raises:
+    UserError: a rule is no (regex, value) pair.
+  """
+  rules = config.get("schedule", {})
+  return checked(rules, "config.schedule") if isinstance(rules, list | tuple) else [(".*", rules)]
+
+
+def trainable_by(config: Mapping[str, Any], params: trees.PyTree) -> trees.PyTree:
+  """A tree like `params` of booleans: False for those that `config.schedule` freezes.
+
+  Raises:
+    UserError: the rules do not fit the parameters, see `make_mask`.
+  """
+  rules = [(regex, arguments is not None) for regex, arguments in schedule_rules(config)]
+  return make_mask(params, rules, where="config.schedule")
 
 
 def checked(rules: Any, where: str) -> list[tuple[str, Any]]:

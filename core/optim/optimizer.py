@@ -10,8 +10,8 @@ import optax
 
 from core import trees
 from core.errors import UserError, nearest
-from core.optim import adafactor, ema, schedule
-from core.optim.masks import checked, make_mask
+from core.optim import adafactor, ema, sam, schedule
+from core.optim.masks import make_mask, schedule_rules, trainable_by
 
 FROZEN = -1  # In a tree of schedule numbers: the parameter has no schedule and stays as it is.
 DECAYED_BY_DEFAULT = ((".*/kernel$", 1.0),)
@@ -44,6 +44,7 @@ def make(
       grad_clip_norm: the largest global norm; absent, None or 0 for no clipping.
       agc: arguments of `adaptive_clip`, dict(clipping=0.01) say; absent or None for no such clipping.
       ema: an average of the parameters is kept in the state, see core.optim.ema; absent or None for none.
+      sam: LookSAM's direction is kept in the state, see core.optim.sam; the step itself is core.training.step's.
       schedule: arguments of `schedule.create`, and `mult`, a factor on the whole; or [(regex, arguments, or None for
         frozen)], which must cover every parameter. Constant if absent.
     params: the parameters, or their shapes. Only names are used, and the shardings if `ema` asks for one of its own.
@@ -52,14 +53,14 @@ def make(
   Raises:
     UserError: an unknown name, wrong arguments, or patterns that do not fit the parameters.
   """
-  rules = _schedule_rules(config)
+  rules = schedule_rules(config)
   numbers = iter(range(len(rules)))
   which = make_mask(
     params,
     [(regex, FROZEN if arguments is None else next(numbers)) for regex, arguments in rules],
     where="config.schedule",
   )
-  trainable = jax.tree.map(lambda number: number != FROZEN, which)
+  trainable = trainable_by(config, params)
   if not any(jax.tree.leaves(trainable)):
     raise UserError("config.schedule: every parameter is frozen; give at least one of them a schedule")
   schedules = [_schedule(arguments, sched_kw) for _, arguments in rules if arguments is not None]
@@ -67,6 +68,8 @@ def make(
     optax.masked(optax.chain(*_clip(config, params), _transformation(config)), trainable),
     _scale_and_decay(_learning_rates(config, params), _weight_decays(config, params), which, schedules),
   ]
+  if keeper := sam.keeper(config, trainable):
+    parts.append(keeper)
   if average := ema.from_config(config, params, trainable, sched_kw=sched_kw):
     parts.append(average)
   return optax.chain(*parts), schedules
@@ -93,11 +96,6 @@ def _scale_and_decay(
     return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
 
   return optax.GradientTransformation(init, update)
-
-
-def _schedule_rules(config: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
-  rules = config.get("schedule", {})
-  return checked(rules, "config.schedule") if isinstance(rules, list | tuple) else [(".*", rules)]
 
 
 def _schedule(arguments: Mapping[str, Any], sched_kw: Mapping[str, Any]) -> schedule.Schedule:

@@ -21,7 +21,7 @@ from core.checkpoint.state import Checkpoints
 from core.data import feed, input_config, pipeline
 from core.errors import UserError
 from core.evaluators import registry as evaluators
-from core.optim import ema
+from core.optim import ema, sam
 from core.training import compiled, initial, metrics, profiling, progress, provenance
 from core.training.preemption import Preempted, Preemption
 from core.training.step import make_update
@@ -113,11 +113,12 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     # Each form of the step compiled once, for these shapes and shardings: all else is an error, not a new compilation.
     show.wait("compiling")
     began = time.perf_counter()
+    sharp = sam.from_config(config, shapes.params, schedules, total_steps=plan.total, batch_sharding=batch_sharding)
     out_shardings = (jax.tree.map(lambda x: x.sharding, shapes), sharding.replicated(mesh))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (state, batch))
 
     def lower(form: Hashable) -> jax.stages.Lowered:
-      settings = dict(seed=config.get("seed", 0), accumulate=config.get("grad_accum_steps", 1))
+      settings = dict(seed=config.get("seed", 0), accumulate=config.get("grad_accum_steps", 1), sam=sharp)
       update = make_update(task.in_form(form), tx, **settings)
       return jax.jit(update, donate_argnums=0, out_shardings=out_shardings).lower(*like)
 

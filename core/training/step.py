@@ -1,5 +1,6 @@
 """One optimizer step as a pure function of state and batch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from core.errors import UserError
+from core.optim.sam import Sam
 from core.training.state import TrainState, step_rng
 from core.training.task import Batch, Task
 
@@ -15,40 +17,35 @@ Metrics = dict[str, jax.Array]
 
 
 def make_update(
-  task: Task, tx: optax.GradientTransformation, *, seed: int, accumulate: int = 1
+  task: Task, tx: optax.GradientTransformation, *, seed: int, accumulate: int = 1, sam: Sam | None = None
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """`update(state, batch) -> (state, metrics)`: the task's own step if it has one, else plain gradient descent by `tx`.
+  """`update(state, batch) -> (state, metrics)`: gradient of the task's loss, optimizer, new parameters.
+
+  The metrics hold the loss and the global L2 norms of gradients, updates and new parameters.
 
   Args:
     task: gives the loss.
     tx: the optimizer.
     seed: the run's seed; the step's key is a function of it and of `state.step`.
     accumulate: number of parts into which a batch is split to save memory; the gradient is their mean.
+    sam: what to descend by in place of the gradient, `core.optim.sam.from_config`; None for the gradient.
 
   Raises:
     UserError: `accumulate` is less than 1 or, when the step is traced, does not divide the batch.
   """
   if accumulate < 1:
     raise UserError(f"config.grad_accum_steps must be at least 1, got {accumulate}")
-  step = task.update or gradient_update(task, accumulate)
+  grads_of = functools.partial(loss_and_grads, accumulate=accumulate)
 
   def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    return step(state, batch, step_rng(seed, state.step), tx)
-
-  return update
-
-
-def gradient_update(task: Task, accumulate: int = 1) -> Callable[..., tuple[TrainState, Metrics]]:
-  """The plain step: gradient of the task's loss, optimizer, new parameters.
-
-  The metrics hold the loss and the global L2 norms of gradients, updates and new parameters.
-  """
-
-  def update(
-    state: TrainState, batch: Batch, rng: jax.Array, tx: optax.GradientTransformation
-  ) -> tuple[TrainState, Metrics]:
-    (loss, metrics), grads = loss_and_grads(task, state.params, batch, rng, accumulate)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    rng, opt_state = step_rng(seed, state.step), state.opt_state
+    if sam is None:
+      (loss, metrics), grads = grads_of(task.loss, state.params, batch, rng)
+    else:
+      (loss, metrics), grads, opt_state = sam.gradients(
+        grads_of, task.loss, state.params, opt_state, batch=batch, rng=rng, step=state.step
+      )
+    updates, opt_state = tx.update(grads, opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norms = {"l2_grads": grads, "l2_updates": updates, "l2_params": params}
     metrics = {"training_loss": loss, **{k: optax.tree.norm(v) for k, v in norms.items()}, **metrics}
@@ -58,10 +55,10 @@ def gradient_update(task: Task, accumulate: int = 1) -> Callable[..., tuple[Trai
 
 
 def loss_and_grads(
-  task: Task, params: Any, batch: Batch, rng: jax.Array, accumulate: int = 1
+  loss: Callable[..., Any], params: Any, batch: Batch, rng: jax.Array, accumulate: int = 1
 ) -> tuple[tuple[jax.Array, Metrics], Any]:
   """`((loss, metrics), gradients)` of the batch's mean loss, computed in `accumulate` parts one after the other."""
-  value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
+  value_and_grad = jax.value_and_grad(loss, has_aux=True)
   if accumulate == 1:
     return value_and_grad(params, batch, rng)
 

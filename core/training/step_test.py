@@ -5,9 +5,13 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from core import sharding
+from core import sharding, trees
+from core.config import ConfigDict
 from core.errors import UserError
+from core.optim import optimizer, sam
+from core.training import initial
 from core.training import step as step_lib
+from core.training.classification import Classification
 from core.training.state import TrainState
 from core.training.task import Task
 
@@ -77,11 +81,146 @@ def test_a_step_on_eight_devices_is_the_step_on_one():
   np.testing.assert_allclose(eight.params["w"], one.params["w"], rtol=1e-5)
 
 
-def test_a_task_may_bring_its_own_step():
-  class Backwards(Linear):
-    def update(self, state, batch, rng, tx):
-      return state.replace(step=state.step - 1), {}
+# Sharpness-aware steps.
 
-  tx = optax.sgd(0.1)
-  state, _ = step_lib.make_update(Backwards(), tx, seed=0)(first_state(tx), BATCH)
-  assert state.step == -1
+
+class TwoLayers(Task):
+  """A net with dropout, so that the step's key matters."""
+
+  def init(self, rng, batch):
+    normal = lambda key, *shape: jax.random.normal(jax.random.fold_in(rng, key), shape)
+    return {"params": {"first": normal(0, 3, 8), "second": normal(1, 8)}}
+
+  def loss(self, params, batch, rng):
+    hidden = jnp.tanh(batch["x"] @ params["first"])
+    hidden = hidden * jax.random.bernoulli(rng, 0.7, hidden.shape)
+    return jnp.mean((hidden @ params["second"] - batch["y"]) ** 2), {}
+
+  @property
+  def predict(self):
+    return {}
+
+
+def sharp_steps(options, *, steps=1, devices=1, accumulate=1, task=None, **config):
+  """State and metrics after some steps of a config, `sam` being its options, on so many devices."""
+  task, mesh = task or TwoLayers(), sharding.make_mesh(devices=jax.devices()[:devices])
+  config = ConfigDict(dict(optax_name="identity", lr=0.1, sam=options) | config)
+  batch = jax.device_put(BATCH, sharding.batch_sharding(mesh))
+  sizes = dict(total_steps=10, batch_size=16, data_size=16)
+  shapes, tx, schedules = initial.abstract_state(task, config, sizes, mesh, batch)
+  where = sharding.batch_sharding(mesh)
+  found = sam.from_config(config, shapes.params, schedules, total_steps=10, batch_sharding=where)
+  update = jax.jit(step_lib.make_update(task, tx, seed=0, accumulate=accumulate, sam=found))
+  state = initial.fresh_state(task, config, shapes, tx, batch)
+  for _ in range(steps):
+    state, metrics = update(state, batch)
+  return jax.device_get(state), metrics
+
+
+def same(a, b, **tolerance):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **(tolerance or dict(rtol=0))), a.params, b.params)
+
+
+def test_rho_of_zero_is_plain_training_to_the_last_bit():
+  plain, want = sharp_steps(None, steps=2)
+  for options in (dict(rho=0.0), dict(rho_max=0.0, alpha=0.4, every=2)):
+    found, metrics = sharp_steps(options, steps=2)
+    same(found, plain)
+    assert metrics == want
+
+
+@pytest.mark.parametrize(
+  "options",
+  [dict(rho_max=0.1, rho_min=0.1, alpha=0.0), dict(rho=0.1, every=1), dict(rho=0.1, perturbation="per_device")],
+  ids=str,
+)
+def test_what_reduces_to_sam_is_sam_to_the_last_bit(options):
+  same(sharp_steps(options, steps=2)[0], sharp_steps(dict(rho=0.1), steps=2)[0])
+
+
+@pytest.mark.parametrize("options", [dict(rho=0.1, alpha=0.3), dict(rho=0.1, adaptive=True, every=2)], ids=str)
+def test_sharp_steps_on_eight_devices_and_in_parts_are_those_on_one(options):
+  one, _ = sharp_steps(options, steps=3, task=Linear())
+  fsdp = [(".*", "fsdp(min_size_to_shard_mb=0)")]
+  same(sharp_steps(options, steps=3, task=Linear(), devices=8, sharding_strategy=fsdp)[0], one, atol=1e-5)
+  same(sharp_steps(options, steps=3, task=Linear(), accumulate=4)[0], one, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_each_device_perturbs_by_its_own_part_of_the_batch(parts):
+  task = Linear()
+  found, metrics = sharp_steps(dict(rho=0.5, perturbation="per_device"), task=task, devices=4, accumulate=parts)
+  # In double precision: the mean of the gradients that each quarter of the batch has where it is worst for it.
+  w, x, y = np.zeros(3), BATCH["x"].astype(np.float64), BATCH["y"].astype(np.float64)
+  sharp = []
+  for quarter in np.split(np.arange(16), 4):
+    grad = lambda w, q=quarter: x[q].T @ (x[q] @ w - y[q]) / 4
+    sharp.append(grad(w + 0.5 * grad(w) / np.linalg.norm(grad(w))))
+  np.testing.assert_allclose(found.params["w"], w - 0.1 * np.mean(sharp, axis=0), rtol=1e-5)
+  np.testing.assert_allclose(metrics["training_loss"], np.mean(y**2) / 2, rtol=1e-5)
+
+
+def test_per_device_perturbation_of_split_parameters_is_refused():
+  options = dict(rho=0.1, perturbation="per_device")
+  fsdp = [(".*", "fsdp(min_size_to_shard_mb=0)")]
+  with pytest.raises(UserError, match=r"'per_device' needs all parameters whole on each device, .* splits first"):
+    sharp_steps(options, devices=8, sharding_strategy=fsdp)
+
+
+def test_frozen_parameters_stay_and_have_no_part_in_the_norm():
+  class OnlyFirst(TwoLayers):
+    def loss(self, params, batch, rng):
+      return super().loss({**params, "second": jax.lax.stop_gradient(params["second"])}, batch, rng)
+
+  frozen, _ = sharp_steps(dict(rho=0.1, adaptive=True), steps=2, schedule=[("second", None), (".*", {})])
+  without, _ = sharp_steps(dict(rho=0.1, adaptive=True), steps=2, task=OnlyFirst())
+  same(frozen, without, rtol=1e-6)
+
+
+def test_looksams_direction_is_sharded_as_its_parameter():
+  mesh = sharding.make_mesh()
+  config = ConfigDict(dict(optax_name="identity", lr=0.1, sam=dict(rho=0.1, every=3)))
+  config.sharding_strategy = [(".*", "fsdp(min_size_to_shard_mb=0)")]
+  sizes = dict(total_steps=10, batch_size=16, data_size=16)
+  shapes, _, _ = initial.abstract_state(TwoLayers(), config, sizes, mesh, BATCH)
+  named = dict(trees.flatten_with_names(shapes.opt_state))
+  kept = {name.rpartition("/")[2]: leaf for name, leaf in named.items() if "direction" in name}
+  assert kept.keys() == {"first", "second"}
+  for name, leaf in kept.items():
+    assert not leaf.sharding.is_fully_replicated
+    assert (leaf.shape, leaf.sharding) == (shapes.params[name].shape, shapes.params[name].sharding)
+
+
+def test_a_step_between_two_of_looksams_has_no_second_pass():
+  task = TwoLayers()
+  params = task.init(jax.random.key(0), BATCH)["params"]
+  config = dict(optax_name="identity", lr=0.1, sam=dict(rho=0.1, every=3))
+  tx, schedules = optimizer.make(config, params, sched_kw=dict(total_steps=10, batch_size=16, data_size=16))
+  where = sharding.batch_sharding(sharding.make_mesh())
+  found = sam.from_config(config, params, schedules, total_steps=10, batch_sharding=where)
+  update = jax.make_jaxpr(step_lib.make_update(task, tx, seed=0, sam=found))
+  (branches,) = [
+    eqn.params["branches"]
+    for eqn in update(TrainState.create(params, tx.init(params)), BATCH).eqns
+    if eqn.primitive.name == "cond"
+  ]
+  # The branch of a false predicate comes first. Its sums and products by element are no matrix product.
+  assert ["dot_general" in str(branch) for branch in branches] == [False, True]
+
+
+def test_a_sharp_step_costs_two_plain_ones():
+  # All that a step may have besides its passes; without `every`, of which the compiler counts both branches.
+  options, flops = dict(rho_max=0.6, rho_min=0.1, alpha=0.6, adaptive=True), {}
+  for name, each in (("plain", None), ("sharp", options)):
+    config = ConfigDict(dict(model_name="vit", num_classes=10, mixup=dict(p=0.2), optax_name="identity", lr=0.1))
+    config.model = dict(width=32, depth=1, num_heads=1, patch_size=(8, 8), dropout=0.1)
+    config.sam = each
+    task, mesh = Classification(config), sharding.make_mesh(devices=jax.devices()[:1])
+    batch = {"image": jax.ShapeDtypeStruct((64, 64, 64, 3), jnp.float32)}
+    batch["labels"] = jax.ShapeDtypeStruct((64, 10), jnp.float32)
+    sizes, where = dict(total_steps=10, batch_size=64, data_size=64), sharding.batch_sharding(mesh)
+    shapes, tx, schedules = initial.abstract_state(task, config, sizes, mesh, batch)
+    found = sam.from_config(config, shapes.params, schedules, total_steps=10, batch_sharding=where)
+    update = step_lib.make_update(task, tx, seed=0, sam=found)
+    flops[name] = jax.jit(update).lower(shapes, batch).compile().cost_analysis()["flops"]
+  assert 1.9 < flops["sharp"] / flops["plain"] <= 2.05

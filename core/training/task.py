@@ -19,10 +19,6 @@ class Task(abc.ABC):
   """Only where training does not start from scratch: given the fresh parameters as NumPy arrays, those to start from
   (published weights, say). Not called on resume."""
 
-  update: Callable | None = None
-  """Only where the step itself is the idea (two gradient passes, say): `update(state, batch, rng, tx) -> (state,
-  metrics)` in place of `core.training.step.gradient_update`."""
-
   @abc.abstractmethod
   def init(self, rng: Key[Array, ""], batch: Batch) -> Mapping[str, Any]:
     """Fresh variables, `{"params": ...}`, for batches of these shapes.
