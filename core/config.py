@@ -33,6 +33,9 @@ KEYS: dict[str, tuple[type, ...]] = {
   "init_shapes": (list, tuple),  # Of the inputs of a model of images and texts, where batches do not hold them.
   "model_init": (str, ConfigDict),  # Weights to start from: a name, file or URL, :SUBTREE where wanted; or one a tower.
   "model_load": (ConfigDict,),  # Options of the model's `load`: dont_load, ...
+  "teachers": (list, tuple),  # Names of models to distil into `student`; for each, and for it, `_OF_A_MODEL`.
+  "distance": (str,),  # Of the student's outputs to a teacher's: core.training.distances.
+  "distance_kw": (ConfigDict,),
   "resume": (str,),  # A checkpoint of another run to go on from: WORKDIR/checkpoints/STEP, or WORKDIR for its newest.
   "optax_name": (str,),
   "optax": (ConfigDict,),
@@ -57,6 +60,8 @@ KEYS: dict[str, tuple[type, ...]] = {
   "sharding_rules": (list, tuple),  # [(logical axis, mesh axes)].
   "profile_steps": (list, tuple),  # (first, last) step of a profiler trace.
 }
+# Of each model of a distillation, "student" and those that `teachers` names: student_name, student, student_init, ...
+_OF_A_MODEL = {"_name": (str,), "": (ConfigDict,), "_init": (str,), "_load": (ConfigDict,), "_dtype": (str,)}
 _DURATIONS = {"total", "log_training", "ckpt", "keep_ckpt"}
 
 
@@ -131,11 +136,13 @@ def _finished(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> Confi
 
 def validate(config: ConfigDict) -> None:
   """Refuses unknown top-level keys and values of the wrong type; what is inside is checked by whom it is for."""
-  known = [f"{key}_{unit}" for key in _DURATIONS for unit in durations.UNITS] + [k for k in KEYS if k not in _DURATIONS]
+  models = ("student", *config.teachers) if config.get("teachers") else ()
+  keys = {f"{name}{end}": types for name in models for end, types in _OF_A_MODEL.items()} | KEYS
+  known = [f"{key}_{unit}" for key in _DURATIONS for unit in durations.UNITS] + [k for k in keys if k not in _DURATIONS]
   for key, value in config.items():
     if key not in known:
       raise UserError(f"config.{key} is not a key of a config{nearest(key, known)}")
-    types = KEYS[key if key in KEYS else key.rpartition("_")[0]]
+    types = keys[key if key in keys else key.rpartition("_")[0]]
     # A bool is an int to Python, but never what is meant by one here.
     if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
       raise UserError(f"config.{key} must be {_type_names(types)}, got {value!r}")

@@ -41,6 +41,9 @@ def evaluate_all(folder):
   several |= dict(pp_train=linear.IMAGES_AND_LABELS, pp_eval=linear.IMAGES_AND_LABELS)
   onehot = "value_range(0,1)|onehot(10,key='label',key_result='labels')|keep('image','labels')"
   configs = dict(
+    agreement=one
+    | dict(pp_fn=linear.IMAGES_AND_LABELS, pred=dict(student="predict", teacher="predict"))
+    | dict(layer=dict(student="pre_logits", teacher="encoder/block00/rows")),
     classification=one | dict(pp_fn=onehot, per_class=True),
     fewshot=several | dict(shots=5, num_seeds=2, l2_reg=(1.0, 1024.0)),
     knn=several | dict(k=20),

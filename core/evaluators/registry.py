@@ -18,6 +18,7 @@ from core.training.task import Predict
 
 # The module of core.evaluators that holds each.
 _TYPES = {
+  "agreement": "agreement",
   "classification": "classification",
   "contrastive": "contrastive",
   "fewshot": "fewshot",
@@ -33,7 +34,12 @@ _TYPES = {
 }
 # When to evaluate is the loop's matter, and what is evaluated is said here; all else are arguments of the evaluator.
 _OURS = ("type", "pred", "pred_kw", "log_steps", "log_epochs", "log_examples", "log_percent")
-_SUPPLIED = ("predict", "predict_image", "predict_text", "sharding", "output_dir")
+_SUPPLIED = (
+  "predict",
+  *(f"predict_{side}" for side in ("image", "text", "student", "teacher")),
+  "sharding",
+  "output_dir",
+)
 
 
 def make(
@@ -54,8 +60,8 @@ def make(
     name: its name in the config, the prefix of its metrics.
     config: `type`, `pred` (a name in `predict`), `pred_kw` (keyword arguments of that prediction), when to run
       (`log_steps`, ...), and the evaluator's own arguments. An evaluator of images and texts takes two predictions,
-      `pred=dict(image="image", text="text")` unless told otherwise. Any other takes a dict of predictions by label as
-      well, and is then run for each (`core.evaluators.several`).
+      `pred=dict(image="image", text="text")` unless told otherwise, as does that of a student and its teacher. Any
+      other takes a dict of predictions by label as well, and is then run for each (`core.evaluators.several`).
     predict: the task's prediction functions.
     sharding: how a batch lies on the devices.
     output_dir: evaluators that write files do so in its subfolder `name`.
@@ -94,7 +100,7 @@ def make(
 def _functions(
   evaluator: Callable, config: Mapping[str, Any], predict: Mapping[str, Predict], where: str
 ) -> dict[str, Predict]:
-  """The predictions that an evaluator takes: `predict`, or `predict_image` and `predict_text`."""
+  """The predictions that an evaluator takes: `predict`, or one a side, `predict_image` and `predict_text`."""
   given, default = config.get("pred"), getattr(evaluator, "default_pred", "predict")
   names = {"predict": given or default}
   if isinstance(default, Mapping):

@@ -48,11 +48,15 @@ def make_mask(
 def schedule_rules(config: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
   """`config.schedule` as rules, [(regex, arguments of a schedule, or None for frozen)], also where it is one schedule.
 
+  What stands before them freezes `config.teachers`, the fixed models of a distillation.
+
   Raises:
     UserError: a rule is no (regex, value) pair.
   """
   rules = config.get("schedule", {})
-  return checked(rules, "config.schedule") if isinstance(rules, list | tuple) else [(".*", rules)]
+  rules = checked(rules, "config.schedule") if isinstance(rules, list | tuple) else [(".*", rules)]
+  teachers = [(f"{name}/.*", None) for name in config.get("teachers") or ()]
+  return teachers + [rule for rule in rules if rule not in teachers]
 
 
 def trainable_by(config: Mapping[str, Any], params: trees.PyTree) -> trees.PyTree:

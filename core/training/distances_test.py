@@ -1,0 +1,69 @@
+import jax
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+from scipy.stats import entropy
+
+from core.errors import UserError
+from core.training import distances
+
+RNG = np.random.default_rng(0)
+STUDENT, TEACHER = (RNG.normal(size=(5, 7)).astype(np.float32) * 3 for _ in range(2))
+
+
+@pytest.mark.parametrize("t", [0.5, 1.0, 4.0])
+def test_kl_is_scipys_relative_entropy_in_double_precision_times_the_squared_temperature(t):
+  p, q = (softmax(logits.astype(np.float64) / t, axis=-1) for logits in (TEACHER, STUDENT))
+  found = distances.get("kl", dict(t=t))(STUDENT, TEACHER)
+  np.testing.assert_allclose(found, t**2 * entropy(p, q, axis=-1), rtol=1e-5)
+
+
+def test_the_gradient_of_kl_keeps_its_size_at_high_temperatures():
+  # With t to infinity it is the logits' difference over the number of classes (Hinton et al. 2015, eq. 4).
+  gradient = jax.grad(lambda student: distances.kl(student, TEACHER, t=100.0).sum())(STUDENT)
+  centred = [logits - logits.mean(axis=1, keepdims=True) for logits in (STUDENT, TEACHER)]
+  np.testing.assert_allclose(gradient, (centred[0] - centred[1]) / 7, atol=0.05)
+
+
+def test_kl_is_finite_where_a_teacher_excludes_a_class():
+  teacher = np.where(np.arange(7) == 2, -np.inf, TEACHER).astype(np.float32)
+  p = softmax(teacher.astype(np.float64), axis=-1)
+  want = entropy(p, softmax(STUDENT.astype(np.float64), axis=-1), axis=-1)
+  np.testing.assert_allclose(distances.kl(STUDENT, teacher), want, rtol=1e-5)
+  assert np.isfinite(jax.grad(lambda student: distances.kl(student, teacher).sum())(STUDENT)).all()
+
+
+def test_the_mean_of_several_kls_has_the_gradient_of_that_to_the_mean_of_the_probabilities():
+  other = RNG.normal(size=(5, 7)).astype(np.float32)
+  of_both = lambda student: (distances.kl(student, TEACHER) + distances.kl(student, other)).sum() / 2
+  mean = np.log((softmax(TEACHER, axis=-1) + softmax(other, axis=-1)) / 2)
+  of_mean = lambda student: distances.kl(student, mean).sum()
+  np.testing.assert_allclose(jax.grad(of_both)(STUDENT), jax.grad(of_mean)(STUDENT), atol=1e-6)
+
+
+def test_the_euclidean_distance_is_numpys_with_a_finite_gradient_at_zero():
+  np.testing.assert_allclose(
+    distances.euclidean(STUDENT, TEACHER), np.linalg.norm(STUDENT - TEACHER, axis=1), rtol=1e-6
+  )
+  assert not np.any(jax.grad(lambda student: distances.euclidean(student, STUDENT).sum())(STUDENT))
+
+
+def test_a_hard_label_is_the_class_that_the_teacher_prefers():
+  want = -log_softmax(STUDENT.astype(np.float64), axis=-1)[np.arange(5), TEACHER.argmax(axis=1)]
+  np.testing.assert_allclose(distances.hard(STUDENT, TEACHER), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "name, options, message",
+  [
+    ("kll", {}, r"config.distance: no distance 'kll' \(did you mean 'kl'\?\)"),
+    ("kl", dict(temperature=2.0), r"config.distance_kw.temperature is no key of the distance kl \(known: t\)"),
+    ("kl", dict(t=0.0), r"config.distance_kw.t: a temperature must be a number greater than 0, got 0.0"),
+    ("kl", dict(t=-1), r"greater than 0, got -1"),
+    ("kl", dict(t="1"), r"greater than 0, got '1'"),
+    ("euclidean", dict(t=1.0), r"config.distance_kw.t is no key of the distance euclidean"),
+  ],
+)
+def test_what_makes_no_sense_is_refused(name, options, message):
+  with pytest.raises(UserError, match=message):
+    distances.get(name, options)
