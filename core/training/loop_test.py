@@ -99,6 +99,32 @@ def test_nothing_is_compiled_after_the_first_step_and_the_first_evaluation(tmp_p
   assert counts[0] == counts[1] > 0
 
 
+class Alternating(Linear):
+  """Every third step is of another form, which says so in its metrics."""
+
+  def __init__(self, number=0, traced=None):
+    self._number, self._traced = number, [] if traced is None else traced
+
+  def form(self, step):
+    return 1 if step % 3 == 0 else 2
+
+  def in_form(self, form):
+    return Alternating(form, self._traced)
+
+  def loss(self, params, batch, rng):
+    self._traced.append(self._number)
+    loss, _ = super().loss(params, batch, rng)
+    return loss, {"form": jnp.asarray(self._number)}
+
+
+def test_a_step_takes_the_form_that_its_task_says_and_each_is_traced_once(tmp_path):
+  task = Alternating()
+  loop.run(task, make_config(log_training_steps=1), tmp_path)
+  taken = {line["step"]: line["form"] for line in lines(tmp_path) if "form" in line}
+  assert taken == {step: 1 if step % 3 == 0 else 2 for step in range(1, 21)}
+  assert sorted(task._traced) == [1, 2]
+
+
 def test_a_step_that_needs_an_implicit_transfer_is_an_error(tmp_path, monkeypatch):
   class FromHost(loop.feed.to_devices if isinstance(loop.feed.to_devices, type) else object):
     """Host batches where device arrays belong."""
