@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
   if "json" in flags:
     print(json.dumps(found, indent=1))
   else:
-    print(report.sharding_table(found), report.table(found), sep="\n\n")
+    print(report.sharding_table(found), report.temporaries_table(found), report.table(found), sep="\n\n")
   return 0
 
 
@@ -74,8 +74,10 @@ def compile_and_report(flags: Mapping[str, str], overrides: Sequence[tuple[str, 
 
 
 def settle_jax(topology: str) -> None:
-  """A TPU's compiler works beside the CPU, and is not to look for TPUs."""
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  """A TPU's compiler works beside the CPU and looks for no TPU: it asks no machine for one, nor needs it for itself."""
+  os.environ.update({"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"})
+  for name, value in {"TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
+    os.environ.setdefault(name, value)  # Any will do: without, the compiler complains that it cannot find them out.
   if not topology.startswith("gpu"):
     jax.config.update("jax_platforms", "cpu")
 

@@ -11,6 +11,7 @@ a three-dimensional torus. Hosts' CPUs and other devices have no figures here: t
 """
 
 import dataclasses
+import importlib.util
 import math
 import re
 from collections.abc import Sequence
@@ -114,10 +115,10 @@ def _tpus(name: str, chip: Chip) -> Sequence[Any]:
   try:
     return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
   except Exception as error:  # Its kind varies with what is wrong.
-    if "libtpu" in str(error) or "plugin" in str(error).lower():
-      raise UserError("--topology: the compiler for TPUs is missing: run //tools/aot, or install libtpu") from None
+    if importlib.util.find_spec("libtpu") is None:
+      raise UserError("--topology: the compiler for TPUs, libtpu, is not installed; //tools/aot has it") from None
     reason = str(error).splitlines()[0][:120]
-    raise UserError(f"--topology: {name!r} ({reason}) (known: {', '.join(chip.shapes)})") from None
+    raise UserError(f"--topology: {name!r}: {reason} (known: {', '.join(chip.shapes)})") from None
 
 
 def _attached(name: str, kind: str, size: str) -> Topology:

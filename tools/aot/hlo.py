@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 _BITS = {"pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "bf16": 16, "token": 0, "opaque": 0}
-_ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{[^}]*\})?")
+_ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](\{[^}]*\})?")
 _MEMORY_SPACE = re.compile(r"S\((\d+)\)")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
@@ -27,11 +27,25 @@ class Array:
   dtype: str
   shape: tuple[int, ...]
   space: int
+  layout: str = ""
 
   @property
   def bytes(self) -> int:
     """Without the padding of layouts."""
     return math.prod(self.shape) * _bits(self.dtype) // 8
+
+  @property
+  def padded_bytes(self) -> int:
+    """What it takes up: a TPU stores whole tiles, `{1,0:T(8,128)}` in 8 rows of 128, whatever of them is filled."""
+    order, _, tiles = self.layout.strip("{}").partition(":")
+    tile = re.match(r"T\(([\d,]+)\)", tiles)
+    if not tile:
+      return self.bytes
+    sizes = [self.shape[int(i)] for i in reversed(order.split(",")) if i] or [1]
+    sides = [int(n) for n in tile[1].split(",")][-len(sizes) :]
+    rest = len(sizes) - len(sides)
+    padded = [-(-size // side) * side for size, side in zip(sizes[rest:], sides)]
+    return math.prod(sizes[:rest]) * math.prod(padded) * _bits(self.dtype) // 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +207,7 @@ def arrays_of(type_text: str) -> tuple[Array, ...]:
   for match in _ARRAY.finditer(type_text):
     space = _MEMORY_SPACE.search(match[0])
     shape = tuple(int(n.removeprefix("<=")) for n in match[2].split(",") if n)
-    found.append(Array(match[1], shape, int(space[1]) if space else 0))
+    found.append(Array(match[1], shape, int(space[1]) if space else 0, match[3] or ""))
   return tuple(found)
 
 

@@ -1,5 +1,6 @@
 """What is told of a compiled step: as a dict of plain numbers for JSON, and as a table for people."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 import jax
 
 from core import trees
-from tools.aot import hlo_cost, roofline
+from tools.aot import hlo_cost, roofline, temporaries
 from tools.aot.chips import Topology
 from tools.aot.hlo import Module
 from tools.aot.program import Compiled, Step
@@ -33,7 +34,8 @@ def describe(step: Step, topology: Topology) -> Report:
 def measure(compiled: Compiled, topology: Topology) -> Report:
   """All that a compiled step tells; figures are of one device unless they are named otherwise."""
   stats = compiled.program.memory_analysis()
-  cost = hlo_cost.cost(Module(compiled.program.as_text()), len(topology.devices))
+  module = Module(compiled.program.as_text())
+  cost = hlo_cost.cost(module, len(topology.devices))
   needed = compiled.step.model_flops()
   time = roofline.estimate(cost, needed, topology)
   executed = cost.flops * len(topology.devices)
@@ -53,6 +55,7 @@ def measure(compiled: Compiled, topology: Topology) -> Report:
       "compiled": executed,  # Likewise.
       "recompute": executed / needed - 1 if needed else 0.0,
     },
+    "largest_temporaries": [dataclasses.asdict(each) for each in temporaries.at_peak(module)[:8]],
     "bytes_accessed": cost.bytes,
     "collectives": hlo_cost.by_kind(cost.collectives),
     "largest_all_gather": {
@@ -125,6 +128,13 @@ def sharding_table(report: Report) -> str:
   for kind in report["shardings"]:
     shape = "x".join(map(str, kind["shape"]))
     rows.append((kind["name"], str(kind["count"]), shape, kind["spec"], size(kind["bytes"])))
+  return aligned(rows)
+
+
+def temporaries_table(report: Report) -> str:
+  """The largest temporaries, a line each."""
+  rows = [("largest temporaries", "type", "of")]
+  rows += [(size(each["bytes"]), each["type"], each["op_name"][-100:]) for each in report["largest_temporaries"]]
   return aligned(rows)
 
 
