@@ -1,0 +1,139 @@
+"""Draws what one set of weights gives at every patch size, beside ViTs of one size: the picture in the README.
+
+    for arg in digits digits:fixed=3 digits:fixed=4 digits:fixed=6 digits:fixed=8 digits:fixed=12; do
+      ./bazelw run //projects/flexivit:train -- --config=$arg --workdir=runs/flexi/${arg#*:}; done
+    ./bazelw run //projects/flexivit:plot -- --runs=runs/flexi --output=projects/flexivit/repro/digits.svg
+
+Prints the accuracies as a table, too.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from core import config as config_lib
+from core import files, sharding
+from core.checkpoint import pretrained
+from core.errors import UserError
+from core.evaluators import registry
+from core.models import flexi_vit, patch_resize, vit
+from core.training import cli
+from core.training.state import TrainState
+from projects.flexivit.configs.digits import IMAGE, SIZES
+
+PATCHES = tuple(IMAGE // size for size in SIZES)
+# The plain ViT that is resized is the one trained for this patch size.
+RESIZED = 4
+Curve = dict[int, float]
+
+_USAGE = """\
+usage: plot --runs=DIR --output=FILE.svg
+
+  --runs=DIR         the finished runs: digits, and fixed=3, fixed=4, ... of the plain ViTs
+  --output=FILE.svg  the picture
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+  flags, _ = cli.parse(argv, ("runs", "output", "help"))
+  if "help" in flags or not flags:
+    print(_USAGE)
+    return 0
+  if not {"runs", "output"} <= set(flags):
+    raise UserError("give --runs=DIR and --output=FILE.svg; see --help")
+  curves = measure(files.from_here(flags["runs"]))
+  print(table(curves))
+  output = files.from_here(flags["output"])
+  with files.replacing(output) as file:
+    file.write(svg(curves).encode())
+  print(f"written to {output}")
+  return 0
+
+
+def measure(runs: Path) -> dict[str, Curve]:
+  """Test accuracy by patch size: of the FlexiViT, of a ViT trained for each size, of one ViT resized in two ways."""
+  flexible, fixed = _config(runs / "digits"), _config(runs / f"fixed={RESIZED}")
+  params = {patch: pretrained.load_params(str(runs / f"fixed={patch}" / "params.npz")) for patch in PATCHES}
+  model = flexi_vit.Model(10, **flexible.model)
+  of_flexi = pretrained.load_params(str(runs / "digits" / "params.npz"))
+  at = lambda patch: model.clone(seqhw=(IMAGE // patch,) * 2)
+  of_size = lambda patch: vit.Model(10, **{**fixed.model, "patch_size": (patch, patch)})
+
+  def resized(patch: int, resize: Callable) -> dict[str, Any]:
+    base, grids = params[RESIZED], [(IMAGE // size,) * 2 for size in (RESIZED, patch)]
+    embedding = {**base["embedding"], "kernel": resize(base["embedding"]["kernel"], (patch, patch))}
+    positions = patch_resize.resize_grid(base["pos_embedding"], *grids)
+    return {**base, "embedding": embedding, "pos_embedding": positions}
+
+  curves = {
+    "FlexiViT, one set of weights": {p: _accuracy(fixed, at(p), of_flexi) for p in PATCHES},
+    "a ViT trained for each size": {p: _accuracy(fixed, of_size(p), params[p]) for p in PATCHES},
+  }
+  ways = {"PI-resized": patch_resize.resample_patch_embedding, "resized plainly": patch_resize.resize_patch_embedding}
+  for name, way in ways.items():
+    of_way = {patch: _accuracy(fixed, of_size(patch), resized(patch, way)) for patch in PATCHES}
+    curves[f"the ViT of {RESIZED} px, {name}"] = of_way
+  return curves
+
+
+def _config(workdir: Path) -> ConfigDict:
+  return config_lib.from_json(workdir / "config.json")
+
+
+def _accuracy(config: ConfigDict, model: Any, params: Any) -> float:
+  where = sharding.batch_sharding(sharding.make_mesh(devices=jax.devices()[:1]))
+  predict = {"predict": lambda params, batch: model.apply({"params": params}, batch["image"])}
+  evaluator = registry.make("test", config.evals.test, predict=predict, sharding=where)
+  return evaluator.run(TrainState.create(jax.device_put(params), ()))["prec@1"]
+
+
+def table(curves: Mapping[str, Curve]) -> str:
+  """In Markdown, percent."""
+  rows = [
+    f"| {name} | " + " | ".join(f"{curve[p]:.1%}" for p in sorted(curve)) + " |" for name, curve in curves.items()
+  ]
+  head = "| test accuracy at patches of | " + " | ".join(f"{p} px" for p in sorted(PATCHES)) + " |"
+  return "\n".join([head, "|---|" + "---|" * len(PATCHES), *rows])
+
+
+# Of the picture, in pixels.
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 400, 56, 20, 16, 48
+_STYLES = (("#1a5fb4", ""), ("#555555", "2 4"), ("#2e8b57", ""), ("#c01c28", ""))
+
+
+def svg(curves: Mapping[str, Curve]) -> str:
+  """The curves over the patch size, sizes evenly apart, accuracy from 0 to 100 %."""
+  patches = sorted(PATCHES)
+  x = lambda patch: _LEFT + (_WIDTH - _LEFT - _RIGHT) * (patches.index(patch) + 0.5) / len(patches)
+  y = lambda accuracy: _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - accuracy)
+  text = lambda at, height, words, anchor="middle": (
+    f'<text x="{at:.1f}" y="{height:.1f}" text-anchor="{anchor}" fill="#222222">{words}</text>'
+  )
+  lines = []
+  for percent in range(0, 101, 20):
+    height = y(percent / 100)
+    lines.append(f'<path d="M{_LEFT} {height:.1f}H{_WIDTH - _RIGHT}" stroke="#dddddd"/>')
+    lines.append(text(_LEFT - 8, height + 4, f"{percent} %", "end"))
+  for patch in patches:
+    lines.append(text(x(patch), _HEIGHT - _BOTTOM + 20, f"{patch} px"))
+  lines.append(text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, f"patch size, in images of {IMAGE} px"))
+  for number, ((name, curve), (color, dashes)) in enumerate(zip(curves.items(), _STYLES)):
+    points = " ".join(f"{x(patch):.1f},{y(curve[patch]):.1f}" for patch in patches)
+    drawn = f'stroke="{color}" stroke-width="2.5" stroke-dasharray="{dashes}" fill="none"'
+    lines.append(f'<polyline points="{points}" {drawn}/>')
+    lines += [f'<circle cx="{x(p):.1f}" cy="{y(curve[p]):.1f}" r="4" fill="{color}"/>' for p in patches]
+    height = y(0.5) + 18 * number
+    lines.append(f'<path d="M{_LEFT + 12} {height - 4:.1f}h28" {drawn}/>')
+    lines.append(text(_LEFT + 48, height, name, "start"))
+  style = f'width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif" font-size="13"'
+  body = "\n".join(lines)
+  background = '<rect width="100%" height="100%" fill="#ffffff"/>'
+  return f'<svg xmlns="http://www.w3.org/2000/svg" {style}>\n{background}\n{body}\n</svg>\n'
+
+
+if __name__ == "__main__":
+  cli.exit_with(lambda: main(sys.argv[1:]))
