@@ -2,6 +2,7 @@
 
 PROJECTS = [
     "clippo",
+    "flexivit",
     "lit",
     "mixer",
     "siglip",

@@ -94,14 +94,15 @@ def _accuracy(config: ConfigDict, model: Any, params: Any) -> float:
 def table(curves: Mapping[str, Curve]) -> str:
   """In Markdown, percent."""
   rows = [
-    f"| {name} | " + " | ".join(f"{curve[p]:.1%}" for p in sorted(curve)) + " |" for name, curve in curves.items()
+    f"| {name} | " + " | ".join(f"{100 * curve[p]:.1f} %" for p in sorted(curve)) + " |"
+    for name, curve in curves.items()
   ]
   head = "| test accuracy at patches of | " + " | ".join(f"{p} px" for p in sorted(PATCHES)) + " |"
   return "\n".join([head, "|---|" + "---|" * len(PATCHES), *rows])
 
 
 # Of the picture, in pixels.
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 400, 56, 20, 16, 48
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 440, 56, 20, 16, 100
 _STYLES = (("#1a5fb4", ""), ("#555555", "2 4"), ("#2e8b57", ""), ("#c01c28", ""))
 
 
@@ -120,15 +121,15 @@ def svg(curves: Mapping[str, Curve]) -> str:
     lines.append(text(_LEFT - 8, height + 4, f"{percent} %", "end"))
   for patch in patches:
     lines.append(text(x(patch), _HEIGHT - _BOTTOM + 20, f"{patch} px"))
-  lines.append(text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, f"patch size, in images of {IMAGE} px"))
+  lines.append(text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - _BOTTOM + 42, f"patch size, in images of {IMAGE} px"))
   for number, ((name, curve), (color, dashes)) in enumerate(zip(curves.items(), _STYLES)):
     points = " ".join(f"{x(patch):.1f},{y(curve[patch]):.1f}" for patch in patches)
     drawn = f'stroke="{color}" stroke-width="2.5" stroke-dasharray="{dashes}" fill="none"'
     lines.append(f'<polyline points="{points}" {drawn}/>')
     lines += [f'<circle cx="{x(p):.1f}" cy="{y(curve[p]):.1f}" r="4" fill="{color}"/>' for p in patches]
-    height = y(0.5) + 18 * number
-    lines.append(f'<path d="M{_LEFT + 12} {height - 4:.1f}h28" {drawn}/>')
-    lines.append(text(_LEFT + 48, height, name, "start"))
+    left, height = _LEFT + 290 * (number % 2), _HEIGHT - 32 + 20 * (number // 2)
+    lines.append(f'<path d="M{left} {height - 4}h28" {drawn}/>')
+    lines.append(text(left + 36, height, name, "start"))
   style = f'width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif" font-size="13"'
   body = "\n".join(lines)
   background = '<rect width="100%" height="100%" fill="#ffffff"/>'
