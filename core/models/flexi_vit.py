@@ -105,8 +105,9 @@ def load(
 ) -> Any:
   """The weights of a FlexiViT or of a plain ViT, at the sizes that this model keeps; see `core.models.vit.load`.
 
-  A plain ViT's patch embedding is resized by the pseudo-inverse, its position embedding bilinearly: at its own sequence
-  length the model begins with the tokens of that ViT.
+  A model that keeps a plain ViT's own sizes is that ViT there. Otherwise its patch embedding is resized by the
+  pseudo-inverse, so that enlarged patches keep their tokens, and its position embedding bilinearly. Enlarged and shrunk
+  again it is another one, as shrinking looks at some of the pixels only.
 
   Raises:
     UserError: an unreadable file, one of another model, or one whose patch embedding is larger than this model keeps.

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from core import config as config_lib
+from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import vit
 from core.testing import trainer
+from core.testing.params import random_like, shapes
 from core.training import cli
 from projects.flexivit import flexible, train
 
@@ -116,6 +118,19 @@ def test_predictions_are_named_by_size_and_without_one_are_those_of_the_first():
   assert set(train.make_task(tiny()).predict) == {"predict", *(f"predict_{size}" for size in (2, 3, 4, 6, 8))}
   distilled = train.make_task(config_lib.load(f"{CONFIGS / 'i1k_deit3_distill'}.py:runlocal"))
   assert {"prof", "student", "student_2", "student_4"} <= set(distilled.predict)
+
+
+def test_a_student_that_keeps_its_teachers_sizes_begins_as_its_teacher(tmp_path):
+  config = config_lib.load(f"{CONFIGS / 'i21k_distill'}.py:runlocal").unlock()
+  teacher = vit.Model(config.num_classes, **config.prof)
+  pretrained.save_params(tmp_path / "teacher.npz", random_like(shapes(teacher)))
+  config.prof_init = config.student_init = str(tmp_path / "teacher.npz")
+  task = train.make_task(config)
+  batch = {"image": np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)}
+  params = task.load(jax.eval_shape(lambda: task.init(jax.random.key(0), batch))["params"])
+  distance = lambda size: float(jax.jit(task.in_form(size).loss)(params, batch, jax.random.key(0))[0])
+  assert abs(distance(2)) < 1e-6  # 32 px are two of its patches.
+  assert distance(4) > 1e-3
 
 
 def test_a_resumed_run_goes_on_with_the_same_sizes_and_ends_with_the_same_bits(tmp_path):

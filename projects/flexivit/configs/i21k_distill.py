@@ -7,8 +7,9 @@ Arguments: `epochs` (90, 300, 1000), `init` (the weights of teacher and student:
 is evaluated besides, as in i21k_sup.py). The dataset is a TFDS builder `imagenet21k` with the one split `full` and
 21,843 classes.
 
-The teacher is AugReg's ViT-B/8, fixed. The student begins with its weights, the patch embedding enlarged from 8 to 32
-px by the pseudo-inverse, which changes no token at the teacher's size: it learns to be as good at the others.
+The teacher is AugReg's ViT-B/8, fixed, and the student begins with its weights. Both embeddings are kept at the
+teacher's sizes, 8 px and 28x28 positions, where the student so begins as its teacher; every other size has it resized
+by the pseudo-inverse. Kept at 32 px the patch embedding, enlarged first, would come back at 8 px as another one.
 
 Expected: better than i21k_sup.py at every size after as many epochs, as the paper reports. Not run here; batch size,
 rates and augmentation are from knowledge of the paper.
@@ -27,7 +28,8 @@ def get_config(arg=None):
   config.total_epochs = arg.epochs
   config.num_classes = 21_843
 
-  # 240 px are 30 patches of 8 px: both models take the same images, and the teacher's positions are resized once.
+  # 240 px are 30 patches of 8 px: both models take the same images, and the teacher's positions are resized once, as it
+  # is loaded.
   res = 32 if arg.runlocal else 240
   labels = "onehot(21843,key='label',key_result='labels')|keep('image','labels')"
   config.input = dict(
@@ -42,7 +44,7 @@ def get_config(arg=None):
   config.prof = dict(variant="B/8", pool_type="tok", rep_size=True)
   config.prof_init = arg.init
   config.student_name = "flexi_vit"
-  config.student = dict(config.prof, variant="B", patch_size=(32, 32), posemb_size=(7, 7))
+  config.student = dict(config.prof, variant="B", patch_size=(8, 8), posemb_size=(28, 28))
   config.student_init = arg.init
   config.distance = "kl"
   config.distance_kw = dict(t=1.0)
@@ -72,7 +74,8 @@ def get_config(arg=None):
 
   if arg.runlocal:
     config.total_epochs = 1
-    config.prof.variant, config.student.variant = "mu/16", "mu"
+    config.prof.variant = "mu/16"
+    config.student.update(variant="mu", patch_size=(16, 16), posemb_size=(2, 2))
     config.prof_init = None
     del config.student_init
     config.input.batch_size = 8
