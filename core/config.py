@@ -28,7 +28,7 @@ KEYS: dict[str, tuple[type, ...]] = {
   "input": (ConfigDict,),  # data, pp, batch_size, ...: see core.data.pipeline.
   "model_name": (str,),  # A module of core.models.
   "model": (ConfigDict,),  # Options of that model.
-  "flexi": (ConfigDict,),  # Sequence lengths of a FlexiViT, one of them drawn each step: see projects/flexivit.
+  "flexi": (ConfigDict,),  # Of a FlexiViT, seqhw=dict(v=, p=): patches a side, of which each step draws one; weights.
   "co_training": (ConfigDict,),  # A classifier trained beside a contrastive loss: labelled, num_classes, weight, ...
   "init_shapes": (list, tuple),  # Of the inputs of a model of images and texts, where batches do not hold them.
   "model_init": (str, ConfigDict),  # Weights to start from: a name, file or URL, :SUBTREE where wanted; or one a tower.
@@ -55,7 +55,7 @@ KEYS: dict[str, tuple[type, ...]] = {
   "log_training": (int, float),  # A duration, as are the next two.
   "ckpt": (int, float),
   "keep_ckpt": (int, float),
-  "mesh": (list, tuple),  # [(axis name, size or -1 for the rest)].
+  "mesh": (list, tuple, str),  # [(axis name, size or -1 for the rest)], or "auto": see core.sharding.
   "sharding_strategy": (list, tuple),  # [(parameter regex, how)].
   "sharding_rules": (list, tuple),  # [(logical axis, mesh axes)].
   "profile_steps": (list, tuple),  # (first, last) step of a profiler trace.
