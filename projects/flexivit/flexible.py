@@ -52,7 +52,7 @@ def read_sizes(config: ConfigDict) -> tuple[tuple[int, ...], tuple[float, ...]]:
 
 def draw(seed: int, step: int, probabilities: tuple[float, ...]) -> int:
   """The index that `step` draws: a pure function of its arguments, the same on every machine."""
-  uniform = np.random.default_rng((seed, _STREAM, step)).random()
+  uniform = np.random.default_rng((seed % 2**64, _STREAM, step)).random()  # Seeds here are not negative.
   # The last sum may be a rounding below 1.
   return min(int(np.searchsorted(np.cumsum(probabilities), uniform, side="right")), len(probabilities) - 1)
 
