@@ -3,6 +3,7 @@
 PROJECTS = [
     "clippo",
     "flexivit",
+    "gsam",
     "lit",
     "mixer",
     "siglip",

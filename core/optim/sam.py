@@ -27,9 +27,8 @@ are read off the schedule here (the first, where there are several): the peak, a
 within its bounds, so that warm-up begins at rho_min.
 
 Both passes see the same mixup, dropout and parts of an accumulated batch, because they have the same key. What depends
-on no parameter, mixup and dropout's masks among it, the compiler computes once for both, unless the gradient is
-accumulated. No activation can be shared: the passes differ from the first layer on. A step takes two forward and two
-backward passes, one after the other, and so no more memory for activations than a plain one.
+on no parameter, mixup and dropout's masks among it, stands twice in the program and the compiler is free to compute it
+once, unless the gradient is accumulated. No activation can be shared: the passes differ from the first layer on.
 """
 
 import dataclasses

@@ -1,0 +1,16 @@
+"""Trains image classifiers that generalize from flat minima: SAM (Foret et al. 2021) and GSAM (Zhuang et al. 2022).
+
+./bazelw run //projects/gsam:train -- --config=projects/gsam/configs/digits.py
+
+The idea is `config.sam`, an option of every trainer: see core/optim/sam.py.
+"""
+
+from pathlib import Path
+
+from core.training import cli
+from core.training.classification import Classification
+
+make_task = Classification
+
+if __name__ == "__main__":
+  cli.main(make_task, project=Path(__file__).parent, default="digits")
