@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 
@@ -15,62 +14,85 @@ from core import files
 from core.errors import UserError
 from core.training import cli
 from tools import subject
-from tools.aot import chips, program, report
+from tools.aot import chips, compare, fit, program, report
 
 _USAGE = """\
 usage: aot --config=FILE.py[:ARGS] --topology=NAME [options]
 
-  --config=FILE.py:ARGS  a project's config
-  --config.KEY=VALUE     change one entry, e.g. --config.model.remat_policy=none
-  --topology=NAME        {topologies}
-  --step=train|eval      the training step, or a prediction of evaluators (eval:NAME for another than "predict")
+  --config=FILE.py:ARGS   a project's config
+  --config.KEY=VALUE      change one entry, e.g. --config.model.remat_policy=none
+  --topology=NAME         {topologies}
+  --step=train|eval       the training step, or the prediction of evaluators (eval:NAME for another than "predict")
   --example=KEY:DTYPE[SIZES],...
-                         shapes of an example after preprocessing, image:float32[224,224,3] say, where the data are
-                         neither here nor known to TFDS
-  --data_size=N          examples of the training data; only the schedule depends on it (default: {data_size:,})
-  --project=NAME         whose config it is, where it lies outside of projects/NAME
-  --hlo=FILE             write the compiled program, as XLA prints it
-  --json                 print JSON instead of a table
+                          shapes of an example after preprocessing, image:float32[224,224,3] say, where the data are
+                          neither here nor known to TFDS
+  --data_size=N           examples of the training data; only the schedule depends on it (default: {data_size:,})
+  --project=NAME          whose config it is, where it lies outside of projects/NAME
+  --compare=FILE.py:ARGS  another config of the same project, side by side
+  --compare_revision=REV  the same config at another revision of this repository, side by side
+  --hlo=FILE              write the compiled program, as XLA prints it
+  --json                  print JSON instead of a table
 """
-_FLAGS = ("config", "topology", "step", "example", "data_size", "project", "hlo", "json", "help")
-_SWITCHES = ("--json",)
+_FLAGS = (
+  *("config", "topology", "step", "example", "data_size", "project", "compare", "compare_revision", "hlo", "json"),
+  "help",
+)
 _DATA_SIZE = 1_281_167  # ImageNet-1k's training split.
 
 
 def main(argv: Sequence[str]) -> int:
-  flags, overrides = cli.parse([f"{word}=" if word in _SWITCHES else word for word in argv], _FLAGS)
+  flags, overrides = cli.parse([f"{word}=" if word == "--json" else word for word in argv], _FLAGS)
   if "help" in flags or not flags:
     print(_USAGE.format(topologies=chips.known(), data_size=_DATA_SIZE))
     return 0
   for name in ("config", "topology"):
     if name not in flags:
       raise UserError(f"flag --{name} is missing; see --help")
-  found = compile_and_report(flags, overrides)
+  settle_jax(flags["topology"])
+  reports = {flags["config"]: compile_and_report(flags, overrides)}
+  if other := flags.get("compare"):
+    reports[other] = compile_and_report({**flags, "config": other}, overrides)
+  elif revision := flags.get("compare_revision"):
+    kept = {key: value for key, value in flags.items() if key not in ("compare_revision", "hlo", "json")}
+    kept |= {f"config.{key}": value for key, value in overrides}
+    before = compare.at_revision(revision, [f"--{key}={value}" for key, value in kept.items()])
+    reports = {revision: before, "now": reports[flags["config"]]}
+  found = list(reports.values())
   if "json" in flags:
-    print(json.dumps(found, indent=1))
+    print(json.dumps(found[0] if len(found) == 1 else reports, indent=1))
+  elif len(found) == 2:
+    print(compare.table(*found, names=tuple(reports)))
   else:
-    print(report.sharding_table(found), report.temporaries_table(found), report.table(found), sep="\n\n")
+    print(*(show(found[0]) for show in (report.sharding_table, report.temporaries_table, report.table)), sep="\n\n")
   return 0
 
 
-def compile_and_report(flags: Mapping[str, str], overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
-  """The report of one config on one topology."""
-  settle_jax(flags["topology"])
+def compile_and_report(flags: Mapping[str, str], overrides: Sequence[tuple[str, str]]) -> report.Report:
+  """The report of one config on one topology.
+
+  Raises:
+    UserError: a mistake in the config or the flags, or a step that does not fit the memory of its devices.
+  """
   project, config = subject.read_config(flags, overrides)
   topology = chips.topology(flags["topology"])
-  step = program.make_step(
-    subject.trainer(project).make_task,
-    config,
-    topology,
-    flags.get("step", "train"),
-    example=flags.get("example"),
-    data_size=int(flags.get("data_size", _DATA_SIZE)),
-  )
-  compiled = program.compile_step(step)
+  kind = flags.get("step", "train")
+  data_size = flags.get("data_size", str(_DATA_SIZE))
+  if not data_size.isdigit():
+    raise UserError(f"flag --data_size must be a whole number, got {data_size!r}")
+  make_task = subject.trainer(project).make_task
+  step = program.make_step(make_task, config, topology, kind, example=flags.get("example"), data_size=int(data_size))
+  arguments = report.describe(step, topology)["arguments"]
+  refuse = lambda temporaries, hbm: fit.refusal(step, config, topology, arguments, temporaries, hbm)
+  try:
+    compiled = program.compile_step(step)
+  except program.OutOfMemory as error:
+    raise UserError(refuse(error.needed or 0.0, error.there or topology.hbm or 0.0)) from None
   if "hlo" in flags:
     files.from_here(flags["hlo"]).write_text(compiled.program.as_text())
   found = report.measure(compiled, topology)
-  return {"config": flags["config"], "overrides": dict(overrides), "step": flags.get("step", "train"), **found}
+  if topology.hbm and found["memory"]["peak"] > topology.hbm:
+    raise UserError(refuse(found["memory"]["temporaries"], topology.hbm))
+  return {"config": flags["config"], "overrides": dict(overrides), "step": kind, **found}
 
 
 def settle_jax(topology: str) -> None:

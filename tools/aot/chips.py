@@ -130,8 +130,8 @@ def _attached(name: str, kind: str, size: str) -> Topology:
     devices = jax.devices(kind)
   except RuntimeError:
     raise UserError(
-      f"--topology: {name!r}: XLA compiles for GPUs only where some are attached and JAX has CUDA: "
-      "bazel run --config=cuda on a machine with GPUs"
+      f"--topology: {name!r}: it compiles for GPUs that are attached to this machine, and there are none that JAX can "
+      "use; it needs an NVIDIA driver and jax[cuda13] in place of this tool's pins"
     ) from None
   if len(devices) < int(size):
     raise UserError(f"--topology: {name!r}: there are {len(devices)} devices of that kind here")
