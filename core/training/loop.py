@@ -287,7 +287,10 @@ def _introduce(show, title, config, plan, mesh, state, data, workdir, start) -> 
   """What will run on what, in a few lines."""
   devices = mesh.devices.flat
   count = sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state.params))
-  model = f"{config.get('model_name', 'model')} {config.get('model', {}).get('variant', '')}".strip()
+  which = "student" if config.get("teachers") else "model"
+  model = f"{config.get(f'{which}_name', 'model')} {config.get(which, {}).get('variant', '')}".strip()
+  if config.get("teachers"):
+    model += f" and {', '.join(config.teachers)}"
   cores = f" of {os.cpu_count()} cores" if devices[0].platform == "cpu" else ""
   processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
   epochs = plan.total * config.input.batch_size / data.num_examples
