@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
+from core.sharding import constrain
+
 Intermediates = dict[str, jax.Array | dict]
 
 REMAT_POLICIES = (
@@ -92,7 +94,8 @@ class MultiHeadDotProductAttention(nn.Module):
       init = nn.initializers.xavier_uniform()
       return nn.DenseGeneral(features, use_bias=self.qkv_bias, kernel_init=init, dtype=self.dtype, name=name)(x)
 
-    query, key, value = project("query", queries), project("key", inputs), project("value", inputs)
+    query = constrain(project("query", queries), "act_batch", "act_len", "act_heads")
+    key, value = (constrain(project(name, inputs), "act_batch", None, "act_heads") for name in ("key", "value"))
     x = jax.nn.dot_product_attention(query, key, value, implementation=attention_implementation(query))
     kernel_init = nn.initializers.xavier_uniform()
     return nn.DenseGeneral(dim, axis=(-2, -1), kernel_init=kernel_init, dtype=self.dtype, name="out")(x)
@@ -123,6 +126,7 @@ class MlpBlock(nn.Module):
       x = nn.silu(gate) * x
     else:
       x = nn.gelu(x, approximate=self.gelu == "tanh")
+    x = constrain(x, "act_batch", "act_len", "act_mlp")
     x = nn.Dropout(self.dropout)(x, deterministic)
     return nn.Dense(dim, dtype=self.dtype, **init)(x)
 
@@ -149,15 +153,17 @@ class EncoderBlock(nn.Module):
     self, x: Float[Array, "batch tokens dim"], deterministic: bool = True, skip_rate: float | Float[Array, ""] = 0.0
   ) -> tuple[Float[Array, "batch tokens dim"], Intermediates]:
     out = {}
+    whole = lambda x: constrain(x, "act_batch", "act_len", "act_emb")
+    x = whole(x)
     y = nn.LayerNorm(self.norm_eps)(x)
     y = out["sa"] = MultiHeadDotProductAttention(self.num_heads, self.dtype, self.qkv_bias)(y, y)
     y = nn.Dropout(self.dropout)(y, deterministic)
-    x = out["+sa"] = x + self._skip(y, deterministic, skip_rate)
+    x = out["+sa"] = whole(x + self._skip(y, deterministic, skip_rate))
     y = nn.LayerNorm(self.norm_eps)(x)
     mlp = MlpBlock(self.mlp_dim, self.dropout, self.dtype, self.gelu, self.swiglu)
     y = out["mlp"] = mlp(y, deterministic)
     y = nn.Dropout(self.dropout)(y, deterministic)
-    x = out["+mlp"] = x + self._skip(y, deterministic, skip_rate)
+    x = out["+mlp"] = whole(x + self._skip(y, deterministic, skip_rate))
     return x, out
 
   def _skip(

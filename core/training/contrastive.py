@@ -144,12 +144,11 @@ class Contrastive(Task):
 
   def _over_devices(self) -> dict[str, Any]:
     """How the loss is computed: the mesh and its axes over which the loop splits a batch, and the form."""
-    # A program that compiles for devices that are not attached sets the mesh around the trace.
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    batch = sharding.held_batch()
+    if batch is None:
       mesh = sharding.make_mesh(self._config.get("mesh", [("data", -1)]))
-    axes = sharding.batch_sharding(mesh, self._config.get("sharding_rules", ())).spec[0]
-    return dict(mesh=mesh, axis=axes, form=self._form)
+      batch = sharding.batch_sharding(mesh, self._config.get("sharding_rules", ()))
+    return dict(mesh=batch.mesh, axis=sharding.batch_axes(batch), form=self._form)
 
   def _freezes(self, name: str) -> bool:
     rule = trees.first_match(name, [regex for regex, _ in self._rules])

@@ -1,6 +1,6 @@
 """The train state before the first step: its shapes and where they are to live, then its values."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,31 @@ from core import sharding
 from core.optim import ema, optimizer
 from core.training.state import TrainState, step_rng
 from core.training.task import Batch, Params, Task
+
+
+def make_mesh(
+  task: Task, config: ConfigDict, batch: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """The mesh of `config.mesh`; for "auto", of the sizes that suit the model, its optimizer and the batch.
+
+  Args:
+    task: the project's idea.
+    config: of the run.
+    batch: an input of the model, or its shapes; one process's part is enough.
+    devices: defaults to all of all processes.
+
+  Raises:
+    UserError: the mesh does not fit the devices, or whatever of the config does not fit the model.
+  """
+  axes = config.get("mesh", [("data", -1)])
+  devices = jax.devices() if devices is None else devices
+  if axes == sharding.AUTO:
+    batch = {key: x for key, x in batch.items() if x.dtype.kind in "biuf"}
+    state = abstract_without_schedules(task, config, sharding.make_mesh(devices=devices[:1]), batch)
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    axes = sharding.auto_axes(state.params, state_bytes, config.input.batch_size, len(devices), slices)
+  return sharding.make_mesh(axes, devices)
 
 
 def abstract_state(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import sys
 import time
@@ -54,10 +55,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
   out = progress.default_stream(first)
   provenance.check_workdir(workdir, config)
 
-  # Where things live, and how long the run is.
-  mesh = sharding.make_mesh(config.get("mesh", [("data", -1)]))
-  batch_sharding = sharding.batch_sharding(mesh, config.get("sharding_rules", ()))
-  sharding.check_batch_size(config.input.batch_size, batch_sharding, "config.input.batch_size")
+  # How long the run is.
   inputs = input_config.read(config.input)
   plan = _plan(config, pipeline.dataset_size(inputs))
 
@@ -74,7 +72,15 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
-    batches = feed.to_devices(data, batch_sharding)
+    on_host = next(data)
+
+    # Where things live. For "auto" that depends on the model, whose shapes depend on the batch's.
+    rules = config.get("sharding_rules", ())
+    mesh = initial.make_mesh(task, config, on_host)
+    batch_sharding = sharding.batch_sharding(mesh, rules)
+    sharding.check_batch_size(config.input.batch_size, batch_sharding, "config.input.batch_size")
+    closing.enter_context(sharding.activations(mesh, rules))
+    batches = feed.to_devices(itertools.chain([on_host], data), batch_sharding)
     closing.callback(batches.close)
     batch = next(batches)
     task.check(batch)

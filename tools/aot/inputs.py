@@ -22,12 +22,11 @@ _TOKENIZERS = {"tokenize": ("model", "digit_captions"), "bert_tokenize": ("vocab
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
-def batch_shapes(config: ConfigDict, sharding: jax.sharding.Sharding, given: str | None = None) -> Shapes:
-  """The batches of `config.input`, as shapes on the devices.
+def batch_shapes(config: ConfigDict, given: str | None = None) -> Shapes:
+  """The batches of `config.input`, as shapes.
 
   Args:
     config: of a run.
-    sharding: of a batch.
     given: `"image:float32[224,224,3],labels:int32[64]"`: the shapes of an example, which are then not looked for.
 
   Raises:
@@ -36,7 +35,7 @@ def batch_shapes(config: ConfigDict, sharding: jax.sharding.Sharding, given: str
   inputs = input_config.read(config.input)
   found = parse_shapes(given) if given else _traced(inputs)
   return {
-    key: jax.ShapeDtypeStruct((inputs.batch_size, *shape), np.dtype(_NARROW.get(dtype, dtype)), sharding=sharding)
+    key: jax.ShapeDtypeStruct((inputs.batch_size, *shape), np.dtype(_NARROW.get(dtype, dtype)))
     for key, (dtype, shape) in found.items()
   }
 

@@ -85,29 +85,30 @@ def make_step(
   Raises:
     UserError: whatever of the config does not fit the model or the devices.
   """
-  mesh = sharding.make_mesh(config.get("mesh", [("data", -1)]), topology.devices)
-  where = sharding.batch_sharding(mesh, config.get("sharding_rules", ()))
+  task, rules = make_task(config), config.get("sharding_rules", ())
+  batch = inputs.batch_shapes(config, example)
+  mesh = initial.make_mesh(task, config, batch, topology.devices)
+  where = sharding.batch_sharding(mesh, rules)
   sharding.check_batch_size(config.input.batch_size, where, "config.input.batch_size")
-  batch = inputs.batch_shapes(config, where, example)
-  with _context(mesh):
-    task = make_task(config)
+  batch = {key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for key, x in batch.items()}
+  with sharding.activations(mesh, rules):
     known = dict(batch_size=config.input.batch_size, data_size=data_size)
     total = durations.steps("total", config, **known) or 1
     state, tx, schedules = initial.abstract_state(task, config, dict(total_steps=total, **known), mesh, batch)
   if kind != "train":
-    return _prediction(task, kind, mesh, state.params, batch)
+    return _prediction(task, kind, mesh, rules, state.params, batch)
   sharp = sam.from_config(config, state.params, schedules, total_steps=total, batch_sharding=where)
   task = task.in_form(task.form(1))
   settings = dict(seed=config.get("seed", 0), accumulate=config.get("grad_accum_steps", 1), sam=sharp)
 
   def lower() -> jax.stages.Lowered:
-    with _context(mesh):
+    with sharding.activations(mesh, rules):
       update = make_update(task, tx, **settings)
       out_shardings = (jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh))
       return jax.jit(update, donate_argnums=0, out_shardings=out_shardings).lower(state, batch)
 
   def flops() -> int:
-    with _context(mesh):
+    with sharding.activations(mesh, rules):
       rng = jax.eval_shape(lambda: jax.random.key(0))
       part = {key: jax.ShapeDtypeStruct(_part(x.shape, settings["accumulate"]), x.dtype) for key, x in batch.items()}
       loss = model_flops.without_remat(task.loss, state.params, part, rng)
@@ -117,18 +118,20 @@ def make_step(
   return Step(mesh, state, batch, lower, flops)
 
 
-def _prediction(task: Task, kind: str, mesh: jax.sharding.Mesh, params: Any, batch: inputs.Shapes) -> Step:
+def _prediction(
+  task: Task, kind: str, mesh: jax.sharding.Mesh, rules: Sequence[Any], params: Any, batch: inputs.Shapes
+) -> Step:
   name = kind.partition(":")[2] or "predict"
   if not kind.startswith("eval") or name not in task.predict:
     raise UserError(f"--step: no step {kind!r}{nearest(kind, ['train', *(f'eval:{n}' for n in task.predict)])}")
   fn = lambda params, batch: jax.tree.leaves(task.predict[name](params, batch)[:-1])
 
   def lower() -> jax.stages.Lowered:
-    with _context(mesh):
+    with sharding.activations(mesh, rules):
       return jax.jit(fn, out_shardings=next(iter(batch.values())).sharding).lower(params, batch)
 
   def flops() -> int:
-    with _context(mesh):
+    with sharding.activations(mesh, rules):
       return model_flops.count(fn, params, batch)
 
   return Step(mesh, params, batch, lower, flops)
@@ -150,11 +153,6 @@ def compile_step(step: Step) -> Compiled:
       raise
     raise OutOfMemory(str(error)) from None
   return Compiled(step, program, traced - began, time.perf_counter() - traced)
-
-
-def _context(mesh: jax.sharding.Mesh):
-  """In which a task finds the mesh that its loss is computed on."""
-  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def _part(shape: Sequence[int], accumulate: int) -> tuple[int, ...]:
