@@ -48,20 +48,22 @@ def main(argv: Sequence[str]) -> int:
   for name in ("config", "topology"):
     if name not in flags:
       raise UserError(f"flag --{name} is missing; see --help")
+  if "compare" in flags and "compare_revision" in flags:
+    raise UserError("give one of --compare and --compare_revision")
   settle_jax(flags["topology"])
-  reports = {flags["config"]: compile_and_report(flags, overrides)}
-  if other := flags.get("compare"):
-    reports[other] = compile_and_report({**flags, "config": other}, overrides)
-  elif revision := flags.get("compare_revision"):
+  named = []
+  if revision := flags.get("compare_revision"):
     kept = {key: value for key, value in flags.items() if key not in ("compare_revision", "hlo", "json")}
     kept |= {f"config.{key}": value for key, value in overrides}
-    before = compare.at_revision(revision, [f"--{key}={value}" for key, value in kept.items()])
-    reports = {revision: before, "now": reports[flags["config"]]}
-  found = list(reports.values())
+    named.append((revision, compare.at_revision(revision, [f"--{key}={value}" for key, value in kept.items()])))
+  named.append(("now" if named else flags["config"], compile_and_report(flags, overrides)))
+  if other := flags.get("compare"):
+    named.append((other, compile_and_report({**flags, "config": other}, overrides)))
+  names, found = zip(*named)
   if "json" in flags:
-    print(json.dumps(found[0] if len(found) == 1 else reports, indent=1))
+    print(json.dumps(found[0] if len(found) == 1 else found, indent=1))
   elif len(found) == 2:
-    print(compare.table(*found, names=tuple(reports)))
+    print(compare.table(*found, names=names))
   else:
     print(*(show(found[0]) for show in (report.sharding_table, report.temporaries_table, report.table)), sep="\n\n")
   return 0

@@ -60,7 +60,10 @@ def at_revision(revision: str, arguments: Sequence[str]) -> Report:
   """
   root = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
   # An archive leaves no trace in the repository, as a worktree that is not removed would.
-  archive = subprocess.run(["git", "-C", root, "archive", revision], capture_output=True)
+  try:
+    archive = subprocess.run(["git", "-C", root, "archive", revision], capture_output=True)
+  except FileNotFoundError:
+    raise UserError("--compare_revision needs git, which is not on the PATH") from None
   if archive.returncode:
     raise UserError(f"--compare_revision: {revision!r}: {archive.stderr.decode().splitlines()[-1]}")
   with tempfile.TemporaryDirectory() as folder:

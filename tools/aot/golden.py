@@ -1,0 +1,104 @@
+"""Pins what the flagship configs need and do on their chips: `./bazelw run //tools/aot:repin [-- NAME ...]`.
+
+Rewrites tools/aot/golden.json, all entries or those that are named, and prints what moved. The figures are the
+compiler's, the same every time: what moves them is a change of a model, of its sharding, or of a pin.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core import files
+from core.errors import UserError, nearest
+from core.training import cli
+from tools.aot import aot
+
+TOLERANCE = 0.05  # Relative.
+
+_VIT = "projects/vit/configs/scaling.py"
+_L16 = dict(config=f"{_VIT}:variant=L/16,batch_size=1024", topology="v5e:4x4")
+_SIGLIP = "projects/siglip/configs/generic.py:batch_size=32768"
+_BF16 = {"config.model.image.dtype_mm": "bfloat16", "config.model.text.dtype_mm": "bfloat16"}
+_SCAN = {f"config.model.{side}.scan": "True" for side in ("image", "text")}
+
+# Flags of the program, by name. What is in LIGHT takes seconds, the others a minute or two each.
+ENTRIES: dict[str, dict[str, str]] = {
+  "vit_mu16_v5e_2x2": dict(config=f"{_VIT}:variant=mu/16,batch_size=64,classes=100", topology="v5e:2x2"),
+  "vit_g14_v5p_8x16x16": dict(config=f"{_VIT}:variant=g/14,batch_size=32768", topology="v5p:8x16x16"),
+  "vit_l16_v5e_4x4_no_remat": {**_L16, "config.model.scan": "False", "config.model.remat_policy": "none"},
+  **{
+    f"vit_l16_v5e_4x4_{policy}": {**_L16, "config.model.remat_policy": policy}
+    for policy in ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable")
+  },
+  "siglip_b16_v5e_8x8": dict(config=_SIGLIP, topology="v5e:8x8", **_BF16, **_SCAN),
+  "siglip_b16_v5p_8x16x16": dict(config=_SIGLIP, topology="v5p:8x16x16", **_BF16, **_SCAN),
+  "lit_l16_v5e_8x8": dict(
+    config="projects/lit/configs/generic.py:img=L/16,txt=large", topology="v5e:8x8", **_BF16, **_SCAN
+  ),
+}
+LIGHT = ("vit_mu16_v5e_2x2",)
+
+Golden = dict[str, dict[str, Any]]
+
+
+def record(name: str) -> dict[str, Any]:
+  """The pinned figures of an entry, measured now; `{"refused": line}` of one that does not fit."""
+  flags = {key: value for key, value in ENTRIES[name].items() if not key.startswith("config.")}
+  overrides = [(key.removeprefix("config."), value) for key, value in ENTRIES[name].items() if key not in flags]
+  aot.settle_jax(flags["topology"])
+  try:
+    found = aot.compile_and_report(flags, overrides)
+  except UserError as error:
+    return {"refused": str(error)}
+  gathered = found["largest_all_gather"]["in_loops"]
+  return {
+    "arguments": found["memory"]["arguments"],
+    "temporaries": found["memory"]["temporaries"],
+    "model_flops": found["flops"]["model"],
+    "compiled_flops": found["flops"]["compiled"],
+    "bytes_accessed": found["bytes_accessed"],
+    **{f"{kind} bytes": total["bytes"] for kind, total in found["collectives"].items()},
+    "largest all-gather in loops": gathered["bytes"] if gathered else 0,
+    **{f"roofline {key}": found["roofline"][key] for key in ("seconds", "mfu")},
+    "limit": found["roofline"]["limit"],
+  }
+
+
+def differences(
+  name: str, pinned: Mapping[str, Any], found: Mapping[str, Any], tolerance: float = TOLERANCE
+) -> list[str]:
+  """A line for each figure of an entry that is not what was pinned."""
+  lines = []
+  for key in dict.fromkeys([*pinned, *found]):
+    a, b = pinned.get(key), found.get(key)
+    numbers = all(isinstance(x, int | float) for x in (a, b))
+    if abs(a - b) > tolerance * abs(a) if numbers else a != b and key != "refused":
+      lines.append(f"{name} {key}: {b}, pinned {a}")
+  return lines
+
+
+def path() -> Path:
+  """Where the figures are pinned: in the checkout, or beside this file."""
+  return Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."), "tools", "aot", "golden.json")
+
+
+def main(names: Sequence[str]) -> int:
+  for name in names:
+    if name not in ENTRIES:
+      raise UserError(f"no entry {name!r}{nearest(name, ENTRIES)}")
+  pinned: Golden = json.loads(path().read_text()) if path().exists() else {}
+  for name in names or ENTRIES:
+    found = record(name)
+    moved = differences(name, pinned.get(name, {}), found, tolerance=0)
+    print("\n".join(moved) if moved else f"{name}: nothing moved", flush=True)
+    pinned[name] = found
+    with files.replacing(path()) as file:
+      file.write(f"{json.dumps(pinned, indent=1)}\n".encode())
+  return 0
+
+
+if __name__ == "__main__":
+  cli.exit_with(lambda: main(sys.argv[1:]))
