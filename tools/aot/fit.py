@@ -38,7 +38,8 @@ def refusal(
 def _remedies(step, config, topology, arguments, temporaries, hbm) -> Iterator[str]:
   """What would help, the best first; sizes are estimates: arguments are split, temporaries shrink with the batch."""
   state = sum(bytes_ for name, bytes_ in arguments.items() if name != "batch")
-  if state > 0.4 * hbm and not config.get("sharding_strategy") and len(topology.devices) > 1:
+  splits = config.get("mesh") == "auto" or config.get("sharding_strategy")
+  if state > 0.4 * hbm and not splits and len(topology.devices) > 1:
     axis = next(iter(step.mesh.shape))
     rule = f"config.sharding_strategy = [('.*', \"fsdp(axis='{axis}')\")]"
     yield f"{rule}, which leaves about {size(state / step.mesh.shape[axis])} of parameters and optimizer on each"

@@ -167,23 +167,33 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
   """How often a loop runs: as XLA states it, else by the constants of its condition; None if neither tells."""
   if known := re.search(r'known_trip_count[^\d]*"?n?"?:?"?(\d+)', loop.attributes):
     return int(known[1])
-  condition = module.computations[loop.called("condition")]
-  root = condition.root
-  while root.opcode == "fusion":  # XLA may wrap the comparison.
-    inner = module.computations[root.called("calls")].root
-    if inner.opcode != "compare":
-      return None
-    root = dataclasses.replace(root, opcode="compare", attributes=inner.attributes)
-  if root.opcode != "compare" or len(root.operands) != 2:
+  comparison = _comparison(module, module.computations[loop.called("condition")])
+  if comparison is None:
     return None
-  start, end = (_constant(module, computation, loop, condition.by_name[name]) for name in root.operands)
+  direction, compared = comparison
+  start, end = (_constant(computation, loop, value) for value in compared)
   if start is None or end is None:
     return None
-  direction = re.search(r"direction=(\w+)", root.attributes)[1]
   return {"LT": end - start, "LE": end - start + 1, "GT": start - end, "NE": abs(end - start)}.get(direction)
 
 
-def _constant(module: Module, outer: Computation, loop: Instruction, value: Instruction) -> int | None:
+def _comparison(module: Module, condition: Computation) -> tuple[str, list[Instruction]] | None:
+  """The direction and the two values that a loop's condition compares; XLA may have put the comparison in a fusion."""
+  root, inside, given = condition.root, condition, {}
+  if root.opcode == "fusion":
+    inside = module.computations[root.called("calls")]
+    given = {str(number): condition.by_name[name] for number, name in enumerate(root.operands)}
+    root = inside.root
+  while root.opcode == "bitcast":
+    root = inside.by_name[root.operands[0]]
+  if root.opcode != "compare":
+    return None
+  values = [inside.by_name[name] for name in root.operands]
+  values = [given.get(each.literal, each) if each.opcode == "parameter" else each for each in values]
+  return re.search(r"direction=(\w+)", root.attributes)[1], values
+
+
+def _constant(outer: Computation, loop: Instruction, value: Instruction) -> int | None:
   """The integer that a value of a loop's condition has before the first trip."""
   if value.opcode == "constant":
     return int(value.literal) if re.fullmatch(r"-?\d+", value.literal) else None

@@ -133,6 +133,25 @@ def test_collectives_are_counted_by_kind_with_the_trips_of_their_loops():
   assert hlo_cost.largest(found, "all-gather", in_loop=True).group == 4
 
 
+def test_a_condition_inside_of_a_fusion_is_read():
+  wrapped = """
+%wrapped (i: s32[]) -> pred[] {
+  %i = s32[] parameter(0)
+  %n = s32[] constant(9)
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+"""
+  text = wrapped + GATHERS.replace("compare(%i, %n), direction=LT", "fusion(%i), kind=kLoop, calls=%wrapped")
+  found = hlo_cost.by_kind(hlo_cost.cost(hlo.Module(text), 8).collectives)
+  assert found["all-gather"]["count"] == 7 + 1  # From 2 to 9, and once.
+
+
+def test_a_loop_that_nothing_tells_the_length_of_counts_once_and_is_named():
+  cost = hlo_cost.cost(hlo.Module(GATHERS.replace("%zero = s32[] constant(2)", "%zero = s32[] parameter(2)")), 8)
+  assert cost.unknown_loops == ("loop",)
+  assert hlo_cost.by_kind(cost.collectives)["all-gather"]["count"] == 1 + 1
+
+
 def test_a_value_on_the_chip_costs_no_memory_bandwidth():
   text = """
 ENTRY %main (a: f32[8]) -> f32[8] {{

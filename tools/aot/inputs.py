@@ -1,7 +1,7 @@
 """Shapes of a config's batches without its data: the preprocessing, traced on what is known of an example."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from core.data import input_config
 from core.data.columns import Columns
-from core.data.source import open_source
+from core.data.source import Source, open_source
 from core.data.tfrecord import Records
 from core.errors import UserError
 from core.pp import builder, registry
@@ -71,27 +71,29 @@ def _traced(inputs: input_config.InputConfig) -> dict[str, tuple[str, list[int]]
   return found
 
 
-def _source(data: Mapping[str, Any], where: str) -> Any:
+def _source(data: Mapping[str, Any], where: str) -> Source:
   """The source of `data`; of a TFDS dataset what its builder declares, which is known without the data."""
-  if data.get("source", "tfds") != "tfds" or data.get("name") == "digits":
-    try:
-      return open_source(data, where)
-    except UserError as error:
-      raise UserError(f"{error}; without the data, give the shapes by --example") from None
+  if data.get("source", "tfds") == "tfds" and data.get("name") != "digits":
+    declared = _declared(str(data.get("name")), data.get("skip_decode", ("image",)))
+    if declared is not None:
+      return declared
+  try:
+    return open_source(data, where)
+  except UserError as error:
+    raise UserError(f"{error}; without the data, give the shapes by --example") from None
+
+
+def _declared(name: str, skip_decode: Sequence[str]) -> Records | None:
+  """A TFDS dataset without its records; None if TFDS does not know it, who prepared it may."""
   from core.data.import_tensorflow import import_tfds
 
   tfds = import_tfds()
-  name = str(data.get("name"))
   try:
     features = tfds.builder(name).info.features
-  except Exception:  # Its kind varies; what TFDS does not know may be the person's own, prepared.
-    try:
-      return open_source(data, where)
-    except UserError as error:
-      raise UserError(f"{error}; without the data, give the shapes by --example") from None
-  skip = data.get("skip_decode", ("image",))
+  except Exception:  # Its kind varies.
+    return None
   images = {key for key, feature in features.items() if isinstance(feature, tfds.features.Image)}
-  decoders = {key: tfds.decode.SkipDecoding() for key in skip if key in images}
+  decoders = {key: tfds.decode.SkipDecoding() for key in skip_decode if key in images}
   return Records(name, (), (), (), parse=lambda record: features.deserialize_example(record, decoders=decoders))
 
 
