@@ -10,6 +10,7 @@ The interconnect is what all links of a chip send in one direction, the sum of f
 a three-dimensional torus. Hosts' CPUs and other devices have no figures here: they get no estimate of time.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -125,7 +126,8 @@ def _attached(name: str, kind: str, size: str) -> Topology:
   if not size.isdigit() or int(size) < 1:
     raise UserError(f"--topology: {name!r} must tell a number of devices, {kind}:8 say")
   if kind == "cpu":
-    jax.config.update("jax_num_cpu_devices", int(size))
+    with contextlib.suppress(RuntimeError):  # Too late where some are in use; what there are then must do.
+      jax.config.update("jax_num_cpu_devices", int(size))
   try:
     devices = jax.devices(kind)
   except RuntimeError:

@@ -3,19 +3,18 @@
 from types import SimpleNamespace
 
 import jax
-import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from tools.aot import fit
 from tools.aot.chips import CHIPS, Topology
 
 GIB = 2**30
-MESH = Mesh(np.array(jax.devices()[:1]), ("data",))
+MESH = AbstractMesh((4,), ("data",))
 TOPOLOGY = Topology("v5e:2x2", [None] * 4, CHIPS["v5e"], (2, 2))
 STEP = SimpleNamespace(
-  mesh=SimpleNamespace(shape={"data": 4}),
+  mesh=MESH,
   state=SimpleNamespace(opt_state=()),
   batch={"image": jax.ShapeDtypeStruct((64,), "float32", sharding=NamedSharding(MESH, PartitionSpec("data")))},
 )

@@ -73,7 +73,7 @@ def _of_equation(eqn: Any) -> int:
     return inner * params["length"]
   if name == "shard_map":
     # Its body is what each device does.
-    return inner * math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
+    return inner * math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
   return inner
 
 

@@ -68,3 +68,11 @@ def test_a_vits_flops_are_those_of_the_formula():
   found = model_flops.count(lambda params, image: model.apply(params, image)[0], params, image)
   block = 4 * width**2 + 2 * width * mlp + 2 * tokens * width  # A token's: projections, MLP, scores and their sum.
   assert found == 2 * batch * (tokens * (768 * width + depth * block) + 10 * width)
+
+
+def test_what_each_device_does_is_counted_for_all_of_them():
+  mesh = jax.sharding.AbstractMesh((4,), ("data",))
+  split = jax.sharding.PartitionSpec("data")
+  square = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=split, out_specs=split)
+  with jax.sharding.use_abstract_mesh(mesh):
+    assert model_flops.count(square, jax.ShapeDtypeStruct((8, 64), "float32")) == 4 * 2 * 2 * 2 * 64
