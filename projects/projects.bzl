@@ -2,6 +2,7 @@
 
 PROJECTS = [
     "clippo",
+    "distill",
     "flexivit",
     "gsam",
     "lit",
