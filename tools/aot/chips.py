@@ -1,10 +1,10 @@
 """The chips that a step can be compiled for, what they can do, and the topologies in which they come.
 
-Peak FLOP/s (bfloat16), memory, its bandwidth and the interconnect are those of Google's public documents, per chip:
+Peak FLOP/s (bfloat16), memory, its bandwidth and the interconnect of a chip are as reported by, and not measured here:
 
-    v2, v3      N. Jouppi et al. 2020, "A domain-specific supercomputer for training deep neural networks", table 3
-    v4          N. Jouppi et al. 2023, "TPU v4: an optically reconfigurable supercomputer", table 4
-    v5e, v5p, v6e   Cloud TPU documentation, "System architecture", the pages of these versions
+    v2, v3          N. Jouppi et al. 2020, "A domain-specific supercomputer for training deep neural networks"
+    v4              N. Jouppi et al. 2023, "TPU v4: an optically reconfigurable supercomputer for machine learning"
+    v5e, v5p, v6e   Cloud TPU's documentation, "System architecture", the pages of these versions
 
 The interconnect is what all links of a chip send in one direction, the sum of four links of a two-dimensional or six of
 a three-dimensional torus. Hosts' CPUs and other devices have no figures here: they get no estimate of time.
