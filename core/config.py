@@ -181,6 +181,10 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
     node = node[folder]
     if not isinstance(node, ConfigDict):
       raise UserError(f"{where} is {node!r}: it has no entry {last!r} to set")
+  types = KEYS.get(key, ())
+  if str in types and len(types) > 1:  # "auto" or a list, say: `validate` sees to it.
+    node[last] = _literal(text)
+    return
   if last in node:
     node[last] = _as_type(f"config.{key}", text, node[last])
     return

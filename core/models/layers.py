@@ -3,6 +3,8 @@
 Class names and the order of the submodules decide the names of the parameters, and those are the published ones.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -61,6 +63,23 @@ def attention_implementation(query: Float[Array, "batch tokens heads dim"]) -> s
   return "cudnn" if major.isdigit() and int(major) >= 8 else "xla"
 
 
+def _attend(
+  query: Float[Array, "batch queries heads dim"],
+  key: Float[Array, "batch tokens heads dim"],
+  value: Float[Array, "batch tokens heads dim"],
+) -> Float[Array, "batch queries heads dim"]:
+  """Attention that keeps no square of scores for the backward pass, whoever computes it.
+
+  cuDNN's does so by itself (Dao et al. 2022). XLA's computes the scores again: for a ViT-L at 224 px half a percent of
+  the step's FLOPs, in place of a third of its memory.
+  """
+  implementation = attention_implementation(query)
+  attend = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
+  if implementation == "xla" and query.shape[1] > 1:
+    attend = jax.checkpoint(attend)
+  return attend(query, key, value)
+
+
 def skip_examples(
   rng: PRNGKeyArray, branch: Float[Array, "batch ..."], rate: float | Float[Array, ""]
 ) -> Float[Array, "batch ..."]:
@@ -96,7 +115,7 @@ class MultiHeadDotProductAttention(nn.Module):
 
     query = constrain(project("query", queries), "act_batch", "act_len", "act_heads")
     key, value = (constrain(project(name, inputs), "act_batch", None, "act_heads") for name in ("key", "value"))
-    x = jax.nn.dot_product_attention(query, key, value, implementation=attention_implementation(query))
+    x = _attend(query, key, value)
     kernel_init = nn.initializers.xavier_uniform()
     return nn.DenseGeneral(dim, axis=(-2, -1), kernel_init=kernel_init, dtype=self.dtype, name="out")(x)
 

@@ -60,8 +60,7 @@ def get_config(arg=None):
   config.model_name = "vit"
   config.model = dict(variant=arg.variant, pool_type="map", scan=True, remat_policy="nothing_saveable")
   config.model.dtype_mm = "bfloat16"
-  config.mesh = [("data", -1)]
-  config.sharding_strategy = [(".*", "fsdp(axis='data')")]
+  config.mesh = "auto"
 
   config.optax_name = "scale_by_adafactor"
   config.grad_clip_norm = 1.0
