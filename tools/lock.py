@@ -1,4 +1,4 @@
-"""Locks what core and every project import: `./bazelw run //tools:lock [-- [--check] [--upgrade] [vit core ...]]`.
+"""Locks what core, projects and tools import: `./bazelw run //tools:lock [-- [--check] [--upgrade] [vit core ...]]`.
 
 Each `requirements.in` gives a `requirements.lock`, and for a project one more for each accelerator flavour, with exact
 versions and hashes. Versions that are locked stay as they are unless the `.in` changes or `--upgrade` is given.
@@ -28,6 +28,9 @@ def locks(root: Path) -> Iterator[tuple[str, list[Path], Path]]:
     yield folder.name, [wanted], folder / "requirements.lock"
     for flavour in FLAVOURS:
       yield folder.name, [wanted, pins / f"{flavour}.in"], folder / f"requirements.{flavour}.lock"
+  for path in sorted(root.glob("tools/*/requirements.in")):
+    folder = path.parent.relative_to(root)
+    yield folder.name, [folder / "requirements.in"], folder / "requirements.lock"
 
 
 def compile_lock(uv: str, root: Path, sources: list[Path], lock: Path, output: Path, upgrade: bool) -> None:

@@ -7,9 +7,9 @@ _TEST_DATA = ["**/testdata/**", "**/witness/**", "**/repro/**", "**/*.npz"]
 _NOT_DATA = ["**/*.py", "**/__pycache__/**", "**/*.md", "**/*.png", "BUILD", "requirements*"] + _TEST_DATA
 
 def pins(name):
-    """The packages of a lock: core's, or a project's in the flavour that --config=cuda or --config=tpu chose."""
-    if name == "core":
-        return ["@core_pins"]
+    """The packages of a lock: core's, a tool's, or a project's in the flavour that --config=cuda or --config=tpu chose."""
+    if name in ["core", "aot"]:
+        return ["@%s_pins" % name]
     return select({
         "//third_party/python:cuda": ["@%s_pins_cuda" % name],
         "//third_party/python:tpu": ["@%s_pins_tpu" % name],
@@ -41,7 +41,7 @@ def python_tests(deps, locked = "core", srcs = None, size = "medium", data = [],
 
     Args:
       deps: the libraries that the tests import.
-      locked: whose packages they run against, `"core"` or a project.
+      locked: whose packages they run against, `"core"`, a project or a tool.
       srcs: the test files; all in this folder by default.
       size: Bazel's: small is up to a minute, medium 5, large 15.
       data: files the tests read, beside `testdata` folders and `.npz` files.
