@@ -33,7 +33,7 @@ Curve = dict[int, float]
 _USAGE = """\
 usage: plot --runs=DIR --output=FILE.svg
 
-  --runs=DIR         the finished runs: digits, and fixed=3, fixed=4, ... of the plain ViTs
+  --runs=DIR         the finished runs: digits, fixed=4, and those that are there of the other plain ViTs
   --output=FILE.svg  the picture
 """
 
@@ -55,9 +55,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(runs: Path) -> dict[str, Curve]:
-  """Test accuracy by patch size: of the FlexiViT, of a ViT trained for each size, of one ViT resized in two ways."""
+  """Test accuracy by patch size: of the FlexiViT, of the ViTs trained for one size, of one ViT resized in two ways."""
   flexible, fixed = _config(runs / "digits"), _config(runs / f"fixed={RESIZED}")
-  params = {patch: pretrained.load_params(str(runs / f"fixed={patch}" / "params.npz")) for patch in PATCHES}
+  files_of = {patch: runs / f"fixed={patch}" / "params.npz" for patch in PATCHES}
+  params = {patch: pretrained.load_params(str(file)) for patch, file in files_of.items() if file.exists()}
   model = flexi_vit.Model(10, **flexible.model)
   of_flexi = pretrained.load_params(str(runs / "digits" / "params.npz"))
   at = lambda patch: model.clone(seqhw=(IMAGE // patch,) * 2)
@@ -71,7 +72,7 @@ def measure(runs: Path) -> dict[str, Curve]:
 
   curves = {
     "FlexiViT, one set of weights": {p: _accuracy(fixed, at(p), of_flexi) for p in PATCHES},
-    "a ViT trained for each size": {p: _accuracy(fixed, of_size(p), params[p]) for p in PATCHES},
+    "a ViT trained for each size": {p: _accuracy(fixed, of_size(p), params[p]) for p in params},
   }
   ways = {"PI-resized": patch_resize.resample_patch_embedding, "resized plainly": patch_resize.resize_patch_embedding}
   for name, way in ways.items():
@@ -93,10 +94,8 @@ def _accuracy(config: ConfigDict, model: Any, params: Any) -> float:
 
 def table(curves: Mapping[str, Curve]) -> str:
   """In Markdown, percent."""
-  rows = [
-    f"| {name} | " + " | ".join(f"{100 * curve[p]:.1f} %" for p in sorted(curve)) + " |"
-    for name, curve in curves.items()
-  ]
+  cell = lambda curve, patch: f"{100 * curve[patch]:.1f} %" if patch in curve else "not run"
+  rows = [f"| {name} | " + " | ".join(cell(curve, p) for p in sorted(PATCHES)) + " |" for name, curve in curves.items()]
   head = "| test accuracy at patches of | " + " | ".join(f"{p} px" for p in sorted(PATCHES)) + " |"
   return "\n".join([head, "|---|" + "---|" * len(PATCHES), *rows])
 
@@ -123,10 +122,10 @@ def svg(curves: Mapping[str, Curve]) -> str:
     lines.append(text(x(patch), _HEIGHT - _BOTTOM + 20, f"{patch} px"))
   lines.append(text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - _BOTTOM + 42, f"patch size, in images of {IMAGE} px"))
   for number, ((name, curve), (color, dashes)) in enumerate(zip(curves.items(), _STYLES)):
-    points = " ".join(f"{x(patch):.1f},{y(curve[patch]):.1f}" for patch in patches)
+    points = " ".join(f"{x(patch):.1f},{y(curve[patch]):.1f}" for patch in sorted(curve))
     drawn = f'stroke="{color}" stroke-width="2.5" stroke-dasharray="{dashes}" fill="none"'
     lines.append(f'<polyline points="{points}" {drawn}/>')
-    lines += [f'<circle cx="{x(p):.1f}" cy="{y(curve[p]):.1f}" r="4" fill="{color}"/>' for p in patches]
+    lines += [f'<circle cx="{x(p):.1f}" cy="{y(curve[p]):.1f}" r="4" fill="{color}"/>' for p in curve]
     left, height = _LEFT + 290 * (number % 2), _HEIGHT - 32 + 20 * (number // 2)
     lines.append(f'<path d="M{left} {height - 4}h28" {drawn}/>')
     lines.append(text(left + 36, height, name, "start"))

@@ -5,7 +5,7 @@
 
 Arguments: `fixed` (a plain ViT of that patch size in pixels instead, trained as long: 3, 4, 6, 8 or 12).
 
-Expected: at least 95 % test accuracy at every size, in two minutes on 2 CPU cores. What was measured is in the
+Expected: at least 95 % test accuracy at every size, in under four minutes on 2 CPU cores. What was measured is in the
 project's README.
 """
 
