@@ -269,7 +269,7 @@ def _spec_fsdp(
   tensor: int | None = None,
   min_size_to_shard_mb: float = 4,
 ) -> PartitionSpec:
-  """Splits over each axis in turn the dimension of which a device holds most and which divides; none, if none does.
+  """Splits over each axis in turn the largest dimension that is whole and divides, or else a part that does.
 
   A small array costs more to gather than it saves and stays whole. So does the first dimension of blocks stacked by
   `scan`, of which each step of the loop is to gather its own.
@@ -297,7 +297,7 @@ def _spec_fsdp(
   for by in axes:
     divisible = [i for i, size in enumerate(held) if size % mesh.shape[by] == 0 and not (stacked and i == 0)]
     if divisible:
-      split(max(divisible, key=lambda i: (held[i], i)), by)
+      split(max(divisible, key=lambda i: (not taken[i], held[i], i)), by)
   return PartitionSpec(*(names or None for names in taken)) if any(taken) else PartitionSpec()
 
 

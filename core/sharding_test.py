@@ -88,3 +88,86 @@ def test_a_batch_may_be_split_over_two_axes():
   mesh = sharding.make_mesh([("replica", 2), ("fsdp", 4)])
   where = sharding.batch_sharding(mesh, [("act_batch", ("replica", "fsdp"))])
   assert where.shard_shape((16, 3)) == (2, 3)
+
+
+def test_a_factored_moment_is_split_as_the_dimensions_that_it_keeps():
+  mesh = sharding.make_mesh([("fsdp", 8)])
+  params = {"encoderblock": {"kernel": jax.ShapeDtypeStruct((2, 512, 2048), jnp.float32)}}
+  of_params = sharding.params_shardings(params, mesh)
+  state = jax.eval_shape(optax.scale_by_factored_rms().init, params)
+  found = {n: s.spec for n, s in trees.flatten_with_names(sharding.follow_params(state, params, of_params))}
+  # The factors lack one of the two largest dimensions each: 2048, which is split, and 512.
+  assert found["v_row/encoderblock/kernel"] == PartitionSpec(None, None)
+  assert found["v_col/encoderblock/kernel"] == PartitionSpec(None, "fsdp")
+  assert found["v/encoderblock/kernel"] == PartitionSpec()
+
+
+def test_several_axes_take_what_divides_and_a_stack_of_blocks_is_not_cut():
+  mesh = sharding.make_mesh([("fsdp", 4), ("tensor", 2)])
+  params = {
+    "encoderblock": {"kernel": jax.ShapeDtypeStruct((1152, 9, 258), jnp.float32)},
+    "odd": jax.ShapeDtypeStruct((999, 1154), jnp.float32),
+  }
+  strategy = [(".*", "fsdp(axis=('fsdp', 'tensor'), min_size_to_shard_mb=0)")]
+  found = {n: s.spec for n, s in trees.flatten_with_names(sharding.params_shardings(params, mesh, strategy))}
+  assert found["encoderblock/kernel"] == PartitionSpec(None, None, "tensor")  # 258 = 2 x 129; 1,152 blocks stay whole.
+  assert found["odd"] == PartitionSpec(None, "tensor")
+
+
+def test_heads_and_hidden_layers_go_over_the_tensor_axis_and_the_rest_over_fsdp():
+  mesh = sharding.make_mesh([("fsdp", 4), ("tensor", 2)])
+  shapes = {"query": (1024, 16, 64), "out": (16, 64, 1024), "Dense_0": (1024, 4096), "Dense_1": (4096, 1024)}
+  params = {
+    "MultiHeadDotProductAttention_0": {
+      n: {"kernel": jax.ShapeDtypeStruct(shapes[n], "float32")} for n in ("query", "out")
+    },
+    "MlpBlock_0": {n: {"kernel": jax.ShapeDtypeStruct(shapes[n], "float32")} for n in ("Dense_0", "Dense_1")},
+  }
+  params = {"encoderblock_0": params}
+  found = {n.split("/")[2]: s.spec for n, s in trees.flatten_with_names(sharding.params_shardings(params, mesh))}
+  assert found["query"] == PartitionSpec("fsdp", "tensor", None)
+  assert found["out"] == PartitionSpec("tensor", None, "fsdp")
+  assert found["Dense_0"] == PartitionSpec("fsdp", "tensor")
+  assert found["Dense_1"] == PartitionSpec("tensor", "fsdp")
+
+
+@pytest.mark.parametrize(
+  "gib, batch, devices, slices, axes",
+  [
+    (0.1, 512, 1, 1, {"fsdp": 1}),
+    (0.1, 512, 8, 1, {"replica": 8, "fsdp": 1}),  # Small enough to be whole everywhere.
+    (6, 32_768, 2_048, 1, {"replica": 128, "fsdp": 16}),
+    (6, 32_768, 2_048, 4, {"slice": 4, "replica": 32, "fsdp": 16}),
+    (6, 1_024, 2_048, 1, {"replica": 64, "fsdp": 16, "tensor": 2}),  # More devices than examples.
+    (600, 256, 256, 1, {"replica": 2, "fsdp": 128}),  # 1,152 = 128 x 9: more could not be split over.
+  ],
+)
+def test_auto_takes_the_smallest_fsdp_that_holds_half_a_gib_a_device(gib, batch, devices, slices, axes):
+  params = {"kernel": jax.ShapeDtypeStruct((27, 1_152, 1_153), jnp.float32)}
+  assert dict(sharding.auto_axes(params, int(gib * 2**30), batch, devices, slices)) == axes
+
+
+def test_activations_are_constrained_only_while_they_are_held():
+  x = jnp.zeros((16, 6, 8))
+  fn = lambda x: sharding.constrain(x, "act_batch", None, "act_mlp")
+  assert "sharding_constraint" not in str(jax.make_jaxpr(fn)(x))
+  mesh = sharding.make_mesh([("replica", 2), ("fsdp", 2), ("tensor", 2)])
+  with sharding.activations(mesh):
+    assert jax.jit(lambda x: fn(x))(x).sharding.spec == PartitionSpec(("replica", "fsdp"), None, "tensor")
+    assert jax.jit(lambda x: fn(x))(x[:3]).sharding.spec[:1] in ((), (None,))  # 3 examples cannot be split over 4.
+  assert sharding.held_batch() is None
+
+
+@pytest.mark.parametrize(
+  "rules, words",
+  [([("act_btach", ("data",))], "did you mean 'act_batch'"), ([("act_len", "dta")], "did you mean 'data'")],
+)
+def test_a_rule_of_activations_that_cannot_hold_is_refused(rules, words):
+  with pytest.raises(UserError, match=words):
+    sharding.batch_sharding(sharding.make_mesh(), rules)
+
+
+def test_a_mesh_is_auto_or_a_list():
+  assert dict(sharding.make_mesh("auto").shape) == {"fsdp": 8}
+  with pytest.raises(UserError, match="'auto' or"):
+    sharding.make_mesh("atuo")
