@@ -42,7 +42,7 @@ def test_the_teacher_is_that_of_its_config_and_classifies_digits_that_it_has_not
   shapes = jax.eval_shape(lambda: task.init(jax.random.key(0), batch)["params"])
   params = task.load(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
   logits, _ = jax.jit(task.predict["predict"])(params, batch)
-  assert np.mean(np.argmax(logits, axis=1) == arrays["label"]) >= 0.97
+  assert np.mean(np.argmax(logits, axis=1) == arrays["label"]) >= 0.98
   assert digits.WEIGHTS.stat().st_size < 1_000_000
 
 
@@ -57,7 +57,7 @@ def test_a_run_leaves_the_teacher_as_it_was_to_the_last_bit_once_in_the_checkpoi
   assert sorted(saved) == sorted(f"params/prof/{name}" for name in before)
   last = {k: v for line in trainer.repeatable_metrics(workdir) if line["step"] == 8 for k, v in line.items()}
   assert {"test/prec@1", "prof/prec@1", "agreement/agree@1", "agreement/kl", "agreement/cka"} <= last.keys()
-  assert last["prof/prec@1"] >= 0.97
+  assert last["prof/prec@1"] >= 0.98
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Distillation on scikit-learn's 8x8 digits: a ViT of a nineteenth of its teacher's size, with nothing to download.
+"""Distillation on scikit-learn's 8x8 digits: a student at a tenth of its teacher's arithmetic, nothing to download.
 
     ./bazelw run //projects/distill:train
     ./bazelw run //projects/distill:train -- --config=digits:alone
@@ -6,7 +6,10 @@
 Arguments: `alone` (the same student by the labels, as long and on the same crops, to compare with), `teacher` (another
 teacher of that size, a file), `distance` (kl, euclidean, hard), `t` (temperature of kl).
 
-The teacher is the project's own, trained by `digits_teacher` and shipped.
+The teacher is the project's own, trained by `digits_teacher` and shipped: 98.6 % of the test's digits. The student has
+larger patches, a quarter as many.
+
+Expected: at least 98 % test accuracy in two minutes. What else was measured is in the project's README.
 """
 
 from pathlib import Path
@@ -32,7 +35,7 @@ def get_config(arg=None):
     pp=f"pad(1)|random_crop(8)|{labels}",
   )
 
-  student = dict(width=24, depth=1, mlp_dim=96, num_heads=4, patch_size=(2, 2), pool_type="gap")
+  student = dict(width=48, depth=2, mlp_dim=192, num_heads=4, patch_size=(4, 4), pool_type="gap")
   if arg.alone:
     config.model_name, config.model = "vit", student
     config.loss = "softmax_xent"

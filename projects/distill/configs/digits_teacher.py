@@ -17,7 +17,7 @@ def get_config(arg=None):
   config = config_lib.ConfigDict()
 
   config.seed = 0
-  config.total_epochs = 2 if arg.runlocal else 150
+  config.total_epochs = 2 if arg.runlocal else 250
   config.num_classes = 10
   config.loss = "softmax_xent"
 
