@@ -16,7 +16,7 @@ def get_config(arg=None):
   config = config_lib.ConfigDict()
 
   config.seed = 0
-  config.total_epochs = 2 if arg.runlocal else 60
+  config.total_epochs = 2 if arg.runlocal else 100
   config.num_classes = 10
   config.loss = "softmax_xent"
 
@@ -32,11 +32,11 @@ def get_config(arg=None):
   config.wd = 2e-3
   config.schedule = dict(decay_type="cosine", warmup_percent=0.1)
   if not arg.plain:
-    config.sam = dict(rho_max=0.05, rho_min=0.01, alpha=0.1)
+    config.sam = dict(rho_max=0.1, rho_min=0.05, alpha=0.1)
 
   config.evals = dict(
     test=dict(
-      type="classification", data=dict(name="digits", split="test"), pp_fn=labels, batch_size=128, log_epochs=10
+      type="classification", data=dict(name="digits", split="test"), pp_fn=labels, batch_size=128, log_epochs=50
     ),
     # At the end only: it takes many passes over its examples.
     sharpness=dict(
