@@ -62,7 +62,7 @@ def test_the_student_alone_is_the_student_of_the_distillation():
   batch = {"image": np.zeros((1, 8, 8, 1), np.float32)}
   shapes = lambda config: jax.eval_shape(lambda: make_task(config).init(jax.random.key(0), batch)["params"])
   assert jax.tree.map(np.shape, shapes(distilled)["student"]) == jax.tree.map(np.shape, shapes(alone))
-  same = ("total_epochs", "input", "lr", "wd", "schedule", "optax_name", "grad_clip_norm")
+  same = ("total_steps", "input", "lr", "wd", "schedule", "optax_name", "grad_clip_norm")
   assert all(distilled[key] == alone[key] for key in same)
 
 

@@ -3,13 +3,14 @@
     ./bazelw run //projects/distill:train
     ./bazelw run //projects/distill:train -- --config=digits:alone
 
-Arguments: `alone` (the same student by the labels, as long and on the same crops, to compare with), `teacher` (another
-teacher of that size, a file), `distance` (kl, euclidean, hard), `t` (temperature of kl).
+Arguments: `alone` (the same student by the labels, as long and on the same crops, to compare with), `share` of the
+training digits that the student sees, `teacher` (another teacher of that size, a file), `distance` (kl, euclidean,
+hard), `t` (temperature of kl).
 
-The teacher is the project's own, trained by `digits_teacher` and shipped: 98.6 % of the test's digits. The student has
-larger patches, a quarter as many.
+The teacher is the project's own, trained by `digits_teacher` on all of them and shipped: 98.6 % of the test's digits.
+The student has larger patches, a quarter as many, and 431 digits: what more there is to know the teacher tells it.
 
-Expected: at least 98 % test accuracy in two minutes. What else was measured is in the project's README.
+Expected: at least 97 % test accuracy in two minutes. What else was measured is in the project's README.
 """
 
 from pathlib import Path
@@ -21,16 +22,16 @@ WEIGHTS = Path(__file__).parent.parent / "teachers" / "digits.npz"
 
 
 def get_config(arg=None):
-  arg = config_lib.parse_arg(arg, alone=False, teacher=str(WEIGHTS), distance="kl", t=1.0, runlocal=False)
+  arg = config_lib.parse_arg(arg, alone=False, share="30%", teacher=str(WEIGHTS), distance="kl", t=1.0, runlocal=False)
   config = config_lib.ConfigDict()
 
   config.seed = 0
-  config.total_epochs = 2 if arg.runlocal else 200
+  config.total_steps = 60 if arg.runlocal else 4_491
   config.num_classes = 10
 
   labels = "value_range(-1,1)|onehot(10,key='label',key_result='labels')|keep('image','labels')"
   config.input = dict(
-    data=dict(name="digits", split="train"),
+    data=dict(name="digits", split=f"train[:{arg.share}]"),
     batch_size=64,
     pp=f"pad(1)|random_crop(8)|{labels}",
   )
