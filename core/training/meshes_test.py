@@ -33,7 +33,7 @@ MESHES = {
   "fsdp 2": (2, [("fsdp", 2)], FSDP),
   "fsdp 2 x tensor 2": (4, [("fsdp", 2), ("tensor", 2)], TENSOR),
   "fsdp 8": (8, [("fsdp", 8)], FSDP),
-  "replica 2 x fsdp 2 x sequence 2": (8, [("replica", 2), ("fsdp", 2), ("sequence", 2)], FSDP),
+  "replica 2 x fsdp 4": (8, [("replica", 2), ("fsdp", 4)], FSDP),
 }
 
 
@@ -117,7 +117,7 @@ def test_each_device_works_on_its_own_part_of_the_batch_and_gathers_a_layer_at_a
 
 
 def test_a_checkpoint_of_eight_devices_goes_on_on_two_and_on_one_and_back(tmp_path):
-  names = {8: "fsdp 8", 2: "fsdp 2", 1: "one"}
+  names = {8: "replica 2 x fsdp 4", 2: "fsdp 2", 1: "one"}
   run = make_run(names[8])
   state, _ = run.update(run.state, run.batch)
   first = sharding.to_host(state)
