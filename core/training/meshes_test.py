@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from core.training.state import TrainState
 from core.training.step import make_update
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Eight devices on a few busy cores: a collective may have to wait for the last of them.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 STEPS = 20
 FSDP = [(".*", "fsdp(min_size_to_shard_mb=0)")]
