@@ -11,7 +11,7 @@ import optax
 from core import trees
 from core.errors import UserError, nearest
 from core.optim import adafactor, ema, sam, schedule
-from core.optim.masks import make_mask, schedule_rules, trainable_by
+from core.optim.masks import make_mask, schedule_rules
 
 FROZEN = -1  # In a tree of schedule numbers: the parameter has no schedule and stays as it is.
 DECAYED_BY_DEFAULT = ((".*/kernel$", 1.0),)
@@ -60,7 +60,7 @@ def make(
     [(regex, FROZEN if arguments is None else next(numbers)) for regex, arguments in rules],
     where="config.schedule",
   )
-  trainable = trainable_by(config, params)
+  trainable = jax.tree.map(lambda number: number != FROZEN, which)
   if not any(jax.tree.leaves(trainable)):
     raise UserError("config.schedule: every parameter is frozen; give at least one of them a schedule")
   schedules = [_schedule(arguments, sched_kw) for _, arguments in rules if arguments is not None]

@@ -22,6 +22,7 @@ from core import files, sharding, trees
 from core.data import feed, pipeline
 from core.errors import UserError
 from core.evaluators import batches, features, retrieval, texts
+from core.optim import masks
 from core.training import cli, initial
 from projects.lit.train import make_task
 
@@ -101,8 +102,7 @@ def embed_images(config: ConfigDict, progress: Callable[[int, int], None]) -> Fl
 
 
 def _check_locked(config: ConfigDict, params: Any) -> None:
-  rules = config.get("schedule", {})
-  rules = rules if isinstance(rules, list | tuple) else [(".*", rules)]
+  rules = masks.schedule_rules(config)
   for name, _ in trees.flatten_with_names({"img": params.get("img", {})}):
     rule = trees.first_match(name, [regex for regex, _ in rules])
     if rule is None or rules[rule][1] is not None:
