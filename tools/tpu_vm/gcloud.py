@@ -47,9 +47,10 @@ class Reply:
   def line(self) -> str:
     """The line of gcloud's that names the failure, and what to do about it where that is known."""
     lines = [line.strip() for line in self.errors.splitlines() if line.strip()]
-    told = next((line for line in lines if '"message":' in line), None)  # An answer of the API, printed as JSON.
-    told = told or next((line for line in lines if line.startswith("ERROR:")), None)
-    told = told or (lines[-1] if lines else f"gcloud ended with status {self.status}")
+    told = lines[-1] if lines else f"gcloud ended with status {self.status}"
+    told = next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")), told)
+    # An answer of the API, printed as JSON.
+    told = next((line.removeprefix('"message": ').rstrip(",") for line in lines if line.startswith('"message":')), told)
     advice = next((advice for name, _, advice in _TROUBLES if name == self.trouble), "")
     return told + (f" ({advice})" if advice else "")
 

@@ -106,7 +106,7 @@ class Launcher:
     began, last, failures = time.monotonic(), "", 0
     self._imagined_there = False
     while (state := self.state()) != READY:
-      if state != last:
+      if state not in (last, MISSING):
         self._say(f"{self._machine.name}: {state}")
       last, word = state, state.split()[0]
       failures += word == "FAILED"
@@ -125,6 +125,7 @@ class Launcher:
 
   def _create(self, request: Sequence[str], patient: bool) -> bool:
     """Whether it could be created; where not for lack of capacity, a patient caller tries again later."""
+    self._say(f"{self._machine.name}: creating")
     reply = self._gcloud(request)
     if reply.status and not (patient and reply.trouble in ("capacity", "other")):
       raise UserError(reply.line)
@@ -167,11 +168,13 @@ class Launcher:
 
     def show(line: str) -> None:
       nonlocal shown
-      shown += 1
-      self._show(line)
+      number, _, text = line.partition(":")
+      if number.isdigit() and int(number) > shown:
+        shown = int(number)
+        self._show(text)
 
-    stream = lambda: self._gcloud(commands.ssh(self._machine, worker.follow(shown + 1), which), show=show)
-    self._reach(stream, progress=lambda: shown)
+    command = commands.ssh(self._machine, worker.follow(), which)
+    self._reach(lambda: self._gcloud(command, show=show), progress=lambda: shown)
 
   def wait_until_ended(self) -> list[worker.State]:
     """The workers' answers when no trainer runs any more, or when the grace is over."""
@@ -224,13 +227,14 @@ def run(launcher: Launcher, job: Job, *, delete: bool, say: Callable[[str], None
       else:
         if any(state.word == "running" for state in states):
           _ended(launcher, say)  # What a start or an end that was cut short has left.
+        say(f"copies {job.bundle.name} and starts it")
         launcher.copy(job)
         launcher.start(job)
         began = time.monotonic()
       launcher.follow()
       states = _ended(launcher, say)
     except MachineGone as gone:
-      say(f"the machine was taken away ({gone}): it is created again and resumes")
+      say(f"the machine was taken away ({gone}); another resumes")
       continue
     status, told = worker.outcome(states), first_few([str(state) for state in states])
     if status is None:

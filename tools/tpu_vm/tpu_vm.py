@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.errors import UserError
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     raise UserError(f"{machine.name} is {gone}; create it first, or let `run` do so") from None
 
 
-def _do(flags: argparse.Namespace, vm: launcher.Launcher, trainer: Sequence[str], say) -> int:
+def _do(flags: argparse.Namespace, vm: launcher.Launcher, trainer: Sequence[str], say: Callable[[str], None]) -> int:
   tell = lambda *lines: None if flags.dry_run else print(*lines, sep="\n")
   match flags.command:
     case "run":

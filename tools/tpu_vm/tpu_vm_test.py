@@ -69,7 +69,7 @@ touch "$SHARED/starts-$NUMBER"
 count=$(wc -l <"$SHARED/starts-$NUMBER")
 echo >>"$SHARED/starts-$NUMBER"
 echo "step 1 of start $count"
-status=$(sed -n "$((count + 1))p" "$SHARED/statuses")
+status=$(sed -n "$((count + 1))p" "$SHARED/statuses" | cut -d / -f $((NUMBER + 1)))
 if [ "$status" = preempted ]; then
   until [ -e "$SHARED/followed" ]; do sleep 0.02; done
   echo -n PREEMPTED >"$SHARED/node"
@@ -94,6 +94,7 @@ class Cloud:
     path.write_text(json.dumps(json.loads(path.read_text()) | {verb: replies}))
 
   def trainers_end_with(self, *statuses: object) -> None:
+    """How each start ends: with this status, or with those of worker 0 and 1, `4/75`."""
     (self.folder / "statuses").write_text("\n".join(map(str, statuses)))
 
   @property
@@ -159,7 +160,7 @@ def test_a_queued_resource_is_waited_for_with_a_line_a_change(cloud, capsys):
   cloud.answer("queued-resources describe", missing, *((0, state, "") for state in states))
   assert tpu_vm.main(["create", *MACHINE, *MADE, "--queued"]) == 0
   told = [line.removeprefix("m: ") for line in capsys.readouterr().err.splitlines()]
-  assert told == ["MISSING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ready"]
+  assert told == ["creating", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ready"]
   make = "--quiet compute tpus queued-resources create m --node-id=m --accelerator-type=v5litepod-16"
   make += " --runtime-version=v2-alpha-tpuv5-lite --async --spot --zone=z --project=p"
   assert cloud.commands[1] == make.split()
@@ -227,7 +228,7 @@ def test_a_preempted_machine_is_made_again_and_resumes(cloud, capfd, queued):
   output, errors = capfd.readouterr()
   assert output.splitlines() == ["step 1 of start 0", "step 1 of start 1", "last line"]
   state = "SUSPENDED" if queued else "PREEMPTED"
-  assert f"the machine was taken away ({state}): it is created again and resumes" in errors
+  assert f"the machine was taken away ({state}); another resumes" in errors
 
 
 def test_an_interrupted_job_resumes_on_the_machine_that_is_there(cloud):
@@ -235,6 +236,14 @@ def test_an_interrupted_job_resumes_on_the_machine_that_is_there(cloud):
   assert tpu_vm.main(["run", *MACHINE, *MADE, *TRAINED]) == 0
   assert cloud.starts == 2
   assert cloud.verbs.count("create") == 1
+
+
+def test_a_worker_that_hangs_when_another_has_ended_is_killed(cloud, capsys):
+  cloud.trainers_end_with("4/waits", 0)
+  assert tpu_vm.main(["run", *MACHINE, *MADE, *TRAINED, "--grace=2", "--poll=0.3"]) == 0
+  errors = capsys.readouterr().err
+  assert "killed, for they did not end with the others: worker-1\n" in errors
+  assert "interrupted, resumes: worker-0 ended with status 4, worker-1 ended with status 137\n" in errors
 
 
 def test_the_users_mistake_is_not_retried(cloud):
@@ -273,11 +282,11 @@ def test_a_broken_connection_is_tried_again_and_shows_no_line_twice(cloud, capfd
   cloud.answer("tpu-vm ssh", broken)
   cloud.answer("tpu-vm scp", broken)
   assert tpu_vm.main(["run", *MACHINE, *MADE, *TRAINED]) == 0
-  cloud.answer("tpu-vm ssh", (1, "step 1 of start 0\n", broken[2]))
+  cloud.answer("tpu-vm ssh", (1, "1:step 1 of start 0\n", broken[2]))
   assert tpu_vm.main(["log", *MACHINE]) == 0
   output, errors = capfd.readouterr()
   assert output.splitlines() == ["step 1 of start 0", "last line"] * 2
-  assert errors.count("again in 0 s: ERROR: [/usr/bin/ssh] exited with return code [255].") == 3
+  assert errors.count("again in 0 s: [/usr/bin/ssh] exited with return code [255].") == 3
 
 
 def test_a_machine_that_cannot_be_reached_is_told_and_left(cloud):

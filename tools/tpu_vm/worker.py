@@ -1,5 +1,7 @@
 """What runs on each worker of a TPU VM: scripts for its shell, made here whole, and the line by which each answers.
 
+When a connection breaks, gcloud runs a command again by itself: nothing here does harm when it is done twice.
+
 On a worker, in `~/tpu_vm`:
 
     lock     held by the trainer, and by nothing else, for as long as it runs: no restart of the machine, no other
@@ -103,10 +105,12 @@ def stop(number: str = "TERM", *, by_hand: bool = True) -> str:
   return _script(f'if running && [ -e pid ]; then {note}kill -{number} "$(cat pid)" 2>/dev/null; fi\nreport')
 
 
-def follow(first: int = 1) -> str:
-  """A script that prints the log from line `first` on, and ends when the trainer has."""
+def follow() -> str:
+  """A script that prints the log, each line after its number and a colon, and ends when the trainer has."""
   # The lock is given to this wait when the trainer ends; tail reads to the end once more and ends with the wait.
-  return _script(f"touch log\nflock -s lock true &\ntail -n +{first} -s 0.2 -F --pid=$! log 2>/dev/null\nexit 0")
+  return _script(
+    'touch log\nflock -s lock true &\ntail -n +1 -s 0.2 -f --pid=$! log | grep --line-buffered -n ""\nexit 0'
+  )
 
 
 def states(output: str) -> list[State]:

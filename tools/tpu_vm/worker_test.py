@@ -62,7 +62,7 @@ def test_a_bucket_is_mounted_once_and_lets_the_lock_go(tmp_path):
   start = worker.start("x_bundle", ["--config=a"], workdir="gs://my-bucket/runs/a b/", env={}, setup="")
   for _ in range(2):
     shell(start, tmp_path)
-    assert shell(worker.follow(), tmp_path) == f"--config=a --workdir={tmp_path}/tpu_vm/buckets/my-bucket/runs/a b\n"
+    assert shell(worker.follow(), tmp_path) == f"1:--config=a --workdir={tmp_path}/tpu_vm/buckets/my-bucket/runs/a b\n"
     assert worker.states(shell(worker.report(), tmp_path))[0].code == 0
   (mount,) = (tmp_path / "mounts").read_text().splitlines()
   assert mount.endswith(f"my-bucket {tmp_path}/tpu_vm/buckets/my-bucket")
@@ -79,5 +79,5 @@ def test_a_bucket_is_mounted_once_and_lets_the_lock_go(tmp_path):
 )
 def test_what_is_wrong_on_a_worker_is_in_its_log_and_the_users_to_mend(tmp_path, setup, workdir, line):
   shell(worker.start("x_bundle", [], workdir=workdir, env={}, setup=setup), tmp_path)
-  assert shell(worker.follow(), tmp_path).splitlines()[-1] == line
+  assert shell(worker.follow(), tmp_path).splitlines()[-1].partition(":")[2] == line
   assert worker.states(shell(worker.report(), tmp_path))[0].code == worker.USER_ERROR
