@@ -6,6 +6,13 @@ load("//tools:bundle.bzl", "bundle")
 _TEST_DATA = ["**/testdata/**", "**/witness/**", "**/repro/**", "**/*.npz"]
 _NOT_DATA = ["**/*.py", "**/__pycache__/**", "**/*.md", "**/*.png", "BUILD", "requirements*"] + _TEST_DATA
 
+# Tests compile much and compute little: the code that XLA's CPU backend makes may be slow, if it is made fast.
+_TEST_ENV = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+}
+
 def pins(name):
     """The packages of a lock: core's, a tool's, or a project's in the flavour that --config=cuda or --config=tpu chose."""
     if name in ["core", "aot"]:
@@ -57,7 +64,7 @@ def python_tests(deps, locked = "core", srcs = None, size = "medium", data = [],
             main = "//third_party/python:pytest_main.py",
             args = ["$(location %s)" % src],
             data = data + ["//:pyproject.toml"] + native.glob(_TEST_DATA, allow_empty = True),
-            env = dict({"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}, **env),
+            env = dict(_TEST_ENV, **env),
             tags = tags,
             deps = deps + pins(locked),
             **kwargs

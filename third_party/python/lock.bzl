@@ -83,18 +83,21 @@ python_uv = repository_rule(
 
 def _python_lock_impl(ctx):
     lock = ctx.path(ctx.attr.lock)
-    ctx.report_progress("installing %s" % ctx.attr.lock)
+    if ctx.attr.shared_lock and ctx.read(ctx.attr.shared_lock) == ctx.read(lock):
+        ctx.symlink(ctx.path(ctx.attr.shared_with).dirname.get_child("site-packages"), "site-packages")
+    else:
+        ctx.report_progress("installing %s" % ctx.attr.lock)
 
-    # `bazel run` shows no progress, and a print() would come again with every later command.
-    ctx.execute(["echo", "Installing the packages of %s (once)" % ctx.attr.lock], quiet = False)
-    _run(
-        ctx,
-        "installing " + str(ctx.attr.lock),
-        # A sandboxed test cannot write bytecode, so all of it is compiled now: TensorFlow takes seconds longer without.
-        [ctx.path(ctx.attr._uv), "pip", "install", "--quiet", "--no-progress", "--compile-bytecode"] +
-        ["--require-hashes", "--no-deps", "--build-constraints", ctx.path(ctx.attr._build_lock)] +
-        ["--python", ctx.path(ctx.attr._python), "--target", "site-packages", "--requirements", lock],
-    )
+        # `bazel run` shows no progress, and a print() would come again with every later command.
+        ctx.execute(["echo", "Installing the packages of %s (once)" % ctx.attr.lock], quiet = False)
+        _run(
+            ctx,
+            "installing " + str(ctx.attr.lock),
+            # A sandboxed test cannot write bytecode, so all of it is compiled now: TensorFlow is seconds slower without.
+            [ctx.path(ctx.attr._uv), "pip", "install", "--quiet", "--no-progress", "--compile-bytecode"] +
+            ["--require-hashes", "--no-deps", "--build-constraints", ctx.path(ctx.attr._build_lock)] +
+            ["--python", ctx.path(ctx.attr._python), "--target", "site-packages", "--requirements", lock],
+        )
 
     # One directory label: a glob would be tens of thousands of links in every target's runfiles.
     ctx.file("BUILD", """\
@@ -111,6 +114,8 @@ python_lock = repository_rule(
     implementation = _python_lock_impl,
     attrs = {
         "lock": attr.label(mandatory = True),
+        "shared_lock": attr.label(doc = "A lock whose packages serve this one too, if the two are the same."),
+        "shared_with": attr.label(doc = "The BUILD file of that lock's packages, which are then installed first."),
         "_build_lock": attr.label(default = "//third_party/python:uv.lock"),
         "_python": attr.label(default = "@python3//:bin/python"),
         "_uv": attr.label(default = "@uv//:bin/uv"),
@@ -118,9 +123,14 @@ python_lock = repository_rule(
 )
 
 def python_locks(project):
-    """Declares `@<project>_pins` and its accelerator flavours, `@<project>_pins_cuda` and `@<project>_pins_tpu`."""
+    """Declares `@<project>_pins` and its accelerator flavours, `@<project>_pins_cuda` and `@<project>_pins_tpu`.
+
+    A project that pins what core does shares core's folder of packages, and has one of its own from the day it differs.
+    """
     for flavour in ["", "cuda", "tpu"]:
         python_lock(
             name = "_".join([project, "pins"] + ([flavour] if flavour else [])),
             lock = "//projects/%s:requirements%s.lock" % (project, "." + flavour if flavour else ""),
+            shared_lock = None if flavour else "//core:requirements.lock",
+            shared_with = None if flavour else "@core_pins//:BUILD",
         )
