@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+EXIT_USER_ERROR = 2
+
 
 class UserError(Exception):
   """A mistake in a config, path, dataset or checkpoint that the person running the job can mend.

@@ -1,6 +1,7 @@
 """Starts a project's trainer as a process of its own, and reads what it leaves behind."""
 
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -40,6 +41,13 @@ def run(module: str, *arguments: str, env: dict[str, str] | None = None, timeout
 def start_code(code: str, *arguments: str) -> subprocess.Popen:
   """As `start`, of a line of Python that sets something up before it runs a trainer."""
   return _python("-c", code, *arguments, env=None)
+
+
+def free_port() -> int:
+  """A port of this machine that nothing listens at."""
+  with socket.socket() as listener:
+    listener.bind(("localhost", 0))
+    return listener.getsockname()[1]
 
 
 def final_state(workdir: Path) -> dict[str, np.ndarray]:

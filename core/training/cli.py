@@ -1,5 +1,6 @@
 """The command line of every trainer: `train --config=FILE.py[:args] [--config.KEY=VALUE ...] [--workdir=DIR]`."""
 
+import json
 import logging
 import os
 import shlex
@@ -8,14 +9,15 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from core import config as config_lib
 from core import files
-from core.errors import UserError, nearest
-from core.training import loop, preemption
+from core.errors import EXIT_USER_ERROR, UserError, nearest
+from core.training import loop, places, preemption, processes, provenance
 
 _USAGE = """\
 usage: train [--config=FILE.py[:ARGS]] [--config.KEY=VALUE ...] [--workdir=DIR] [options]
@@ -28,13 +30,13 @@ usage: train [--config=FILE.py[:ARGS]] [--config.KEY=VALUE ...] [--workdir=DIR] 
   --cpu_devices=N         pretend that this machine's CPU is N devices
   --cache_dir=DIR         compiled programs, shared by runs (default: .jax_cache beside the workdir)
   --coordinator=HOST:PORT --process_id=I --processes=N
-                          one of N processes that train one job together, each started with its own I
+                          one of N processes that train one job together, each started with its own I; not needed on
+                          TPU VMs, GKE, SLURM and Open MPI, which tell; --processes=1 trains alone all the same
+  --lost_after=SECONDS    without a sign of life of a process, after which the others end (default: 60)
 """
-_FLAGS = ("config", "workdir", "cpu_devices", "cache_dir", "coordinator", "process_id", "processes", "help")
+_FLAGS = ("config", "workdir", "cpu_devices", "cache_dir", *places.FLAGS, "lost_after", "help")
 
-EXIT_USER_ERROR = 2
 EXIT_NON_FINITE = 3
-EXIT_LOST_PROCESS = 4
 
 
 def main(
@@ -72,28 +74,44 @@ def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]
   spec = config_spec(flags.get("config", default), project)
   config = config_lib.load(spec, overrides)
   name = Path(spec.partition(":")[0]).stem
-  if "coordinator" in flags and "workdir" not in flags:
+  place = places.find(flags, os.environ, places.tpu_vm(os.environ))
+  if place and "workdir" not in flags:
     raise UserError("several processes share one --workdir=DIR; give it to each of them")
   workdir = files.from_here(flags.get("workdir") or f"runs/{project.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
   start_jax(flags, workdir)
 
-  try:
-    loop.run(make_task(config), config, workdir, project=project.name, name=name)
-  except preemption.Preempted as stop:
-    again = {**flags, **{f"config.{key}": value for key, value in overrides}, "workdir": workdir}
-    print(f"{stop}: {shlex.join(f'--{name}={value}' for name, value in again.items())}", file=sys.stderr)
-    return preemption.EXIT_CODE
-  except loop.NonFiniteLoss as error:
-    print(f"error: {error}", file=sys.stderr)
-    return EXIT_NON_FINITE
-  except OSError as error:
-    print(f"error: {error}; run: {workdir}", file=sys.stderr)
-    return 1
-  except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
-      raise
-    _leave_lost_job(error, workdir)
-  return 0
+  def run() -> int:
+    try:
+      loop.run(make_task(config), config, workdir, project=project.name, name=name)
+    except preemption.Preempted as stop:
+      again = {**flags, **{f"config.{key}": value for key, value in overrides}, "workdir": workdir}
+      print(f"{stop}: {shlex.join(f'--{name}={value}' for name, value in again.items())}", file=sys.stderr)
+      return preemption.EXIT_CODE
+    except loop.NonFiniteLoss as error:
+      print(f"error: {error}", file=sys.stderr)
+      return EXIT_NON_FINITE
+    except OSError as error:
+      print(f"error: {error}; run: {workdir}", file=sys.stderr)
+      return 1
+    return 0
+
+  return processes.together(
+    place,
+    run,
+    facts=_facts(config, project, workdir) if place else {},
+    advice=f"start all again with --workdir={workdir} to resume",
+    lost_after=_int(flags, "lost_after", default=processes.LOST_AFTER),
+  )
+
+
+def _facts(config: ConfigDict, project: Path, workdir: Path) -> dict[str, Any]:
+  """What all processes of a job must have alike."""
+  return {
+    "config": json.loads(config_lib.to_json(config)),
+    "code": provenance.sources(project),
+    "packages": provenance.versions(),
+    "workdir": str(workdir),
+  }
 
 
 def parse(argv: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
@@ -149,44 +167,21 @@ def config_spec(spec: str, project: Path) -> str:
 
 
 def start_jax(flags: dict[str, str], workdir: Path) -> None:
-  """Settles devices, processes and the compilation cache, before anything is computed."""
+  """Settles devices and the compilation cache, before anything is computed."""
   if "cpu_devices" in flags:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", _int(flags, "cpu_devices"))
   cache = files.from_here(flags["cache_dir"]) if "cache_dir" in flags else workdir.parent / ".jax_cache"
   jax.config.update("jax_compilation_cache_dir", str(cache))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  if "coordinator" not in flags:
-    return
-  jax.config.update("jax_enable_preemption_service", True)
-  try:
-    jax.distributed.initialize(
-      flags["coordinator"],
-      _int(flags, "processes"),
-      _int(flags, "process_id"),
-      initialization_timeout=60,
-      heartbeat_timeout_seconds=20,
-    )
-  except (RuntimeError, ValueError) as error:
-    reason = str(error).splitlines()[0]
-    raise UserError(f"could not join the other processes at {flags['coordinator']}: {reason}") from error
 
 
-def _int(flags: dict[str, str], name: str) -> int:
-  if not flags.get(name, "").isdigit():
-    raise UserError(f"flag --{name} must be a whole number, got {flags.get(name)!r}")
+def _int(flags: dict[str, str], name: str, default: int | None = None) -> int:
+  if name not in flags and default is not None:
+    return default
+  if not flags.get(name, "").isdigit() or int(flags[name]) == 0:
+    raise UserError(f"flag --{name} must be a whole number above 0, got {flags.get(name)!r}")
   return int(flags[name])
-
-
-def _leave_lost_job(error: Exception, workdir: Path) -> None:
-  """Ends at once: an orderly exit would wait for the process that is gone."""
-  reason = str(error).splitlines()[0][:200]
-  print(
-    f"error: another process of this job is gone ({reason}); start all again with --workdir={workdir} to resume",
-    file=sys.stderr,
-    flush=True,
-  )
-  os._exit(EXIT_LOST_PROCESS)
 
 
 def quiet() -> None:

@@ -23,7 +23,7 @@ from core.data import feed, input_config, pipeline
 from core.errors import UserError
 from core.evaluators import registry as evaluators
 from core.optim import ema, sam
-from core.training import compiled, initial, metrics, profiling, progress, provenance
+from core.training import compiled, initial, metrics, processes, profiling, progress, provenance
 from core.training.preemption import Preempted, Preemption
 from core.training.step import make_update
 from core.training.task import Params, Task
@@ -180,6 +180,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
       raise Preempted(start)
     step, evaluated, stopping = start, True, False
     for step in range(start + 1, plan.total + 1):
+      processes.entered(step)
       trace.before(step)
       update, waited = updates.at(step)
       show.paused(waited)

@@ -60,9 +60,25 @@ def describe() -> dict[str, Any]:
     "commit": _commit(),
     "lock_sha256": _lock_digest(),
     "python": platform.python_version(),
-    "versions": {name: _version(name) for name in _PACKAGES},
+    "versions": versions(),
     "devices": {"count": len(devices), "kind": devices[0].device_kind, "processes": jax.process_count()},
     "host": platform.platform(),
+  }
+
+
+def versions() -> dict[str, str | None]:
+  """Those of the packages that decide what is computed; None where one is not installed."""
+  return {name: _version(name) for name in _PACKAGES}
+
+
+def sources(project: Path) -> dict[str, str]:
+  """A digest of each source file of core and of `project`'s folder, `{"core/config.py": "8d1f03..."}`; not of tests."""
+  root = Path(__file__).resolve().parents[2]
+  files = sorted({*root.glob("core/**/*.py"), *project.resolve().glob("**/*.py")})
+  return {
+    os.path.relpath(file, root): hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    for file in files
+    if not file.stem.endswith("_test")
   }
 
 

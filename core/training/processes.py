@@ -1,0 +1,440 @@
+"""The processes of one job: they meet before JAX starts, watch each other while it runs, and end together.
+
+Process 0 listens at the coordinator's address. The others call there, say who they are and what they are about to run,
+and stay connected: a sign of life goes either way twenty times in `lost_after` seconds. A process is lost when its
+connection breaks, or is silent for `lost_after`; it is stuck when it lives but has not come to a step in which others
+have waited for ten times as long. Process 0 judges and tells the others, so that all name the same one; when process 0
+is itself that is lost, they see that much. JAX alone would abort in C++, or wait for ever.
+
+A process that is alone does nothing of this.
+"""
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NoReturn
+
+import jax
+
+from core import config as config_lib
+from core.errors import EXIT_USER_ERROR, UserError, first_few
+from core.training import preemption
+from core.training.places import Place
+
+EXIT_LOST_PROCESS = 4
+LOST_AFTER = 60
+
+_LOOKS = 20  # At one another in `lost_after`.
+_GRACE = 2  # Looks after which the others end where one has ended with an error; they may have the same to say.
+# In multiples of `lost_after`: how long all have to come, one to come to the others' step, and JAX's own patience.
+_TO_JOIN, _TO_STEP, _JAX = 5, 10, 20
+_MOST_BYTES = 1 << 24  # That a process says of itself.
+_SAID = frozenset({"step", "done", "error"})  # By it of its `Standing`.
+
+_watch: "_Watch | None" = None
+
+
+def entered(step: int) -> None:
+  """Notes that this process has come to `step`; to be called by each once a step."""
+  if _watch is not None:
+    _watch.me.step = step
+
+
+def together(
+  place: Place | None, program: Callable[[], int], *, facts: Mapping[str, Any], advice: str, lost_after: float
+) -> int:
+  """Runs `program` as one process of a job, under `jax.distributed`, and returns its exit status.
+
+  Where another process is lost, or ends with an error, this one ends there and then with one line and status 4: its
+  collectives would wait for ever. Where `program` fails, so does the process, without waiting for the others.
+
+  Args:
+    place: this process's; None where it is alone.
+    program: what to run; returns an exit status.
+    facts: what must be the same in all processes, as JSON has it: `{"config": {...}, "code": {file: digest}}`.
+    advice: ends the line that says who is lost.
+    lost_after: seconds without a sign of life after which a process is taken for dead.
+
+  Raises:
+    UserError: not all came in time, two have one number, or they are not about to run the same; all get the same line.
+  """
+  global _watch
+  if place is None:
+    return program()
+  watch = (_Member if place.index else _First)(place, advice, lost_after)
+  address = watch.meet(facts)
+  _watch = watch
+  try:
+    jax.distributed.initialize(
+      address,
+      place.count,
+      place.index,
+      local_device_ids=place.local_device,
+      cluster_detection_method="deactivate",
+      initialization_timeout=round(_TO_JOIN * lost_after),
+      # Never before we have noticed: it ends the process without a word that a person would understand.
+      heartbeat_timeout_seconds=round(_JAX * lost_after),
+      shutdown_timeout_seconds=round(_JAX * lost_after),
+    )
+    check_devices(collections.Counter(device.process_index for device in jax.devices()), watch.names)
+    status = program()
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    watch.leave(EXIT_USER_ERROR, str(error))
+  except BaseException as error:
+    time.sleep(_GRACE * watch.period)  # It may be how the loss of another shows, and we end here.
+    traceback.print_exc()
+    watch.leave(1, f"{type(error).__name__}: {error}".splitlines()[0][:200])
+  if status not in (0, preemption.EXIT_CODE):
+    watch.leave(status, f"exit status {status}")
+  watch.finish()
+  return status
+
+
+def check_devices(counts: Mapping[int, int], names: Sequence[str]) -> None:
+  """Refuses processes with unequal numbers of devices, `{process: devices}`."""
+  odd = [f"{name} has {counts[i]}" for i, name in enumerate(names) if counts[i] != counts[0]]
+  if odd:
+    raise UserError(f"all processes need as many devices: {names[0]} has {counts[0]}, {first_few(odd)}")
+
+
+def fault_at_start(hellos: Sequence[Mapping[str, Any]], waited: float) -> str | None:
+  """Why the job cannot begin, one line for all processes; None where it can.
+
+  Args:
+    hellos: of each process that came, first of process 0: index, count, name, facts.
+    waited: seconds for which they were waited for.
+  """
+  first = hellos[0]
+  for hello in hellos:
+    if hello["count"] != first["count"]:
+      return f"{hello['name']} is one of {hello['count']} processes, but {first['name']} one of {first['count']}"
+  by_index = collections.defaultdict(list)
+  for hello in hellos:
+    by_index[hello["index"]].append(hello["name"])
+  for names in by_index.values():
+    if len(names) > 1:
+      return f"several processes have one number: {', '.join(names)}; each needs its own --process_id"
+  if missing := [str(i) for i in range(first["count"]) if i not in by_index]:
+    several = "processes" if len(missing) > 1 else "process"
+    return f"{several} {first_few(missing)} of {first['count']} did not come within {waited:.0f} s"
+  odd = []
+  for hello in sorted(hellos, key=lambda hello: hello["index"]):
+    lines = [
+      line
+      for key, value in first["facts"].items()
+      for line in config_lib.differences(value, hello["facts"].get(key), key)
+    ]
+    if lines:
+      odd.append(f"{hello['name']}: {first_few(lines)}")
+  if odd:
+    return f"not all are about to run the same; there is {first['name']}, here is {first_few(odd, joint='; ')}"
+  return None
+
+
+@dataclasses.dataclass
+class Standing:
+  """What is known of a process while the job runs.
+
+  Attributes:
+    name: number and host, for people.
+    step: that it has come to.
+    silent: how many looks ago it last gave a sign of life.
+    gone: its connection broke.
+    done: it has finished its part.
+    error: why it ended, and `ended` how many looks ago.
+  """
+
+  name: str
+  step: int = 0
+  silent: int = 0
+  gone: bool = False
+  done: bool = False
+  error: str = ""
+  ended: int = 0
+
+
+def lost(processes: Sequence[Standing], waited: int, lost_after: float) -> str | None:
+  """Which process the job has lost, and how; None where all is well.
+
+  Args:
+    processes: all of them.
+    waited: looks since any came to another step.
+    lost_after: seconds of `_LOOKS` looks.
+  """
+  for each in processes:
+    if each.error and each.ended >= _GRACE:
+      return f"{each.name} ended ({each.error})"
+    if each.gone and not each.done and not each.error:
+      return f"{each.name} is gone: its connection broke"
+    if each.silent >= _LOOKS and not each.done and not each.error:
+      return f"{each.name} is lost: no sign of life for {lost_after:g} s"
+  ahead = max(each.step for each in processes)
+  behind = [each for each in processes if each.step < ahead and not each.error]
+  if behind and waited >= _TO_STEP * _LOOKS:
+    names = first_few([f"{each.name} after step {each.step:,}" for each in behind])
+    return f"stuck for {_TO_STEP * lost_after:g} s while others wait in step {ahead:,}: {names}"
+  return None
+
+
+class _Watch:
+  """What process 0 and the others do alike: an event loop in a thread beside the program, and how to end."""
+
+  def __init__(self, place: Place, advice: str, lost_after: float):
+    self.period = lost_after / _LOOKS
+    self.me = Standing(f"process {place.index} ({socket.gethostname()})")
+    self.names: list[str] = []
+    self._place, self._advice, self._lost_after = place, advice, lost_after
+    self._over = threading.Event()
+    self._loop = asyncio.new_event_loop()
+    self._tasks: set[asyncio.Task] = set()
+    threading.Thread(target=self._loop.run_forever, name="watch", daemon=True).start()
+
+  def meet(self, facts: Mapping[str, Any]) -> str:
+    """Waits until all processes are there, and returns the address at which JAX finds the coordinator."""
+    hello = dict(index=self._place.index, count=self._place.count, name=self.me.name, facts=facts)
+    return self._run(self._meet(json.loads(json.dumps(hello))))
+
+  def finish(self) -> None:
+    """Waits until all are done, then shuts `jax.distributed` down."""
+    self.me.done = True
+    self._over.wait()
+    jax.distributed.shutdown()
+
+  def leave(self, status: int, reason: str) -> NoReturn:
+    """Ends the process with `status` once the others can know of it."""
+    raise NotImplementedError
+
+  async def _meet(self, hello: dict[str, Any]) -> str:
+    raise NotImplementedError
+
+  def _run(self, coroutine: Coroutine) -> Any:
+    return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+  def _keep(self, coroutine: Coroutine) -> None:
+    task = self._loop.create_task(coroutine)
+    self._tasks.add(task)  # asyncio itself would let it be collected.
+
+  def _end(self, which: str) -> NoReturn:
+    print(f"error: {which}; {self._advice}", file=sys.stderr, flush=True)
+    _exit(EXIT_LOST_PROCESS)
+
+
+class _First(_Watch):
+  """Process 0, which hears all and judges."""
+
+  async def _meet(self, hello: dict[str, Any]) -> str:
+    self._others: dict[asyncio.StreamWriter, tuple[dict, Standing]] = {}
+    self._begun, self._all_here = False, asyncio.Event()
+    self._waited, self._steps, self._status = 0, (), 0
+    port, bound = int(self._place.coordinator.rsplit(":", 1)[1]), _TO_JOIN * self._lost_after
+    try:
+      self._server = await asyncio.start_server(self._hear, None, port, limit=_MOST_BYTES)
+    except OSError as error:
+      raise UserError(f"process 0 cannot listen at port {port} ({os.strerror(error.errno or 0)})") from error
+    with contextlib.suppress(TimeoutError):
+      await asyncio.wait_for(self._all_here.wait(), bound)
+    self._begun = True
+    hellos = [hello, *(each for each, _ in self._others.values())]
+    fault = fault_at_start(hellos, bound)
+    self.names = [each["name"] for each in sorted(hellos, key=lambda each: each["index"])]
+    service = _free_port()
+    self._tell({"refused": fault} if fault else {"service": service, "names": self.names})
+    if fault:
+      await asyncio.sleep(self.period)
+      raise UserError(fault)
+    self._keep(self._look())
+    return f"127.0.0.1:{service}"
+
+  def leave(self, status: int, reason: str) -> NoReturn:
+    self._status, self.me.error = status, reason
+    while True:  # Until all have ended, or the others have been told; the watch ends the process then.
+      time.sleep(self._lost_after)
+
+  async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Talks with one of the others for as long as it is connected."""
+    hello = await _read(reader)
+    if not hello or not {"index", "count", "name", "facts"} <= hello.keys():
+      return writer.close()
+    if self._begun:  # Started again before the others: a job that has lost a process will end in a moment.
+      _write(writer, {"busy": True})
+      return writer.close()
+    _, standing = self._others[writer] = hello, Standing(hello["name"])
+    if len(self._others) == self._place.count - 1:
+      self._all_here.set()
+    while (message := await _read(reader)) is not None:
+      standing.silent = 0
+      for key in _SAID & message.keys():
+        setattr(standing, key, message[key])
+    if self._begun:
+      standing.gone = True
+      await self._judge()
+    else:
+      del self._others[writer]
+
+  async def _look(self) -> None:
+    while True:
+      await asyncio.sleep(self.period)
+      self._tell({})
+      standings = self._standings()
+      for each in standings:
+        each.silent += each is not self.me
+        each.ended += bool(each.error)
+      steps = tuple(each.step for each in standings)
+      self._waited, self._steps = (self._waited + 1 if steps == self._steps else 0), steps
+      await self._judge()
+
+  async def _judge(self) -> None:
+    standings = self._standings()
+    if all(each.done for each in standings) and not self._over.is_set():
+      self._tell({"over": True})
+      self._over.set()
+    if self._over.is_set():
+      return
+    which = lost(standings, self._waited, self._lost_after)
+    all_ended = self.me.error and all(each.error or each.gone for each in standings)
+    if which and not all_ended:
+      self._tell({"lost": which})
+      await asyncio.sleep(self.period)
+    if self.me.error and (which or all_ended):
+      _exit(self._status)
+    if which:
+      self._end(which)
+
+  def _standings(self) -> list[Standing]:
+    return [self.me, *(standing for _, standing in self._others.values())]
+
+  def _tell(self, message: dict[str, Any]) -> None:
+    for writer, (_, standing) in self._others.items():
+      if not standing.gone:
+        _write(writer, message)
+
+
+class _Member(_Watch):
+  """Any other process, which hears process 0."""
+
+  async def _meet(self, hello: dict[str, Any]) -> str:
+    host, port = self._place.coordinator.rsplit(":", 1)
+    host, patience = host.strip("[]"), _TO_JOIN * self._lost_after
+    deadline, fault = time.monotonic() + patience, "no answer"
+    while (left := deadline - time.monotonic()) > 0:
+      try:
+        reader, self._first = await asyncio.wait_for(asyncio.open_connection(host, int(port), limit=_MOST_BYTES), left)
+        _write(self._first, hello)
+        answer = await asyncio.wait_for(_read(reader), 2 * patience) or {}  # Process 0 may have to wait for others.
+        if "refused" in answer:
+          raise UserError(answer["refused"])
+        if "service" in answer:
+          break
+        fault = "a job is running there" if "busy" in answer else "no answer"
+      except OSError as error:
+        fault = error.strerror or "no answer"
+      await asyncio.sleep(self.period)
+    else:
+      where = f"process 0 cannot be reached at {self._place.coordinator}"
+      raise UserError(f"{where} for {patience:g} s ({fault}); is it started, and is this its address?")
+    self.names = answer["names"]
+    self._silent = 0
+    self._keep(self._hear(reader))
+    self._keep(self._look())
+    return f"127.0.0.1:{await _relay(host, answer['service'])}"
+
+  def leave(self, status: int, reason: str) -> NoReturn:
+    self.me.error = reason
+    self._run(self._say())
+    _exit(status)
+
+  def finish(self) -> None:
+    self.me.done = True
+    self._run(self._say())
+    super().finish()
+
+  async def _say(self) -> None:
+    _write(self._first, dict(step=self.me.step, done=self.me.done, error=self.me.error))
+    await self._first.drain()
+
+  async def _hear(self, reader: asyncio.StreamReader) -> None:
+    while (message := await _read(reader)) is not None:
+      self._silent = 0
+      if "lost" in message:
+        self._end(message["lost"])
+      if "over" in message:
+        self._over.set()
+    if not self._over.is_set():
+      self._end(f"{self.names[0]} is gone: its connection broke")
+
+  async def _look(self) -> None:
+    while not self._over.is_set():
+      await asyncio.sleep(self.period)
+      _write(self._first, dict(step=self.me.step))
+      self._silent += 1
+      if self._silent >= _LOOKS:
+        self._end(f"{self.names[0]} is lost: no sign of life for {self._lost_after:g} s")
+
+
+async def _relay(host: str, port: int) -> int:
+  """A port of this machine behind which is `port` of `host`.
+
+  JAX's client aborts the process as soon as its connection to the coordinator breaks; the one that it has through here
+  only falls silent, which leaves the word to us.
+  """
+
+  async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+      try:
+        from_there, to_there = await asyncio.open_connection(host, port)
+        break
+      except OSError:  # The service is about to start; or is gone for good, and the silence is what we want.
+        await asyncio.sleep(0.1)
+
+    returning = asyncio.create_task(_pump(from_there, writer))
+    await _pump(reader, to_there)
+    to_there.close()
+    await returning
+
+  server = await asyncio.start_server(connect, "127.0.0.1", 0)
+  return server.sockets[0].getsockname()[1]
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+  try:
+    while data := await reader.read(1 << 16):
+      writer.write(data)
+      await writer.drain()
+  except OSError:
+    pass
+
+
+async def _read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
+  """The next message; None where the connection ended, or what came is none."""
+  try:
+    message = json.loads(await reader.readline())
+  except (OSError, ValueError):
+    return None
+  return message if isinstance(message, dict) else None
+
+
+def _write(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+  writer.write(json.dumps(message).encode() + b"\n")
+
+
+def _free_port() -> int:
+  with socket.socket() as listener:
+    listener.bind(("", 0))
+    return listener.getsockname()[1]
+
+
+def _exit(status: int) -> NoReturn:
+  """Ends at once: an orderly exit would wait for the processes that are gone."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)

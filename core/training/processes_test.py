@@ -1,0 +1,232 @@
+"""Processes of one job meet, watch each other and end together; here without a model, in projects/vit with one."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from core.testing import trainer
+from core.training import processes
+from core.training.processes import Standing
+
+# What a process of the job does when told, by a line on its standard input; it prints what it has come to.
+CHILD = """
+import json, sys
+from core.errors import UserError
+from core.training import places, processes
+address, count, index, lost_after, facts = sys.argv[1:]
+def program():
+  print("in", flush=True)
+  for line in sys.stdin:
+    word = line.strip()
+    if word == "end":
+      break
+    if word == "refuse":
+      raise UserError("no such file")
+    if word == "raise":
+      raise RuntimeError("out of luck")
+    processes.entered(int(word))
+  return 0
+place = places.Place(address, int(count), int(index))
+try:
+  sys.exit(processes.together(place, program, facts=json.loads(facts), advice="again", lost_after=int(lost_after)))
+except UserError as error:
+  print(f"error: {error}", file=sys.stderr)
+  sys.exit(2)
+"""
+
+
+class Job:
+  """Processes of `CHILD`."""
+
+  def __init__(self, indices=(0, 1, 2), count=3, lost_after=4, facts=None, port=None):
+    self.port = port or trainer.free_port()
+    facts = facts or {}
+    self.processes = {
+      place: subprocess.Popen(
+        [sys.executable, "-c", CHILD, f"localhost:{self.port}", str(count), str(index), str(lost_after)]
+        + [json.dumps(facts.get(place, {"config": {"lr": 0.1}}))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_PLATFORMS": "cpu"},
+      )
+      for place, index in enumerate(indices)
+    }
+
+  def wait_until_in(self):
+    for process in self.processes.values():
+      assert process.stdout.readline() == "in\n", process.stderr.read()
+    return self
+
+  def tell(self, place, word):
+    self.processes[place].stdin.write(f"{word}\n")
+    self.processes[place].stdin.flush()
+
+  def ends(self, *places, within=30):
+    """Statuses and last lines of the processes at `places`."""
+    found = []
+    for place in places:
+      _, errors = self.processes[place].communicate(timeout=within)
+      found.append((self.processes[place].returncode, (errors.strip().splitlines() or [""])[-1]))
+    return found
+
+
+@pytest.fixture
+def job():
+  jobs = []
+
+  def start(*args, **kwargs):
+    jobs.append(Job(*args, **kwargs))
+    return jobs[-1]
+
+  yield start
+  for each in jobs:
+    for process in each.processes.values():
+      process.kill()
+      process.communicate()
+
+
+def name(index):
+  return f"process {index} ({socket.gethostname()})"
+
+
+def test_they_end_together_when_all_are_done(job):
+  started = job().wait_until_in()
+  for place in (0, 2):
+    started.tell(place, "end")
+  time.sleep(1)
+  assert [process.poll() for process in started.processes.values()] == [None] * 3
+  started.tell(1, "end")
+  assert started.ends(0, 1, 2) == [(0, "")] * 3
+
+
+@pytest.mark.parametrize("victim", [0, 2], ids=["coordinator", "another"])
+def test_one_that_is_killed_is_named_at_once_by_all_others(job, victim):
+  started = job(lost_after=60).wait_until_in()
+  started.processes[victim].send_signal(signal.SIGKILL)
+  others = [place for place in range(3) if place != victim]
+  line = f"error: {name(victim)} is gone: its connection broke; again"
+  assert started.ends(*others, within=10) == [(processes.EXIT_LOST_PROCESS, line)] * 2
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "another"])
+def test_one_that_is_paused_is_named_in_time_and_learns_of_it_itself(job, victim):
+  started = job(lost_after=2).wait_until_in()
+  began = time.monotonic()
+  started.processes[victim].send_signal(signal.SIGSTOP)
+  line = f"error: {name(victim)} is lost: no sign of life for 2 s; again"
+  others = [place for place in range(3) if place != victim]
+  assert started.ends(*others) == [(processes.EXIT_LOST_PROCESS, line)] * 2
+  assert time.monotonic() - began < 5
+  started.processes[victim].send_signal(signal.SIGCONT)
+  ((status, own),) = started.ends(victim)
+  assert status == processes.EXIT_LOST_PROCESS
+  assert own == line or victim == 0  # Process 0 finds that the others have left.
+
+
+def test_one_that_is_slow_is_not_accused(job):
+  started = job(lost_after=2).wait_until_in()
+  for place in (0, 1):
+    for _ in range(4):
+      started.processes[place].send_signal(signal.SIGSTOP)
+      time.sleep(0.8)
+      started.processes[place].send_signal(signal.SIGCONT)
+      time.sleep(0.2)
+  for place in range(3):
+    started.tell(place, "end")
+  assert started.ends(0, 1, 2) == [(0, "")] * 3
+
+
+def test_one_that_lives_but_does_not_come_to_the_others_step_is_named(job):
+  started = job(lost_after=1).wait_until_in()
+  for place, step in enumerate([8, 7, 8]):
+    started.tell(place, step)
+  line = f"error: stuck for 10 s while others wait in step 8: {name(1)} after step 7; again"
+  assert started.ends(0, 1, 2) == [(processes.EXIT_LOST_PROCESS, line)] * 3
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_error_of_one_ends_all_and_one_of_all_is_each_ones_own(job, place):
+  started = job(lost_after=4).wait_until_in()
+  started.tell(place, "raise")
+  assert started.ends(place) == [(1, "RuntimeError: out of luck")]
+  line = f"error: {name(place)} ended (RuntimeError: out of luck); again"
+  others = [other for other in range(3) if other != place]
+  assert started.ends(*others) == [(processes.EXIT_LOST_PROCESS, line)] * 2
+  started = job().wait_until_in()
+  for each in range(3):
+    started.tell(each, "refuse")
+  assert started.ends(0, 1, 2) == [(2, "error: no such file")] * 3
+
+
+def test_hosts_that_would_not_run_the_same_all_say_which_and_in_what(job):
+  facts = {1: {"config": {"lr": 0.2}}}
+  lines = [
+    f"error: not all are about to run the same; there is {name(0)}, here is {name(1)}: config.lr: 0.1 there, 0.2 here"
+  ] * 3
+  assert job(facts=facts).ends(0, 1, 2) == [(2, line) for line in lines]
+
+
+def test_two_of_one_number_are_refused(job):
+  line = f"error: several processes have one number: {name(1)}, {name(1)}; each needs its own --process_id"
+  assert job(indices=(0, 1, 1)).ends(0, 1, 2) == [(2, line)] * 3
+
+
+def test_one_that_does_not_come_and_a_coordinator_that_is_not_there(job):
+  assert (
+    job(indices=(0, 2), lost_after=1).ends(0, 1)
+    == [
+      (2, "error: process 1 of 3 did not come within 5 s"),
+    ]
+    * 2
+  )
+  alone = job(indices=(1,), lost_after=1)
+  line = f"error: process 0 cannot be reached at localhost:{alone.port} for 5 s (Connect call failed"
+  ((status, found),) = alone.ends(0)
+  assert status == 2
+  assert found.startswith(line[:60]), found
+
+
+def hello(index, count=2, **facts):
+  return dict(index=index, count=count, name=f"process {index} (host{index})", facts={"config": facts, "workdir": "/a"})
+
+
+def test_a_fault_at_the_start_is_one_line():
+  assert processes.fault_at_start([hello(0), hello(1)], 300) is None
+  other = hello(1) | {"facts": {"config": {}, "workdir": "/b"}}
+  for hellos, words in (
+    ([hello(0), hello(1, count=3)], "process 1 (host1) is one of 3 processes, but process 0 (host0) one of 2"),
+    ([hello(0, count=4), hello(2, count=4)], "processes 1, 3 of 4 did not come within 300 s"),
+    ([hello(0), other], "workdir: '/a' there, '/b' here"),
+    ([hello(0), hello(1, wd=0.1)], "here is process 1 (host1): config.wd: only here"),
+  ):
+    assert words in processes.fault_at_start(hellos, 300)
+
+
+def test_a_host_with_a_failed_chip_is_named():
+  processes.check_devices({0: 4, 1: 4}, ["process 0 (a)", "process 1 (b)"])
+  with pytest.raises(processes.UserError, match=r"process 0 \(a\) has 4, process 1 \(b\) has 3"):
+    processes.check_devices({0: 4, 1: 3}, ["process 0 (a)", "process 1 (b)"])
+
+
+def test_who_is_lost_follows_from_what_is_known_of_all():
+  fine, other = Standing("p0", step=5), Standing("p1", step=5)
+  judged = lambda waited=0, **known: processes.lost([fine, dataclasses.replace(other, **known)], waited, 60)
+  assert judged() is None
+  assert judged(silent=19) is None
+  assert "p1 is lost: no sign of life for 60 s" in judged(silent=20)
+  assert "p1 is gone" in judged(gone=True)
+  assert judged(gone=True, done=True) is None
+  assert judged(error="why", gone=True, ended=1) is None
+  assert judged(error="why", gone=True, ended=2) == "p1 ended (why)"
+  assert judged(waited=10_000) is None  # All are in one step: an evaluation, or XLA compiles.
+  assert judged(waited=199, step=4) is None
+  assert judged(waited=200, step=4) == "stuck for 600 s while others wait in step 5: p1 after step 4"
