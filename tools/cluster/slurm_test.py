@@ -44,7 +44,7 @@ status=$(cat "$SIM/status-$SLURM_PROCID")
 if [ "$status" = waits ]; then
   trap 'sleep 0.3; exit 75' TERM
   touch "$SIM/waits-$SLURM_PROCID"
-  while true; do sleep 0.02; done
+  for ((looks = 0; looks < 3000; looks++)); do sleep 0.02; done
 fi
 if [ "$status" = killed ]; then kill -9 $$; fi
 exit "$status"

@@ -236,7 +236,9 @@ def run(launcher: Launcher, job: Job, *, delete: bool, say: Callable[[str], None
     except MachineGone as gone:
       say(f"the machine was taken away ({gone}); another resumes")
       continue
-    status, told = worker.outcome(states), first_few([str(state) for state in states])
+    status = worker.outcome(states)
+    # Of many workers those are told first that decided.
+    told = first_few([str(state) for state in sorted(states, key=lambda state: state.code != status)])
     if status is None:
       say(f"stopped by hand: {told}")
       return worker.PREEMPTED

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ for number in range(2) if verb in ("ssh", "scp") else ():
   else:
     env = dict(HOME=str(home), PATH=os.environ["PATH"], SHARED=str(here), NUMBER=str(number))
     if "tail" in flags["command"]:
-      (here / "followed").touch()
+      (here / "followed").write_text("yes")
     status = subprocess.run(["bash", "-c", " ".join(flags["command"].split(" "))], cwd=home, env=env).returncode
     if node.read_text() != "READY" or status:
       sys.exit("ERROR: [/usr/bin/ssh] exited with return code [255].")
@@ -76,7 +77,7 @@ if [ "$status" = preempted ]; then
   exit 75
 fi
 if [ "$status" = waits ]; then
-  while true; do sleep 0.02; done
+  for ((looks = 0; looks < 3000; looks++)); do sleep 0.02; done
 fi
 echo "last line"
 exit "$status"
@@ -265,15 +266,15 @@ def test_run_called_again_attaches_and_a_job_stopped_by_hand_stays_stopped(cloud
   cloud.trainers_end_with("waits")
   assert tpu_vm.main(["copy", *MACHINE, "--bundle=vit"]) == 0
   assert tpu_vm.main(["start", *MACHINE, *TRAINED]) == 0
-  again = subprocess.Popen(
-    [sys.executable, "-m", "tools.tpu_vm.tpu_vm", "run", *MACHINE, *MADE, *TRAINED], stdout=subprocess.PIPE, text=True
-  )
-  assert again.stdout.readline() == "step 1 of start 0\n"
-  assert tpu_vm.main(["stop", *MACHINE]) == 0
-  assert again.communicate()[0] == "saved\n"
-  assert again.returncode == worker.PREEMPTED
+  with ThreadPoolExecutor() as pool:
+    again = pool.submit(tpu_vm.main, ["run", *MACHINE, *MADE, *TRAINED])
+    wait_for(cloud.folder / "followed")
+    assert tpu_vm.main(["stop", *MACHINE]) == 0
+    assert again.result() == worker.PREEMPTED
   assert cloud.starts == 1
-  assert "trains already; here is its log" in capfd.readouterr().err
+  output, errors = capfd.readouterr()
+  assert [line for line in output.splitlines() if "worker" not in line] == ["step 1 of start 0", "saved"]
+  assert "trains already; here is its log" in errors
 
 
 def test_a_broken_connection_is_tried_again_and_shows_no_line_twice(cloud, capfd):

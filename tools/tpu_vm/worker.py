@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from core.errors import UserError
 
-# Exit statuses of a trainer (core.training.cli and preemption, which would bring JAX with them).
+# Exit statuses of a trainer: those of core.training, which would bring JAX with it.
 DONE, USER_ERROR, NON_FINITE, LOST_PROCESS, PREEMPTED = 0, 2, 3, 4, 75
 
 _FOLDER = 'mkdir -p "$HOME/tpu_vm" && cd "$HOME/tpu_vm" || exit\n'
@@ -99,10 +99,10 @@ def report() -> str:
   return _script("report")
 
 
-def stop(number: str = "TERM", *, by_hand: bool = True) -> str:
+def stop(signal: str = "TERM", *, by_hand: bool = True) -> str:
   """A script that sends the trainer a signal; at TERM it saves a checkpoint, and with it all that train with it."""
   note = "touch stopped; " if by_hand else ""
-  return _script(f'if running && [ -e pid ]; then {note}kill -{number} "$(cat pid)" 2>/dev/null; fi\nreport')
+  return _script(f'if running && [ -e pid ]; then {note}kill -{signal} "$(cat pid)" 2>/dev/null; fi\nreport')
 
 
 def follow() -> str:
