@@ -4,14 +4,16 @@ import subprocess
 
 import pytest
 
-from core.training import cli, preemption
+from core import errors
+from core.training import cli, preemption, processes
 from tools.tpu_vm import worker
 from tools.tpu_vm.worker import State
 
 
 def test_the_statuses_are_the_trainers_own():
-  assert worker.USER_ERROR == cli.EXIT_USER_ERROR
+  assert worker.USER_ERROR == errors.EXIT_USER_ERROR
   assert worker.NON_FINITE == cli.EXIT_NON_FINITE
+  assert worker.LOST_PROCESS == processes.EXIT_LOST_PROCESS
   assert worker.PREEMPTED == preemption.EXIT_CODE
 
 
