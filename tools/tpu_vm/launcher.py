@@ -12,8 +12,8 @@ from tools.tpu_vm.gcloud import Gcloud, Reply
 
 READY = "READY"
 MISSING = "MISSING"  # gcloud knows of no such machine.
-# States of nodes and of queued resources (the TPU API, v2) that lead to no machine any more.
-GONE = ("PREEMPTED", "TERMINATED", "SUSPENDING", "SUSPENDED", "FAILED")
+# States of nodes and of queued resources (the TPU API, v2) that end in no machine: they can only be deleted.
+GONE = ("PREEMPTED", "TERMINATED", "SUSPENDED", "FAILED")
 _TRIES = 5  # Of a connection, of a request that fails, and of a job that is interrupted as soon as it starts.
 _HASTY = 600.0  # Seconds.
 
@@ -63,6 +63,7 @@ class Launcher:
     self._poll, self._wait, self._grace = poll, wait, grace
     self._say, self._show = say, show
     self._imagined_there, self._imagined_trainer = True, "none"  # What a dry run takes to be there.
+    self._had = False
 
   def state(self) -> str:
     """`READY`, `MISSING`, or another state's name; why, where a request failed."""
@@ -121,13 +122,18 @@ class Launcher:
       if time.monotonic() - began > self._wait:
         raise UserError(f"{self._machine.name} is {state} after {self._wait:.0f} s; give it longer with --wait=SECONDS")
       time.sleep(self._poll)
+    self._had = True
     self._say(f"{self._machine.name}: ready")
 
   def _create(self, request: Sequence[str], patient: bool) -> bool:
-    """Whether it could be created; where not for lack of capacity, a patient caller tries again later."""
+    """Whether it could be created; where not for lack of capacity, a patient caller tries again later.
+
+    So it does for lack of quota, once there was a machine: the one that was taken away may count for a while.
+    """
     self._say(f"{self._machine.name}: creating")
     reply = self._gcloud(request)
-    if reply.status and not (patient and reply.trouble in ("capacity", "other")):
+    passing = ("capacity", "other", "quota") if self._had else ("capacity", "other")
+    if reply.status and not (patient and reply.trouble in passing):
       raise UserError(reply.line)
     if reply.status:
       self._say(f"again in {self._poll:.0f} s: {reply.line}")

@@ -15,7 +15,7 @@ import pytest
 
 from tools.tpu_vm import launcher, tpu_vm, worker
 
-# Answers from `answers.json` ({"VERB": [[status, output, errors], ...]}) come first, each once.
+# Answers from `answers.json` ({"VERB": [[status, output, errors], ...]}) come first, each once; null is none.
 _GCLOUD = """#!{python} -ES
 import json, os, shutil, subprocess, sys
 from pathlib import Path
@@ -27,9 +27,12 @@ flags = dict(word[2:].split("=", 1) for word in words if word.startswith("--") a
 at = words.index("tpus")
 resource, verb, name = words[at + 1 : at + 4]
 answers = json.loads((here / "answers.json").read_text())
-if answers.get(f"{{resource}} {{verb}}"):
-  status, output, errors = answers[f"{{resource}} {{verb}}"].pop(0)
+waiting = answers.get(f"{{resource}} {{verb}}")
+answer = waiting.pop(0) if waiting else None
+if waiting is not None:
   (here / "answers.json").write_text(json.dumps(answers))
+if answer:
+  status, output, errors = answer
   print(output, end="")
   sys.exit(errors or status)
 node = here / "node"
@@ -39,8 +42,11 @@ elif not node.exists():
   sys.exit("ERROR: (gcloud) NOT_FOUND: Resource was not found")
 elif verb == "describe":
   state = node.read_text()
-  queued = dict(READY="ACTIVE", PREEMPTED="SUSPENDED").get(state, state)
-  print(queued if resource == "queued-resources" else state)
+  if resource == "queued-resources":
+    state = dict(READY="ACTIVE", PREEMPTED="SUSPENDING", SUSPENDING="SUSPENDED").get(state, state)
+    if state == "SUSPENDING":
+      node.write_text(state)
+  print(state)
 elif verb == "delete":
   node.unlink()
   shutil.rmtree(here / "homes", ignore_errors=True)
@@ -90,7 +96,7 @@ class Cloud:
   def __init__(self, folder: Path):
     self.folder = folder
 
-  def answer(self, verb: str, *replies: tuple[int, str, str]) -> None:
+  def answer(self, verb: str, *replies: tuple[int, str, str] | None) -> None:
     path = self.folder / "answers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {verb: replies}))
 
@@ -223,12 +229,14 @@ def test_run_does_all_of_it_and_deletes_when_asked(cloud, capfd):
 @pytest.mark.parametrize("queued", [(), ("--queued",)], ids=["node", "queued"])
 def test_a_preempted_machine_is_made_again_and_resumes(cloud, capfd, queued):
   cloud.trainers_end_with("preempted", 0)
+  # Quota may be given back a while later.
+  cloud.answer(f"{'queued-resources' if queued else 'tpu-vm'} create", None, (1, "", _QUOTA))
   assert tpu_vm.main(["run", *MACHINE, *MADE, *TRAINED, *queued]) == 0
   once = ["create", "ssh", "scp", "ssh", "ssh"]
-  assert cloud.verbs == [*once, "delete", *once, "ssh"]
+  assert cloud.verbs == [*once, "delete", "create", *once, "ssh"]
   output, errors = capfd.readouterr()
   assert output.splitlines() == ["step 1 of start 0", "step 1 of start 1", "last line"]
-  state = "SUSPENDED" if queued else "PREEMPTED"
+  state = "SUSPENDING" if queued else "PREEMPTED"
   assert f"the machine was taken away ({state}); another resumes" in errors
 
 
