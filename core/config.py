@@ -55,7 +55,7 @@ KEYS: dict[str, tuple[type, ...]] = {
   "log_training": (int, float),  # A duration, as are the next two.
   "ckpt": (int, float),
   "keep_ckpt": (int, float),
-  "mesh": (list, tuple, str),  # [(axis name, size or -1 for the rest)], or "auto": see core.sharding.
+  "mesh": (list, tuple, str),  # "auto", or [(axis name, size or -1 for the rest)]: see core.sharding.
   "sharding_strategy": (list, tuple),  # [(parameter regex, how)].
   "sharding_rules": (list, tuple),  # [(logical axis, mesh axes)].
   "profile_steps": (list, tuple),  # (first, last) step of a profiler trace.

@@ -1,6 +1,6 @@
 """Where arrays live: the device mesh, and rules that turn names of parameters and of dimensions into shardings.
 
-    mesh = "auto"                                             # sizes by `auto_axes`: replica, fsdp, and maybe tensor
+    mesh = "auto"                                             # the default: sizes by `auto_axes`
     mesh = [("data", -1)]                                     # axis sizes; -1 takes the devices that are left
     sharding_strategy = [(".*", "fsdp(axis='data')")]         # the first regex that matches a parameter's name decides
     sharding_rules = [("act_batch", ("data",))]               # mesh axes over which a dimension of activations is split
@@ -103,7 +103,7 @@ def _arranged(devices: Sequence[jax.Device], sizes: Mapping[str, int]) -> np.nda
 def auto_axes(params: Any, state_bytes: int, batch_size: int, devices: int, slices: int = 1) -> list[tuple[str, int]]:
   """The mesh that `mesh="auto"` stands for, by this rule:
 
-  - "tensor" takes the devices over which the batch cannot be split: none, where there are fewer devices than examples.
+  - "tensor" takes the devices that are more than the examples of a batch; they must divide it otherwise.
   - "fsdp" is as small as lets each device hold half a GiB of parameters and optimizer state, or where none does, what
     lets it hold least. It stays within a slice: whole layers travel over it, three times a step.
   - "replica" takes the rest, within the slice; "slice" runs over the slices. Gradients alone travel over them.
@@ -115,7 +115,7 @@ def auto_axes(params: Any, state_bytes: int, batch_size: int, devices: int, slic
     devices: of all slices.
     slices: of a multi-slice job.
   """
-  tensor = devices // math.gcd(devices, batch_size)
+  tensor = devices // math.gcd(devices, batch_size) if devices > batch_size else 1
   room = devices // slices // tensor if devices // slices % tensor == 0 else 1
   leaves = [(name, leaf.shape, leaf.dtype.itemsize) for name, leaf in trees.flatten_with_names(params)]
   whole = sum(math.prod(shape) * itemsize for _, shape, itemsize in leaves)

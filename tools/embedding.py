@@ -64,8 +64,9 @@ class Model:
     for side in texts.SIDES.values():
       if side not in self._task.predict:
         raise UserError(f"the model of {self.project} embeds no {side}s; lit, siglip and clippo have one that does")
-    self._mesh = sharding.make_mesh(self.config.get("mesh", [("data", -1)]))
-    self._sharding = sharding.batch_sharding(self._mesh, self.config.get("sharding_rules", ()))
+    self._mesh = sharding.make_mesh(self.config.get("mesh", sharding.AUTO))
+    self._rules = self.config.get("sharding_rules", ())
+    self._sharding = sharding.batch_sharding(self._mesh, self._rules)
     self._batch_size = _batch_size(flags)
     self._params: Any = None
 
@@ -147,7 +148,8 @@ class Model:
     extractor = features.Extractor(lambda params, batch: {"z": embedder.of_batch(params, batch)}, self._sharding)
     found = np.zeros((0, 0), np.float32)
     done, shown = 0, Shown(f"{side}s", data.num_examples, stream)
-    with contextlib.closing(extractor.pieces(self._params, data)) as pieces:
+    held = sharding.activations(self._mesh, self._rules)
+    with held, contextlib.closing(extractor.pieces(self._params, data)) as pieces:
       for ids, rows in pieces:
         if not done:
           found = np.empty((data.num_examples, rows["z"].shape[1]), np.float32)

@@ -56,8 +56,9 @@ def main(argv: Sequence[str]) -> int:
   cli.start_jax(flags, workdir or output)
 
   make_task = subject.trainer(project).make_task
-  mesh = sharding.make_mesh(config.get("mesh", [("data", -1)]))
-  batch_sharding = sharding.batch_sharding(mesh, config.get("sharding_rules", ()))
+  mesh = sharding.make_mesh(config.get("mesh", sharding.AUTO))
+  rules = config.get("sharding_rules", ())
+  batch_sharding = sharding.batch_sharding(mesh, rules)
   task = make_task(config)
   written = output.with_suffix("") / ".unfinished"  # Where evaluators write files, before each subject has a folder.
   evals = {
@@ -82,12 +83,13 @@ def main(argv: Sequence[str]) -> int:
     subjects = subject.weights(flags["weights"], config, make_task, shapes, batch)
 
   results = []
-  for each in subjects:
-    print(f"evaluating {each.name}", file=sys.stderr, flush=True)
-    state = TrainState.create(each.params(), ())
-    results.append({"weights": each.name} | _run(evals, state))
-    if written.is_dir():
-      _put_away(written, re.sub(r"[^\w.]+", "_", each.name))
+  with sharding.activations(mesh, rules):
+    for each in subjects:
+      print(f"evaluating {each.name}", file=sys.stderr, flush=True)
+      state = TrainState.create(each.params(), ())
+      results.append({"weights": each.name} | _run(evals, state))
+      if written.is_dir():
+        _put_away(written, re.sub(r"[^\w.]+", "_", each.name))
   output.parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(output) as file:
     report = {"project": project, "config": json.loads(config_lib.to_json(config)), "results": results}

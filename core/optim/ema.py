@@ -3,7 +3,7 @@
     config.ema = dict(decay=0.9999)                               # "compensated": 3 bytes a parameter
     config.ema = dict(decay=0.9999, rounding="stochastic")        # 2 bytes
     config.ema = dict(decay=0.9999, dtype="float32")              # 4 bytes
-    config.ema = dict(decay=0.9999, sharding="data")              # any of them, divided by the size of that mesh axis
+    config.ema = dict(decay=0.9999, sharding="fsdp")              # any of them, divided by the size of that mesh axis
 
     average       bytes  error (*)
     float32       4      0.000003   increments below half a unit in the last place are lost; here all are above

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
@@ -89,7 +90,7 @@ class Contrastive(Task):
           f"config.{part.key}.pp: its tokenizer has {size:,} pieces, and config.model.text.vocab_size is {known:,}: "
           "take the tokenizer that the weights were trained with, or a model of its size"
         )
-    if (largest := int(jnp.max(batch["labels"]))) >= known:
+    if (largest := int(np.max(batch["labels"]))) >= known:
       raise UserError(f"config.model.text.vocab_size is {known:,}, and the first batch holds the token {largest:,}")
 
   def loss(self, params: Params, batch: Batch, rng: Key[Array, ""]) -> tuple[Float[Array, ""], Mapping[str, jax.Array]]:
@@ -146,7 +147,7 @@ class Contrastive(Task):
     """How the loss is computed: the mesh and its axes over which the loop splits a batch, and the form."""
     batch = sharding.held_batch()
     if batch is None:
-      mesh = sharding.make_mesh(self._config.get("mesh", [("data", -1)]))
+      mesh = sharding.make_mesh(self._config.get("mesh", sharding.AUTO))
       batch = sharding.batch_sharding(mesh, self._config.get("sharding_rules", ()))
     return dict(mesh=batch.mesh, axis=sharding.batch_axes(batch), form=self._form)
 

@@ -16,7 +16,7 @@ from core.training.task import Batch, Params, Task
 def make_mesh(
   task: Task, config: ConfigDict, batch: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
-  """The mesh of `config.mesh`; for "auto", of the sizes that suit the model, its optimizer and the batch.
+  """The mesh of `config.mesh`; for "auto", the default, of the sizes that suit the model, its optimizer and the batch.
 
   Args:
     task: the project's idea.
@@ -27,7 +27,7 @@ def make_mesh(
   Raises:
     UserError: the mesh does not fit the devices, or whatever of the config does not fit the model.
   """
-  axes = config.get("mesh", [("data", -1)])
+  axes = config.get("mesh", sharding.AUTO)
   devices = jax.devices() if devices is None else devices
   if axes == sharding.AUTO:
     batch = {key: x for key, x in batch.items() if x.dtype.kind in "biuf"}

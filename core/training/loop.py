@@ -73,6 +73,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
       process_count=jax.process_count(),
     )
     on_host = next(data)
+    task.check(on_host)
 
     # Where things live. For "auto" that depends on the model, whose shapes depend on the batch's.
     rules = config.get("sharding_rules", ())
@@ -83,7 +84,6 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     batches = feed.to_devices(itertools.chain([on_host], data), batch_sharding)
     closing.callback(batches.close)
     batch = next(batches)
-    task.check(batch)
 
     # The state: its shapes first, so that whatever does not fit is refused before anything is computed.
     shapes, tx, schedules = initial.abstract_state(task, config, plan.sched_kw, mesh, batch)

@@ -250,11 +250,11 @@ def test_a_damaged_checkpoint_to_branch_off_is_refused_and_left_in_place(tmp_pat
   [
     (dict(rounding="stochastic"), 4e-3),
     (dict(rounding="compensated"), 5e-5),
-    (dict(dtype="float32", sharding="data"), 1e-6),
+    (dict(dtype="float32", sharding="fsdp"), 1e-6),
   ],
 )
 def test_the_average_is_evaluated_beside_the_weights_saved_and_resumed(tmp_path, form, tolerance):
-  config = make_config(ema=dict(decay=0.9, **form), log_training_steps=1)
+  config = make_config(ema=dict(decay=0.9, **form), log_training_steps=1, mesh=[("fsdp", -1)])
   loop.run(Linear(), config, tmp_path / "whole")
   whole = lines(tmp_path / "whole")
   evaluated = [line for line in whole if "test_ema/loss" in line]

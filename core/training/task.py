@@ -28,7 +28,10 @@ class Task(abc.ABC):
     """
 
   def check(self, batch: Batch) -> None:
-    """Refuses what the first batch of training shows by its values, where shapes do not tell; by default nothing.
+    """Refuses what the first batch shows by its values, where shapes do not tell; by default nothing.
+
+    Args:
+      batch: of training, on the host; where there are several processes, this one's part.
 
     Raises:
       UserError: the model cannot take such values, a token that its vocabulary lacks for one.

@@ -38,11 +38,9 @@ def refusal(
 def _remedies(step, config, topology, arguments, temporaries, hbm) -> Iterator[str]:
   """What would help, the best first; sizes are estimates: arguments are split, temporaries shrink with the batch."""
   state = sum(bytes_ for name, bytes_ in arguments.items() if name != "batch")
-  splits = config.get("mesh") == "auto" or config.get("sharding_strategy")
+  splits = "fsdp" in step.mesh.axis_names or config.get("sharding_strategy")
   if state > 0.4 * hbm and not splits and len(topology.devices) > 1:
-    axis = next(iter(step.mesh.shape))
-    rule = f"config.sharding_strategy = [('.*', \"fsdp(axis='{axis}')\")]"
-    yield f"{rule}, which leaves about {size(state / step.mesh.shape[axis])} of parameters and optimizer on each"
+    yield f"--config.mesh=auto, which leaves about {size(state / len(topology.devices))} of parameters and optimizer"
   for key in _without_remat(config):
     yield f"--config.{key}.remat_policy=nothing_saveable, which keeps one activation a block and computes a third more"
   room = _USABLE * hbm - state

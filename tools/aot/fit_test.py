@@ -43,7 +43,7 @@ def test_the_line_has_the_numbers():
     ({**PLAIN, "grad_accum_steps": 2, "model": dict(scan=True)}, 1, 20,
      ["--config.grad_accum_steps=4", "--topology=v5e:2x4"]),
     # Parameters fill it: split them.
-    (PLAIN, 15, 4, ["fsdp(axis='data')\")], which leaves about 3.75 GiB", "--config.model.remat_policy"]),
+    (PLAIN, 15, 4, ["--config.mesh=auto, which leaves about 3.75 GiB", "--config.model.remat_policy"]),
     # Either of two towers.
     (dict(model_name="two_towers", input=dict(batch_size=64),
           model=dict(image_model="vit", text_model="text_transformer", image=dict(scan=True))), 1, 20,

@@ -32,7 +32,7 @@ def get_config(arg=None):
   config.wd = 2e-3
   config.schedule = dict(decay_type="cosine", warmup_percent=0.1)
   if not arg.plain:
-    config.sam = dict(rho_max=0.1, rho_min=0.05, alpha=0.1)
+    config.sam = dict(rho_max=0.1, rho_min=0.02, alpha=0.1)
 
   config.evals = dict(
     test=dict(

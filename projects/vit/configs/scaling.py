@@ -60,7 +60,6 @@ def get_config(arg=None):
   config.model_name = "vit"
   config.model = dict(variant=arg.variant, pool_type="map", scan=True, remat_policy="nothing_saveable")
   config.model.dtype_mm = "bfloat16"
-  config.mesh = "auto"
 
   config.optax_name = "scale_by_adafactor"
   config.grad_clip_norm = 1.0
