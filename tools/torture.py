@@ -4,6 +4,10 @@ with one that was never stopped.
     ./bazelw run //tools:torture -- --kills=25 --source=digits
     ./bazelw run //tools:torture -- --kills=25 --source=memory
     ./bazelw run //tools:torture -- --kills=25 --source=tfds
+    ./bazelw run //tools:torture -- --kills=20 --source=digits --processes=4
+
+Of several processes one is killed, or paused until the others have given it up; these must name it and end by
+themselves, whereupon all are started again.
 
 Prints one JSON object: the kills, at which steps they hit, how many inside a write, and what differs in the end: final
 parameters, optimizer state, or metrics.
@@ -23,6 +27,7 @@ from pathlib import Path
 from core.testing import standin, trainer
 
 _TRAINER = "projects.vit.train"
+_LOST_AFTER = 10  # Seconds.
 _SOURCES = {
   "digits": ("--config=digits", "--config.model.depth=2"),  # In memory, preprocessed by NumPy.
   "memory": ("--config=cifar:runlocal", "--config.input.cache_raw=True"),  # In memory, preprocessed by TensorFlow.
@@ -35,15 +40,17 @@ def main() -> None:
   parser.add_argument("--kills", type=int, default=25)
   parser.add_argument("--source", choices=sorted(_SOURCES), default="tfds")
   parser.add_argument("--steps", type=int, default=400)
+  parser.add_argument("--processes", type=int, default=1)
   parser.add_argument("--seed", type=int, default=0, help="of the moments")
   arguments = parser.parse_args()
+  rng = random.Random(arguments.seed)
   with tempfile.TemporaryDirectory() as folder:
-    result = torture(Path(folder), arguments.source, arguments.kills, arguments.steps, random.Random(arguments.seed))
+    result = torture(Path(folder), arguments.source, arguments.kills, arguments.steps, arguments.processes, rng)
   print(json.dumps(result, indent=2))
   sys.exit(1 if result["differences"] else 0)
 
 
-def torture(folder: Path, source: str, kills: int, steps: int, rng: random.Random) -> dict:
+def torture(folder: Path, source: str, kills: int, steps: int, processes: int, rng: random.Random) -> dict:
   """Runs the job whole, then killed `kills` times, in `folder`; see the module's docstring for the result."""
   env = {"TFDS_DATA_DIR": str(folder / "data")}
   if source != "digits":
@@ -56,36 +63,71 @@ def torture(folder: Path, source: str, kills: int, steps: int, rng: random.Rando
     "--config.model.dropout=0.1",
     f"--cache_dir={folder / 'cache'}",
   )
-  status, output = trainer.run(_TRAINER, *options, f"--workdir={folder / 'whole'}", env=env, timeout=3_600)
-  if status:
-    sys.exit(output)
-  steps_hit, in_write = [], 0
+  start = lambda name: _start(processes, *options, f"--workdir={folder / name}", env=env)
+  began = time.monotonic()
+  _finish(start("whole"))
+  steps_hit, in_write, pauses, unnamed, seconds = [], 0, 0, [], [0.0]
   for number in range(kills):
     # Later kills are given more steps, so that they are spread over the whole run.
-    process = trainer.start(_TRAINER, *options, f"--workdir={folder / 'killed'}", env=env)
-    step = _wait_for_steps(process, rng.randint(0, 2 * steps // (kills + 1)))
+    job = start("killed")
+    step = _wait_for_steps(job[0], rng.randint(0, 2 * steps // (kills + 1)))
     if number % 3 == 0:
-      in_write += _wait_for_write(process, folder / "killed" / "checkpoints")
-    time.sleep(rng.random() * 0.05)
-    if process.poll() is not None:
+      in_write += _wait_for_write(job[0], folder / "killed" / "checkpoints")
+    # Before the first step, at any moment of its start.
+    time.sleep(rng.random() * (0.05 if step or processes == 1 else 10))
+    if job[0].poll() is not None:
       break
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    victim, pause = rng.randrange(processes), processes > 1 and rng.random() < 0.5
+    job[victim].send_signal(signal.SIGSTOP if pause else signal.SIGKILL)
+    hit = time.monotonic()
+    outputs = [process.communicate(timeout=600)[0] for process in job if process is not job[victim]]
+    seconds.append(time.monotonic() - hit)
+    job[victim].kill()
+    job[victim].communicate()
+    pauses += pause
     steps_hit.append(step)
-    print(f"killed {number + 1}/{kills} after step {step}", file=sys.stderr, flush=True)
-  status, output = trainer.run(_TRAINER, *options, f"--workdir={folder / 'killed'}", env=env, timeout=3_600)
-  if status:
-    sys.exit(output)
+    word = "paused" if pause else "killed"
+    unnamed += [f"{word} {victim} after {step}: {_last(x)}" for x in outputs if f"error: process {victim} " not in x]
+    print(f"{word} {victim}, {number + 1}/{kills}, after step {step}", file=sys.stderr, flush=True)
+  _finish(start("killed"))
   return {
     "source": source,
+    "processes": processes,
     "steps": steps,
+    "minutes": round((time.monotonic() - began) / 60, 1),
     "kills": len(steps_hit),
+    "of_them_pauses": pauses,
     "killed_after_steps": steps_hit,
     "killed_inside_a_write": in_write,
+    "seconds_until_the_others_had_ended": round(max(seconds), 1),
+    "others_that_ended_without_its_name": unnamed,
     "arrays_compared": len(trainer.final_state(folder / "whole")),
     "metric_lines_compared": len(trainer.repeatable_metrics(folder / "whole")),
     "differences": trainer.differences(folder / "whole", folder / "killed"),
   }
+
+
+def _start(processes: int, *options: str, env: dict[str, str]) -> list[subprocess.Popen]:
+  """The processes of one job; process 0 is the one whose output tells the steps."""
+  if processes == 1:
+    return [trainer.start(_TRAINER, *options, env=env)]
+  together = (
+    f"--coordinator=localhost:{trainer.free_port()}",
+    f"--processes={processes}",
+    f"--lost_after={_LOST_AFTER}",
+  )
+  return [trainer.start(_TRAINER, *options, *together, f"--process_id={i}", env=env) for i in range(processes)]
+
+
+def _finish(job: list[subprocess.Popen]) -> None:
+  """Waits for the job's good end, and ends the program with what it said where it came to another."""
+  outputs = [process.communicate(timeout=3_600)[0] for process in job]
+  if any(process.returncode for process in job):
+    sys.exit("\n".join(outputs))
+
+
+def _last(output: str) -> str:
+  return (output.strip().splitlines() or ["nothing said"])[-1]
 
 
 def _wait_for_steps(process: subprocess.Popen, count: int) -> int:

@@ -4,10 +4,10 @@ import os
 import socket
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -58,9 +58,12 @@ def final_state(workdir: Path) -> dict[str, np.ndarray]:
 def state_at(workdir: Path, step: int) -> dict[str, np.ndarray]:
   """Every array of the checkpoint of `step`, by name."""
   path = (workdir / "checkpoints" / str(step)).absolute()
-  with ocp.PyTreeCheckpointer() as checkpointer, warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # That the shardings come from the file is what is wanted.
-    return {name: np.asarray(leaf) for name, leaf in trees.flatten_with_names(checkpointer.restore(path))}
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    # On the host, whatever devices of whatever processes it was saved from.
+    like = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), checkpointer.metadata(path).item_metadata.tree
+    )
+    return dict(trees.flatten_with_names(checkpointer.restore(path, restore_args=like)))
 
 
 def repeatable_metrics(workdir: Path) -> list[dict[str, Any]]:

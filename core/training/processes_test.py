@@ -41,6 +41,26 @@ except UserError as error:
   sys.exit(2)
 """
 
+# Two hosts, each a network of its own, joined by a wire that is cut when a line is read.
+TWO_HOSTS = """
+set -e
+unshare --net sleep 100 &
+other=$!
+until [ "$(readlink /proc/$other/ns/net)" != "$(readlink /proc/$$/ns/net)" ]; do sleep 0.05; done
+on_other="nsenter --target $other --net"
+ip link add wire type veth peer name wire netns $other
+for host in "" "$on_other"; do $host ip link set lo up; $host ip link set wire up; done
+ip address add 10.9.8.1/24 dev wire
+$on_other ip address add 10.9.8.2/24 dev wire
+"$@" 10.9.8.1:8482 2 0 2 {} < <(exec sleep 100 2>&-) & first=$!
+$on_other "$@" 10.9.8.1:8482 2 1 2 {} < <(exec sleep 100 2>&-) & second=$!
+read line
+ip link set wire down
+wait $first || echo $?
+wait $second || echo $?
+kill $other
+"""
+
 
 class Job:
   """Processes of `CHILD`."""
@@ -56,7 +76,7 @@ class Job:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_PLATFORMS": "cpu"},
+        env=environment(),
       )
       for place, index in enumerate(indices)
     }
@@ -77,6 +97,19 @@ class Job:
       _, errors = self.processes[place].communicate(timeout=within)
       found.append((self.processes[place].returncode, (errors.strip().splitlines() or [""])[-1]))
     return found
+
+
+def environment():
+  return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_PLATFORMS": "cpu"}
+
+
+def has_networks():
+  """Whether this machine lets us make networks of our own."""
+  try:
+    make = "unshare --net true && ip link add wire type veth peer name other"
+    return subprocess.run(["unshare", "-rn", "bash", "-c", make], capture_output=True).returncode == 0
+  except FileNotFoundError:
+    return False
 
 
 @pytest.fixture
@@ -130,6 +163,23 @@ def test_one_that_is_paused_is_named_in_time_and_learns_of_it_itself(job, victim
   ((status, own),) = started.ends(victim)
   assert status == processes.EXIT_LOST_PROCESS
   assert own == line or victim == 0  # Process 0 finds that the others have left.
+
+
+@pytest.mark.skipif(not has_networks(), reason="this machine lets nobody make networks")
+def test_a_host_that_drops_off_the_network_is_named_in_time():
+  command = ["unshare", "-rn", "bash", "-c", TWO_HOSTS, "hosts", sys.executable, "-c", CHILD]
+  pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  hosts = subprocess.Popen(command, text=True, env=environment(), start_new_session=True, **pipes)
+  try:
+    assert [hosts.stdout.readline() for _ in range(2)] == ["in\n"] * 2
+    began = time.monotonic()
+    statuses, errors = hosts.communicate("cut\n", timeout=30)
+    assert time.monotonic() - began < 10
+  finally:
+    os.killpg(hosts.pid, signal.SIGKILL)
+  assert statuses.split() == [str(processes.EXIT_LOST_PROCESS)] * 2
+  for index in range(2):
+    assert f"error: {name(index)} is lost: no sign of life for 2 s; again" in errors
 
 
 def test_one_that_is_slow_is_not_accused(job):
