@@ -92,7 +92,7 @@ def find(
 def tpu_vm(env: Mapping[str, str]) -> Callable[[str], str | None] | None:
   """What the metadata server of this TPU VM says of an attribute; None where this is no such machine."""
   chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
-  if not chips or "TPU_SKIP_MDS_QUERY" in env or env.get("JAX_PLATFORMS", "tpu") != "tpu":
+  if not chips or "TPU_SKIP_MDS_QUERY" in env or "tpu" not in env.get("JAX_PLATFORMS", "tpu"):
     return None
 
   def attribute(name: str) -> str | None:

@@ -207,6 +207,7 @@ class _Watch:
   def finish(self) -> None:
     """Waits until all are done, then shuts `jax.distributed` down."""
     self.me.done = True
+    self._run(self._say())
     self._over.wait()
     jax.distributed.shutdown()
 
@@ -215,6 +216,10 @@ class _Watch:
     raise NotImplementedError
 
   async def _meet(self, hello: dict[str, Any]) -> str:
+    raise NotImplementedError
+
+  async def _say(self) -> None:
+    """Has what is new of `me` known."""
     raise NotImplementedError
 
   def _run(self, coroutine: Coroutine) -> Any:
@@ -275,6 +280,8 @@ class _First(_Watch):
       standing.silent = 0
       for key in _SAID & message.keys():
         setattr(standing, key, message[key])
+      if standing.done:
+        await self._judge()
     if self._begun:
       standing.gone = True
       await self._judge()
@@ -292,6 +299,9 @@ class _First(_Watch):
       steps = tuple(each.step for each in standings)
       self._waited, self._steps = (self._waited + 1 if steps == self._steps else 0), steps
       await self._judge()
+
+  async def _say(self) -> None:
+    await self._judge()
 
   async def _judge(self) -> None:
     standings = self._standings()
@@ -352,11 +362,6 @@ class _Member(_Watch):
     self.me.error = reason
     self._run(self._say())
     _exit(status)
-
-  def finish(self) -> None:
-    self.me.done = True
-    self._run(self._say())
-    super().finish()
 
   async def _say(self) -> None:
     _write(self._first, dict(step=self.me.step, done=self.me.done, error=self.me.error))
