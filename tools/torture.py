@@ -4,7 +4,7 @@ with one that was never stopped.
     ./bazelw run //tools:torture -- --kills=25 --source=digits
     ./bazelw run //tools:torture -- --kills=25 --source=memory
     ./bazelw run //tools:torture -- --kills=25 --source=tfds
-    ./bazelw run //tools:torture -- --kills=20 --source=digits --processes=4
+    ./bazelw run //tools:torture -- --kills=20 --source=digits --processes=4 --steps=200
 
 Of several processes one is killed, or paused until the others have given it up; these must name it and end by
 themselves, whereupon all are started again.
