@@ -1,6 +1,8 @@
 """Simulated pods: several processes train one job as one does, and one that is killed, paused or slow is dealt with."""
 
 import contextlib
+import json
+import math
 import re
 import signal
 import socket
@@ -60,6 +62,18 @@ def name(index):
   return f"process {index} ({socket.gethostname()})"
 
 
+def assert_written_once(checkpoint, by):
+  """Every process wrote about as much, and all of them together each array once."""
+  seal = json.loads((checkpoint / "integrity.json").read_text())
+  arrays = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in seal["arrays"].values())
+  written = [
+    sum(size for file, (size, _) in seal["files"].items() if file.startswith(f"ocdbt.process_{i}/d/"))
+    for i in range(by)
+  ]
+  assert arrays <= sum(written) < 1.5 * arrays
+  assert max(written) < 2 * min(written)
+
+
 def test_a_pod_of_eight_resumed_as_four_and_as_two_ends_with_the_numbers_of_one_process(start, tmp_path):
   steps = ("--config.total_steps=24", "--config.evals.test.log_steps=12", "--config.ckpt_steps=4")
   status, output = trainer.run(TRAINER, *OPTIONS, *steps, "--cpu_devices=2", f"--workdir={tmp_path / 'one'}", env=ENV)
@@ -72,15 +86,16 @@ def test_a_pod_of_eight_resumed_as_four_and_as_two_ends_with_the_numbers_of_one_
     eight[5].send_signal(signal.SIGSTOP)
     time.sleep(0.5)
     eight[5].send_signal(signal.SIGCONT)
-  wait_for_step(eight, 5)
+  wait_for_step(eight, 9)  # Then step 4 is saved.
   eight[0].send_signal(signal.SIGKILL)
   statuses, outputs = ends(eight, besides=[0])
   assert statuses == [LOST] * 7, outputs
   for output in outputs:
     assert f"error: {name(0)} is gone: its connection broke; start all again with --workdir=" in output
+  assert_written_once(min((tmp_path / "pod" / "checkpoints").glob("[0-9]"), key=lambda path: path.name), by=8)
 
   four = start(4, *steps)
-  wait_for_step(four, 9)
+  wait_for_step(four, 13)
   began = time.monotonic()
   four[2].send_signal(signal.SIGSTOP)
   statuses, outputs = ends(four, besides=[2])
