@@ -16,7 +16,7 @@ last dimensions by hand: `(None, "model")`. Optimizer state follows its paramete
 import ast
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -177,6 +177,19 @@ def constrain(x: Float[Array, "..."], *dims: str | None) -> Float[Array, "..."]:
   fits = lambda size, names: names if names and size % math.prod(mesh.shape[name] for name in names) == 0 else None
   spec = [fits(size, axes[dim]) if dim else None for size, dim in zip(x.shape, dims)]
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+
+def on_own_examples(
+  fn: Callable[..., Float[Array, "batch ..."]], x: Float[Array, "batch ..."], *whole: Float[Array, "..."]
+) -> Float[Array, "batch ..."]:
+  """`fn(x, *whole)`, where each device is made to take its own examples of `x`; for what the compiler cannot split."""
+  if _held is None or jax.sharding.get_abstract_mesh().manual_axes:
+    return fn(x, *whole)
+  mesh, axes = _held
+  own = PartitionSpec(axes["act_batch"])
+  if x.shape[0] % batch_parts(NamedSharding(mesh, own)):
+    return fn(x, *whole)
+  return jax.shard_map(fn, mesh=mesh, in_specs=(own, *[PartitionSpec()] * len(whole)), out_specs=own)(x, *whole)
 
 
 def batch_axes(sharding: NamedSharding) -> tuple[str, ...]:

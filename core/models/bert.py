@@ -17,6 +17,7 @@ from core.errors import UserError, nearest
 from core.models import options, text_transformer, weights
 from core.models.foreign import bert as foreign_bert
 from core.models.layers import GELUS, REMAT_POLICIES, Intermediates
+from core.sharding import constrain
 
 # Width, depth, MLP width, heads (Devlin et al. 2019, section 3).
 VARIANTS = {"base": (768, 12, 3072, 12), "large": (1024, 24, 4096, 16)}
@@ -94,7 +95,7 @@ class _AttentionBlock(_Layer):
   ) -> Float[Array, "batch tokens width"]:
     y = _SelfAttention(**self.options(), name="attention_layer")(x, is_word, deterministic)
     y = nn.Dropout(self.dropout)(self.dense(x.shape[-1], "dense_layer")(y), deterministic)
-    return nn.LayerNorm(self.norm_eps, name="layer_norm")(x + y).astype(x.dtype)
+    return nn.LayerNorm(self.norm_eps, name="layer_norm")(constrain(x + y, "act_batch")).astype(x.dtype)
 
 
 class _Mlp(_Layer):
@@ -108,7 +109,7 @@ class _MlpBlock(_Layer):
   def __call__(self, x: Float[Array, "batch tokens width"], deterministic: bool) -> Float[Array, "batch tokens width"]:
     y = self.dense(x.shape[-1], "dense_layer")(_Mlp(**self.options(), name="mlp")(x))
     y = nn.Dropout(self.dropout)(y, deterministic)
-    return nn.LayerNorm(self.norm_eps, name="layer_norm")(x + y).astype(x.dtype)
+    return nn.LayerNorm(self.norm_eps, name="layer_norm")(constrain(x + y, "act_batch")).astype(x.dtype)
 
 
 class _Block(_Layer):

@@ -16,6 +16,7 @@ from core.models import resnet, weights
 from core.models.layers import Intermediates
 from core.models.resnet import NUM_GROUPS
 from core.models.std_conv import GroupNorm, StdConv
+from core.sharding import constrain
 
 
 def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: Any) -> "ResNet":
@@ -48,7 +49,7 @@ class ResidualUnit(nn.Module):
     x = nn.relu(norm("gn1")(conv(self.width, (1, 1), "conv1")(x)))
     x = nn.relu(norm("gn2")(conv(self.width, (3, 3), "conv2", strides=self.strides)(x)))
     x = norm("gn3", scale_init=nn.initializers.zeros)(conv(4 * self.width, (1, 1), "conv3")(x))
-    return nn.relu(shortcut + x)
+    return constrain(nn.relu(shortcut + x), "act_batch")
 
 
 class ResNet(nn.Module):

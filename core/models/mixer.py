@@ -13,6 +13,7 @@ from core import trees
 from core.errors import UserError
 from core.models import options, patch_resize, weights
 from core.models.layers import GELUS, Intermediates, skip_examples
+from core.sharding import constrain
 
 # Hidden width, blocks, width of the token-mixing MLP and of the channel-mixing MLP (Tolstikhin et al. 2021, table 1).
 VARIANTS = {
@@ -77,12 +78,13 @@ class MixerBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch tokens dim"], *, train: bool = False) -> Float[Array, "batch tokens dim"]:
+    x = constrain(x, "act_batch")
     y = nn.LayerNorm()(x).swapaxes(1, 2)
     y = MixerMlp(self.tokens_mlp_dim, self.gelu, self.dtype, name="token_mixing")(y)
-    x = x + self._skip(y.swapaxes(1, 2), train)
+    x = constrain(x + self._skip(y.swapaxes(1, 2), train), "act_batch")
     y = nn.LayerNorm()(x)
     y = MixerMlp(self.channels_mlp_dim, self.gelu, self.dtype, name="channel_mixing")(y)
-    return x + self._skip(y, train)
+    return constrain(x + self._skip(y, train), "act_batch")
 
   def _skip(self, y: Float[Array, "batch tokens dim"], train: bool) -> Float[Array, "batch tokens dim"]:
     if not train or not self.skip_rate:
@@ -143,7 +145,8 @@ class MlpMixer(nn.Module):
     x = out["pre_logits"] = x.mean(axis=1)
     if self.num_classes:
       kernel_init = nn.initializers.zeros if self.head_zeroinit else nn.linear.default_kernel_init
-      x = out["logits"] = nn.Dense(self.num_classes, kernel_init=kernel_init, name="head")(x)
+      logits = nn.Dense(self.num_classes, kernel_init=kernel_init, name="head")(x)
+      x = out["logits"] = constrain(logits, "act_batch", "act_classes")
     return x, out
 
   def _check_image(self, shape: tuple[int, ...]) -> None:

@@ -29,6 +29,7 @@ from core import trees
 from core.errors import UserError, nearest
 from core.models import options, weights
 from core.models.layers import Intermediates, skip_examples
+from core.sharding import constrain, on_own_examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,14 +137,15 @@ class ScaledStdConv(nn.Module):
     kernel = self.param("kernel", nn.initializers.variance_scaling(1.0, "fan_in", "normal"), shape)
     gain = self.param("gain", nn.initializers.ones, (self.features,))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    y = jax.lax.conv_general_dilated(
-      x.astype(self.dtype),
-      standardize(kernel, gain).astype(self.dtype),
+    convolve = functools.partial(
+      jax.lax.conv_general_dilated,
       window_strides=(self.stride, self.stride),
       padding="SAME",
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
       feature_group_count=self.groups,
     )
+    # Of several groups the compiler would gather the whole batch.
+    y = on_own_examples(convolve, x.astype(self.dtype), standardize(kernel, gain).astype(self.dtype))
     return y + bias.astype(self.dtype)
 
 
@@ -204,7 +206,7 @@ class NFBlock(nn.Module):
       # Published without the division by the rate of keeping, which `skip_examples` does.
       y = skip_examples(self.make_rng("dropout"), y, self.skip_rate) * (1 - self.skip_rate)
     skip_gain = self.param("skip_gain", nn.initializers.zeros, ())
-    return shortcut + y * (self.alpha * skip_gain).astype(y.dtype)
+    return constrain(shortcut + y * (self.alpha * skip_gain).astype(y.dtype), "act_batch")
 
   def _shortcut(self, y: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w width"]:
     if self.stride > 1:
@@ -281,7 +283,8 @@ class NFNet(nn.Module):
     if self.num_classes:
       x = nn.Dropout(self.dropout)(x, not train)
       kernel_init = nn.initializers.zeros if self.head_zeroinit else nn.initializers.normal(0.01)
-      x = out["logits"] = nn.Dense(self.num_classes, kernel_init=kernel_init, name="head")(x)
+      logits = nn.Dense(self.num_classes, kernel_init=kernel_init, name="head")(x)
+      x = out["logits"] = constrain(logits, "act_batch", "act_classes")
     return x, out
 
   def _stem(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w stem_width"]:

@@ -19,6 +19,7 @@ from core.errors import UserError
 from core.models import options, weights
 from core.models.layers import Intermediates
 from core.models.std_conv import GroupNorm, StdConv
+from core.sharding import constrain
 
 # Units in each block by depth (He et al. 2016, table 1; 26 and 200 follow the same pattern).
 UNITS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
@@ -100,7 +101,7 @@ class ResidualUnit(nn.Module):
     x = nn.relu(_norm("gn2")(x))
     x = conv(self.width, (3, 3), "conv2", strides=self.strides, padding=((1, 1), (1, 1)))(x)
     x = nn.relu(_norm("gn3")(x))
-    return shortcut + conv(4 * self.width, (1, 1), "conv3")(x)
+    return constrain(shortcut + conv(4 * self.width, (1, 1), "conv3")(x), "act_batch")
 
 
 def _norm(name: str) -> GroupNorm:
@@ -204,7 +205,7 @@ def pool_and_classify(
   if num_classes:
     kernel_init = nn.initializers.zeros if head_zeroinit else nn.linear.default_kernel_init
     head = nn.Dense(num_classes, kernel_init=kernel_init, name="head")
-    x, out["logits_2d"] = head(x), head(x_2d)
+    x, out["logits_2d"] = constrain(head(x), "act_batch", "act_classes"), head(x_2d)
     out["logits"] = x
   return x, out
 

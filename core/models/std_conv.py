@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
+from core.sharding import constrain
+
 Padding = str | Sequence[tuple[int, int]]
 
 
@@ -42,9 +44,10 @@ class StdConv(nn.Module):
     kernel = standardize_weights(self.param("kernel", nn.initializers.lecun_normal(), shape), self.epsilon)
     dtype = self.dtype or x.dtype
     layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
+    y = jax.lax.conv_general_dilated(
       x.astype(dtype), kernel.astype(dtype), self.strides, self.padding, dimension_numbers=layout
     )
+    return constrain(y, "act_batch")
 
 
 class GroupNorm(nn.Module):

@@ -13,6 +13,7 @@ from core.errors import UserError
 from core.models import options, patch_resize, vit_layouts, weights
 from core.models.foreign.vit import structure
 from core.models.layers import GELUS, REMAT_POLICIES, Encoder, Intermediates, MAPHead, sincos2d
+from core.sharding import constrain
 
 # Width, depth, MLP width, heads (Zhai et al. 2022, table 2; So400m: Alabdulmohsin et al. 2023).
 VARIANTS = {
@@ -186,7 +187,7 @@ class ViT(nn.Module):
     if self.num_classes:
       kernel_init = nn.initializers.zeros if self.head_zeroinit else nn.linear.default_kernel_init
       head = nn.Dense(self.num_classes, kernel_init=kernel_init, name="head")
-      x, x_2d = out["logits"], out["logits_2d"] = head(x), head(x_2d)
+      x, x_2d = out["logits"], out["logits_2d"] = constrain(head(x), "act_batch", "act_classes"), head(x_2d)
     return x, out
 
   def _embed_patches(

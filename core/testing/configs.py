@@ -27,9 +27,11 @@ def make_test(project: Path, make_task: Callable[[Any], Any]) -> Callable:
   @pytest.mark.parametrize("file", files, ids=lambda file: file.stem)
   def test_config(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_lib.load(f"{file}:runlocal")
+    data = tmp_path.parent / "data"  # Shared by all configs.
     for name in standin.datasets_of(config):
-      standin.write(tmp_path / "data", name)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+      if not (data / name).exists():
+        standin.write(data, name)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data))
     workdir = tmp_path / "run"
     arguments = [
       f"--config={file}:runlocal",
