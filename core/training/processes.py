@@ -43,6 +43,10 @@ _SAID = frozenset({"step", "done", "error"})  # By it of its `Standing`.
 _watch: "_Watch | None" = None
 
 
+class MissingProcess(Exception):
+  """Not all processes came in time."""
+
+
 def entered(step: int) -> None:
   """Notes that this process has come to `step`; to be called by each once a step."""
   if _watch is not None:
@@ -55,7 +59,8 @@ def together(
   """Runs `program` as one process of a job, under `jax.distributed`, and returns its exit status.
 
   Where another process is lost, or ends with an error, this one ends there and then with one line and status 4: its
-  collectives would wait for ever. Where `program` fails, so does the process, without waiting for the others.
+  collectives would wait for ever. So it does where not all come in time: a host may be late, and all start again.
+  Where `program` fails, so does the process, without waiting for the others.
 
   Args:
     place: this process's; None where it is alone.
@@ -65,13 +70,17 @@ def together(
     lost_after: seconds without a sign of life after which a process is taken for dead.
 
   Raises:
-    UserError: not all came in time, two have one number, or they are not about to run the same; all get the same line.
+    UserError: two have one number, or they are not about to run the same; all get the same line.
   """
   global _watch
   if place is None:
     return program()
   watch = (_Member if place.index else _First)(place, advice, lost_after)
-  address = watch.meet(facts)
+  try:
+    address = watch.meet(facts)
+  except MissingProcess as error:
+    print(f"error: {error}", file=sys.stderr)
+    return EXIT_LOST_PROCESS
   _watch = watch
   try:
     jax.distributed.initialize(
@@ -107,12 +116,11 @@ def check_devices(counts: Mapping[int, int], names: Sequence[str]) -> None:
     raise UserError(f"all processes need as many devices: {names[0]} has {counts[0]}, {first_few(odd)}")
 
 
-def fault_at_start(hellos: Sequence[Mapping[str, Any]], waited: float) -> str | None:
-  """Why the job cannot begin, one line for all processes; None where it can.
+def fault_at_start(hellos: Sequence[Mapping[str, Any]]) -> str | None:
+  """What is wrong with those that came, one line for all processes; None where they can begin.
 
   Args:
     hellos: of each process that came, first of process 0: index, count, name, facts.
-    waited: seconds for which they were waited for.
   """
   first = hellos[0]
   for hello in hellos:
@@ -124,9 +132,6 @@ def fault_at_start(hellos: Sequence[Mapping[str, Any]], waited: float) -> str | 
   for names in by_index.values():
     if len(names) > 1:
       return f"several processes have one number: {', '.join(names)}; each needs its own --process_id"
-  if missing := [str(i) for i in range(first["count"]) if i not in by_index]:
-    several = "processes" if len(missing) > 1 else "process"
-    return f"{several} {first_few(missing)} of {first['count']} did not come within {waited:.0f} s"
   odd = []
   for hello in sorted(hellos, key=lambda hello: hello["index"]):
     lines = [
@@ -139,6 +144,14 @@ def fault_at_start(hellos: Sequence[Mapping[str, Any]], waited: float) -> str | 
   if odd:
     return f"not all are about to run the same; there is {first['name']}, here is {first_few(odd, joint='; ')}"
   return None
+
+
+def missing_at_start(hellos: Sequence[Mapping[str, Any]], waited: float) -> str | None:
+  """Who did not come in `waited` seconds, one line for all processes."""
+  count, came = hellos[0]["count"], {hello["index"] for hello in hellos}
+  missing = [str(i) for i in range(count) if i not in came]
+  several = "processes" if len(missing) > 1 else "process"
+  return f"{several} {first_few(missing)} of {count} did not come within {waited:.0f} s" if missing else None
 
 
 @dataclasses.dataclass
@@ -194,6 +207,7 @@ class _Watch:
     self.me = Standing(f"process {place.index} ({socket.gethostname()})")
     self.names: list[str] = []
     self._place, self._advice, self._lost_after = place, advice, lost_after
+    self._looked = time.monotonic()
     self._over = threading.Event()
     self._loop = asyncio.new_event_loop()
     self._tasks: set[asyncio.Task] = set()
@@ -229,7 +243,18 @@ class _Watch:
     task = self._loop.create_task(coroutine)
     self._tasks.add(task)  # asyncio itself would let it be collected.
 
+  def _look_again(self) -> None:
+    """To be called at each look: one that was itself stopped for too long ends."""
+    if self._was_stopped():
+      self._end("")
+    self._looked = time.monotonic()
+
+  def _was_stopped(self) -> bool:
+    return time.monotonic() - self._looked >= (_LOOKS - 2) * self.period  # The others' looks fall in between.
+
   def _end(self, which: str) -> NoReturn:
+    if self._was_stopped():  # Woken again, it may see first that the others have left.
+      which = f"{self.me.name} is lost: no sign of life for {self._lost_after:g} s"
     print(f"error: {which}; {self._advice}", file=sys.stderr, flush=True)
     _exit(EXIT_LOST_PROCESS)
 
@@ -250,13 +275,14 @@ class _First(_Watch):
       await asyncio.wait_for(self._all_here.wait(), bound)
     self._begun = True
     hellos = [hello, *(each for each, _ in self._others.values())]
-    fault = fault_at_start(hellos, bound)
+    fault, missing = fault_at_start(hellos), missing_at_start(hellos, bound)
     self.names = [each["name"] for each in sorted(hellos, key=lambda each: each["index"])]
     service = _free_port()
-    self._tell({"refused": fault} if fault else {"service": service, "names": self.names})
-    if fault:
+    refused = {"refused": fault} if fault else {"late": missing} if missing else {}
+    self._tell(refused or {"service": service, "names": self.names})
+    if refused:
       await asyncio.sleep(self.period)
-      raise UserError(fault)
+      raise UserError(fault) if fault else MissingProcess(missing)
     self._keep(self._look())
     return f"127.0.0.1:{service}"
 
@@ -289,8 +315,10 @@ class _First(_Watch):
       del self._others[writer]
 
   async def _look(self) -> None:
+    self._looked = time.monotonic()
     while True:
       await asyncio.sleep(self.period)
+      self._look_again()
       self._tell({})
       standings = self._standings()
       for each in standings:
@@ -343,6 +371,8 @@ class _Member(_Watch):
         answer = await asyncio.wait_for(_read(reader), 2 * patience) or {}  # Process 0 may have to wait for others.
         if "refused" in answer:
           raise UserError(answer["refused"])
+        if "late" in answer:
+          raise MissingProcess(answer["late"])
         if "service" in answer:
           break
         fault = "a job is running there" if "busy" in answer else "no answer"
@@ -351,7 +381,7 @@ class _Member(_Watch):
       await asyncio.sleep(self.period)
     else:
       where = f"process 0 cannot be reached at {self._place.coordinator}"
-      raise UserError(f"{where} for {patience:g} s ({fault}); is it started, and is this its address?")
+      raise MissingProcess(f"{where} for {patience:g} s ({fault}); is it started, and is this its address?")
     self.names = answer["names"]
     self._silent = 0
     self._keep(self._hear(reader))
@@ -378,8 +408,10 @@ class _Member(_Watch):
       self._end(f"{self.names[0]} is gone: its connection broke")
 
   async def _look(self) -> None:
+    self._looked = time.monotonic()
     while not self._over.is_set():
       await asyncio.sleep(self.period)
+      self._look_again()
       _write(self._first, dict(step=self.me.step))
       self._silent += 1
       if self._silent >= _LOOKS:
