@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from core import config as config_lib
-from core import files, sharding
+from core import files, plots, sharding
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.evaluators import registry
@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
   print(table(curves))
   output = files.from_here(flags["output"])
   with files.replacing(output) as file:
-    file.write(svg(curves).encode())
+    title = f"patch size, in images of {IMAGE} px"
+    file.write(plots.shares(curves, places=sorted(PATCHES), unit=" px", title=title).encode())
   print(f"written to {output}")
   return 0
 
@@ -98,41 +99,6 @@ def table(curves: Mapping[str, Curve]) -> str:
   rows = [f"| {name} | " + " | ".join(cell(curve, p) for p in sorted(PATCHES)) + " |" for name, curve in curves.items()]
   head = "| test accuracy at patches of | " + " | ".join(f"{p} px" for p in sorted(PATCHES)) + " |"
   return "\n".join([head, "|---|" + "---|" * len(PATCHES), *rows])
-
-
-# Of the picture, in pixels.
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 440, 56, 20, 16, 100
-_STYLES = (("#1a5fb4", ""), ("#555555", "2 4"), ("#2e8b57", ""), ("#c01c28", ""))
-
-
-def svg(curves: Mapping[str, Curve]) -> str:
-  """The curves over the patch size, sizes evenly apart, accuracy from 0 to 100 %."""
-  patches = sorted(PATCHES)
-  x = lambda patch: _LEFT + (_WIDTH - _LEFT - _RIGHT) * (patches.index(patch) + 0.5) / len(patches)
-  y = lambda accuracy: _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - accuracy)
-  text = lambda at, height, words, anchor="middle": (
-    f'<text x="{at:.1f}" y="{height:.1f}" text-anchor="{anchor}" fill="#222222">{words}</text>'
-  )
-  lines = []
-  for percent in range(0, 101, 20):
-    height = y(percent / 100)
-    lines.append(f'<path d="M{_LEFT} {height:.1f}H{_WIDTH - _RIGHT}" stroke="#dddddd"/>')
-    lines.append(text(_LEFT - 8, height + 4, f"{percent} %", "end"))
-  for patch in patches:
-    lines.append(text(x(patch), _HEIGHT - _BOTTOM + 20, f"{patch} px"))
-  lines.append(text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - _BOTTOM + 42, f"patch size, in images of {IMAGE} px"))
-  for number, ((name, curve), (color, dashes)) in enumerate(zip(curves.items(), _STYLES)):
-    points = " ".join(f"{x(patch):.1f},{y(curve[patch]):.1f}" for patch in sorted(curve))
-    drawn = f'stroke="{color}" stroke-width="2.5" stroke-dasharray="{dashes}" fill="none"'
-    lines.append(f'<polyline points="{points}" {drawn}/>')
-    lines += [f'<circle cx="{x(p):.1f}" cy="{y(curve[p]):.1f}" r="4" fill="{color}"/>' for p in curve]
-    left, height = _LEFT + 290 * (number % 2), _HEIGHT - 32 + 20 * (number // 2)
-    lines.append(f'<path d="M{left} {height - 4}h28" {drawn}/>')
-    lines.append(text(left + 36, height, name, "start"))
-  style = f'width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif" font-size="13"'
-  body = "\n".join(lines)
-  background = '<rect width="100%" height="100%" fill="#ffffff"/>'
-  return f'<svg xmlns="http://www.w3.org/2000/svg" {style}>\n{background}\n{body}\n</svg>\n'
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Pins what the flagship configs need and do on their chips: `./bazelw run //tools/aot:repin [-- NAME ...]`.
 
-Rewrites tools/aot/golden.json, all entries or those that are named, and prints what moved. The figures are the
-compiler's, the same every time: what moves them is a change of a model, of its sharding, or of a pin.
+Rewrites tools/aot/golden.json, all entries, those that are named or, by FLAGSHIPS, all of `flagships` that it lacks,
+and prints what moved. The figures are the compiler's, the same every time: what moves them is a change of a model, of
+its sharding, or of a pin.
 """
 
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,32 +16,31 @@ from typing import Any
 from core import files
 from core.errors import UserError, nearest
 from core.training import cli
-from tools.aot import aot
+from tools.aot import aot, flagships
 
 TOLERANCE = 0.05  # Relative.
 
 _VIT = "projects/vit/configs/scaling.py"
 _L16 = dict(config=f"{_VIT}:variant=L/16,batch_size=1024", topology="v5e:4x4")
-_SIGLIP = "projects/siglip/configs/generic.py:batch_size=32768"
-_BF16 = {"config.model.image.dtype_mm": "bfloat16", "config.model.text.dtype_mm": "bfloat16"}
-_SCAN = {f"config.model.{side}.scan": "True" for side in ("image", "text")}
+_SIGLIP = dict(flagships.entries()["siglip B/16 on 8"], topology="v5e:8x8")
+_LIT = dict(flagships.entries()["lit L/16 on 8"], topology="v5e:8x8")
 
 # Flags of the program, by name. What is in LIGHT takes seconds, the others a minute or two each.
 ENTRIES: dict[str, dict[str, str]] = {
   "vit_mu16_v5e_2x2": dict(config=f"{_VIT}:variant=mu/16,batch_size=64,classes=100", topology="v5e:2x2"),
-  "vit_g14_v5p_8x16x16": dict(config=f"{_VIT}:variant=g/14,batch_size=32768", topology="v5p:8x16x16"),
-  "vit_l16_v5e_4x4_no_remat": {**_L16, "config.model.scan": "False", "config.model.remat_policy": "none"},
+  "vit_l16_v5e_4x4_unrolled_none": {**_L16, "config.model.scan": "False", "config.model.remat_policy": "none"},
   **{
     f"vit_l16_v5e_4x4_{policy}": {**_L16, "config.model.remat_policy": policy}
     for policy in ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable")
   },
-  "siglip_b16_v5e_8x8": dict(config=_SIGLIP, topology="v5e:8x8", **_BF16, **_SCAN),
-  "siglip_b16_v5p_8x16x16": dict(config=_SIGLIP, topology="v5p:8x16x16", **_BF16, **_SCAN),
-  "lit_l16_v5e_8x8": dict(
-    config="projects/lit/configs/generic.py:img=L/16,txt=large", topology="v5e:8x8", **_BF16, **_SCAN
-  ),
+  "siglip_b16_v5e_8x8": _SIGLIP,
+  "siglip_b16_v5e_8x8_half_the_batch": {**_SIGLIP, "config.input.batch_size": "16384"},
+  "lit_l16_v5e_8x8": _LIT,
+  **flagships.entries(),
 }
 LIGHT = ("vit_mu16_v5e_2x2",)
+
+_ROOFLINE = ("seconds", "seconds_if_nothing_overlaps", "mfu")
 
 Golden = dict[str, dict[str, Any]]
 
@@ -62,7 +63,7 @@ def record(name: str) -> dict[str, Any]:
     "bytes_accessed": found["bytes_accessed"],
     **{f"{kind} bytes": total["bytes"] for kind, total in found["collectives"].items()},
     "largest all-gather in loops": gathered["bytes"] if gathered else 0,
-    **{f"roofline {key}": found["roofline"][key] for key in ("seconds", "mfu")},
+    **{f"roofline {key.replace('_', ' ')}": found["roofline"][key] for key in _ROOFLINE},
     "limit": found["roofline"]["limit"],
   }
 
@@ -86,14 +87,18 @@ def path() -> Path:
 
 
 def main(names: Sequence[str]) -> int:
-  for name in names:
-    if name not in ENTRIES:
-      raise UserError(f"no entry {name!r}{nearest(name, ENTRIES)}")
   pinned: Golden = json.loads(path().read_text()) if path().exists() else {}
-  for name in names or ENTRIES:
+  if list(names) == ["FLAGSHIPS"]:
+    names = [name for name in flagships.entries() if name not in pinned]
+  elif unknown := [name for name in names if name not in ENTRIES]:
+    raise UserError(f"no entry {unknown[0]!r}{nearest(unknown[0], ENTRIES)}")
+  elif not names:
+    names = list(ENTRIES)
+  for name in names:
+    began = time.perf_counter()
     found = record(name)
     moved = differences(name, pinned.get(name, {}), found, tolerance=0)
-    print("\n".join(moved) if moved else f"{name}: nothing moved", flush=True)
+    print(*(moved or [f"{name}: nothing moved"]), f"in {time.perf_counter() - began:.0f} s", sep="\n", flush=True)
     pinned[name] = found
     with files.replacing(path()) as file:
       file.write(f"{json.dumps(pinned, indent=1)}\n".encode())
