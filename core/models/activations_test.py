@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from core import sharding
@@ -58,3 +59,22 @@ def test_no_device_holds_an_activation_of_the_whole_batch(name):
 
 def test_left_to_itself_the_compiler_gathers_activations():
   assert whole_batches(compiled_gradient("vit", held=False))
+
+
+@pytest.mark.parametrize("axes", [[("fsdp", 2), ("sequence", 2)], [("fsdp", 2), ("tensor", 2)]])
+def test_tokens_and_heads_may_be_split_as_well_and_gradients_stay_the_same(axes):
+  model = registry.get("vit").Model(12, **MODELS["vit"][0] | dict(head_zeroinit=False))
+  image = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
+  params = model.init(jax.random.key(0), image)["params"]
+  gradient = jax.grad(lambda params, x: jnp.mean(jnp.square(model.apply({"params": params}, x)[0])))
+  mesh = sharding.make_mesh(axes)
+  split = jax.device_put((params, image), (sharding.params_shardings(params, mesh), sharding.batch_sharding(mesh)))
+  with sharding.activations(mesh):
+    program = jax.jit(gradient).lower(*split).compile()
+  # Half of the 16 tokens, or of the 2 heads, of half of the 4 images.
+  assert "f32[2,8,16]" in program.as_text() if axes[1][0] == "sequence" else "f32[2,16,1,8]" in program.as_text()
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    program(*split),
+    jax.jit(gradient)(params, image),
+  )
