@@ -26,7 +26,8 @@ def make_test(
     workdir = tmp_path / "run"
     code = "import atexit, runpy, sys; atexit.register(lambda: print('tensorflow' in sys.modules, flush=True)); "
     code += f"runpy.run_module('projects.{project}.train', run_name='__main__', alter_sys=True)"
-    process = trainer.start_code(code, *([f"--config={config}"] if config else []), *overrides, f"--workdir={workdir}")
+    arguments = (*([f"--config={config}"] if config else []), *overrides, f"--workdir={workdir}")
+    process = trainer.start_code(code, *arguments, env={"XLA_FLAGS": ""})  # As a person has it: compiled to be fast.
     lines, finished = [], time.monotonic()
     for line in process.stdout:
       lines.append(line.rstrip())

@@ -38,9 +38,9 @@ def run(module: str, *arguments: str, env: dict[str, str] | None = None, timeout
   return process.returncode, output
 
 
-def start_code(code: str, *arguments: str) -> subprocess.Popen:
+def start_code(code: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen:
   """As `start`, of a line of Python that sets something up before it runs a trainer."""
-  return _python("-c", code, *arguments, env=None)
+  return _python("-c", code, *arguments, env=env)
 
 
 def free_port() -> int:

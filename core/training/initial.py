@@ -65,7 +65,8 @@ def abstract_state(
 
 def abstract_without_schedules(task: Task, config: ConfigDict, mesh: jax.sharding.Mesh, batch: Batch) -> TrainState:
   """`abstract_state`'s shapes for a program that does not train: they do not depend on the schedules."""
-  shapes, _, _ = abstract_state(task, config, dict(total_steps=1, batch_size=1, data_size=1), mesh, batch)
+  endless = dict(total_steps=10**9, batch_size=1, data_size=1)  # Whatever a schedule says happens in it.
+  shapes, _, _ = abstract_state(task, config, endless, mesh, batch)
   return shapes
 
 
