@@ -213,8 +213,8 @@ def from_config(
     for name, leaf in trees.flatten_with_names(params):
       if not leaf.sharding.is_fully_replicated:
         raise UserError(
-          f"config.sam.perturbation: 'per_device' needs all parameters whole on each device, and "
-          f"config.sharding_strategy splits {name}; use 'global'"
+          "config.sam.perturbation: 'per_device' needs all parameters whole on each device, and the mesh splits "
+          f"{name}; use 'global', or config.mesh = [('data', -1)] without a sharding_strategy"
         )
   return Sam(
     rho=rho,

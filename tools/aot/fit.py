@@ -12,6 +12,7 @@ from tools.aot.report import size
 
 # Of memory; the rest is for what the compiler cannot pack, and the program.
 _USABLE = 0.9
+REFUSAL = "config does not fit"
 _REMAT_MODELS = ("vit", "flexi_vit", "text_transformer", "bert")
 
 
@@ -32,7 +33,7 @@ def refusal(
   found = list(_remedies(step, config, topology, arguments, temporaries, hbm))[:2]
   needed = f"{size(total)} of arguments and {size(temporaries)} of temporaries a device"
   remedies = "".join(f"; {'or' if n else 'try'} {one}" for n, one in enumerate(found))
-  return f"config does not fit: {needed} are needed, {topology.name} has {size(hbm)}{remedies}"
+  return f"{REFUSAL}: {needed} are needed, {topology.name} has {size(hbm)}{remedies}"
 
 
 def _remedies(step, config, topology, arguments, temporaries, hbm) -> Iterator[str]:

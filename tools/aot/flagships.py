@@ -31,7 +31,11 @@ FLAGSHIPS: dict[str, tuple[str, Flags, Mapping[int, Flags]]] = {
     _SCAN_BOTH,
     {1: {"config.input.batch_size": "4096"}},
   ),
-  "clippo B/16": ("projects/clippo/configs/yfcc_c4.py:variant=B/16,init=none,font=ascii", _SCAN_IMAGE, {}),
+  "clippo B/16": (
+    "projects/clippo/configs/yfcc_c4.py:variant=B/16,init=none,font=ascii",
+    {**_SCAN_IMAGE, "example": "image:float32[224,224,3],labels:float32[224,224,3]"},
+    {},
+  ),
   "distill R50x1": ("projects/distill/configs/bit_i1k.py", {}, {}),
   "flexivit B": ("projects/flexivit/configs/i21k_sup.py", _SCAN, {}),
   "gsam B/32": ("projects/gsam/configs/vit_i1k_no_aug.py:variant=B/32", _SCAN, {}),

@@ -16,7 +16,7 @@ from typing import Any
 from core import files
 from core.errors import UserError, nearest
 from core.training import cli
-from tools.aot import aot, flagships
+from tools.aot import aot, fit, flagships
 
 TOLERANCE = 0.05  # Relative.
 
@@ -53,6 +53,8 @@ def record(name: str) -> dict[str, Any]:
   try:
     found = aot.compile_and_report(flags, overrides)
   except UserError as error:
+    if not str(error).startswith(fit.REFUSAL):
+      raise
     return {"refused": str(error)}
   gathered = found["largest_all_gather"]["in_loops"]
   return {

@@ -40,6 +40,7 @@ def get_config(arg=None):
   config.wd = 1e-3  # 0.3 of the learning rate.
   config.schedule = dict(decay_type="linear", warmup_steps=10_000, linear_end=0.01)
   config.sam = dict(rho_max=0.6, rho_min=0.1, alpha=0.6, perturbation="per_device")
+  config.mesh = [("data", -1)]  # Each device perturbs by its own gradient, for which it needs whole parameters.
 
   pp = "decode|resize_small(256)|central_crop(224)|value_range(-1,1)"
   options = dict(batch_size=4_096, loss_name=config.loss, log_steps=2_500)
