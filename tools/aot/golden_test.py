@@ -27,3 +27,35 @@ def test_the_figures_are_those_that_were_pinned(name):
 )
 def test_what_moved_is_told_by_name(found, words):
   assert golden.differences("x", {"temporaries": 100, "limit": "memory"}, found) == words
+
+
+def transformer_flops(width: int, depth: int, tokens: int) -> float:
+  """Forward, of one example: projections, MLP of four times the width, and attention."""
+  return 2 * depth * (12 * width**2 * tokens + 2 * tokens**2 * width)
+
+
+def test_vit_g_on_2048_chips_is_split_all_the_way():
+  pinned = PINNED["vit g/14, 16 a chip, on 2048"]
+  assert pinned["temporaries"] <= 4e9
+  assert pinned["arguments"] <= 0.5e9
+  # Never more at a time than one layer's parameters, in bfloat16.
+  assert pinned["largest all-gather in loops"] <= 2 * (4 * 1_408**2 + 2 * 1_408 * 6_144)
+  assert pinned["roofline mfu"] >= 0.5
+  assert pinned["limit"] in ("compute", "memory", "interconnect")
+
+
+def test_vit_l_on_16_chips_fits_without_computing_anything_again():
+  assert PINNED["vit_l16_v5e_4x4_unrolled_none"]["temporaries"] <= 9e9
+  best = PINNED["vit_l16_v5e_4x4_dots_with_no_batch_dims_saveable"]
+  assert best["temporaries"] <= 15.75 * 2**30
+  assert best["compiled_flops"] <= 1.1 * best["model_flops"]
+
+
+def test_the_memory_of_siglips_step_is_linear_in_the_local_batch():
+  whole, half = (PINNED[f"siglip_b16_v5e_8x8{name}"]["temporaries"] for name in ("", "_half_the_batch"))
+  assert half / whole == pytest.approx(0.5, rel=0.05)
+
+
+def test_lit_computes_no_gradient_through_its_locked_tower():
+  image, text = transformer_flops(1_024, 24, 197), transformer_flops(1_024, 24, 16)
+  assert PINNED["lit_l16_v5e_8x8"]["compiled_flops"] == pytest.approx(16_384 * (image + 3 * text), rel=0.02)

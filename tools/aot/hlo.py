@@ -174,7 +174,35 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
   start, end = (_constant(computation, loop, value) for value in compared)
   if start is None or end is None:
     return None
-  return {"LT": end - start, "LE": end - start + 1, "GT": start - end, "NE": abs(end - start)}.get(direction)
+  span = {"LT": end - start, "LE": end - start + 1, "GT": start - end, "NE": abs(end - start)}.get(direction)
+  return (
+    None if span is None else math.ceil(span / _stride(module, module.computations[loop.called("body")], compared[0]))
+  )
+
+
+def _stride(module: Module, body: Computation, counter: Instruction) -> int:
+  """By how much a trip of a loop moves its counter: a product that is computed in parts may take two of them a trip."""
+  if counter.opcode != "get-tuple-element" or body.root.opcode != "tuple":
+    return 1
+  index = re.search(r"index=(\d+)", counter.attributes)[1]
+  moved, inside, given = _behind_copies(body, body.root.operands[int(index)]), body, {}
+  if moved is not None and moved.opcode == "fusion":
+    given = {str(number): _behind_copies(body, name) for number, name in enumerate(moved.operands)}
+    inside = module.computations[moved.called("calls")]
+    moved = inside.root
+  if moved is None or moved.opcode not in ("add", "subtract"):
+    return 1
+  values = [_behind_copies(inside, name) for name in moved.operands]
+  values = [given.get(v.literal, v) if v is not None and v.opcode == "parameter" else v for v in values]
+  steps = [int(v.literal) for v in values if v is not None and v.opcode == "constant"]
+  return abs(steps[0]) or 1 if len(steps) == 1 else 1
+
+
+def _behind_copies(computation: Computation, name: str) -> Instruction | None:
+  found = computation.by_name.get(name)
+  while found is not None and found.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
+    found = computation.by_name.get(found.operands[0])
+  return found
 
 
 def _comparison(module: Module, condition: Computation) -> tuple[str, list[Instruction]] | None:
@@ -203,9 +231,7 @@ def _constant(outer: Computation, loop: Instruction, value: Instruction) -> int 
   initial = outer.by_name.get(loop.operands[0])
   if initial is None or initial.opcode != "tuple":
     return None
-  found = outer.by_name.get(initial.operands[index])
-  while found is not None and found.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
-    found = outer.by_name.get(found.operands[0])
+  found = _behind_copies(outer, initial.operands[index])
   if found is None or found.opcode != "constant" or not re.fullmatch(r"-?\d+", found.literal):
     return None
   return int(found.literal)

@@ -168,3 +168,16 @@ def test_types_are_read_with_their_layouts():
   assert [(a.dtype, a.shape, a.space, a.bytes) for a in arrays] == [
     ("s32", (), 0, 4), ("bf16", (24, 64), 1, 3_072), ("pred", (3,), 0, 3),
   ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stride, trips", [(1, 8), (2, 4), (3, 3)])
+def test_a_loop_may_move_its_counter_by_more_than_one(stride, trips):
+  def loop(x):
+    return jax.lax.while_loop(lambda c: c[0] < 8, lambda c: (c[0] + stride, jnp.tanh(c[1] @ c[1])), (0, x))[1]
+
+  text = jax.jit(loop).lower(jax.ShapeDtypeStruct((DIM, DIM), "float32")).compile().as_text()
+  assert hlo_cost.cost(hlo.Module(text), 1).flops == trips * 2 * DIM**3
+  # A TPU's program does not state it.
+  untold = text.replace("known_trip_count", "")
+  assert untold != text
+  assert hlo_cost.cost(hlo.Module(untold), 1).flops == trips * 2 * DIM**3

@@ -113,7 +113,9 @@ def make_step(
       part = {key: jax.ShapeDtypeStruct(_part(x.shape, settings["accumulate"]), x.dtype) for key, x in batch.items()}
       loss = model_flops.without_remat(task.loss, state.params, part, rng)
       plain = SimpleNamespace(loss=loss)
-      return model_flops.count(make_update(plain, tx, **settings), state, batch)
+      # As many where each device perturbs by its own part, whose program this loss was not traced for.
+      whole = settings | dict(sam=sharp and dataclasses.replace(sharp, parts=None))
+      return model_flops.count(make_update(plain, tx, **whole), state, batch)
 
   return Step(mesh, state, batch, lower, flops)
 
