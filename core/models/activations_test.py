@@ -1,5 +1,6 @@
 """However parameters are split, each device holds its own examples alone, through every layer, forward and back."""
 
+import contextlib
 import re
 
 import jax
@@ -42,9 +43,7 @@ def compiled_gradient(name: str, held: bool) -> str:
   params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, where)
   example = jax.ShapeDtypeStruct(example.shape, example.dtype, sharding=sharding.batch_sharding(mesh))
   loss = lambda params, x: jnp.mean(jnp.square(model.apply({"params": params}, x)[0]))
-  if not held:
-    return jax.jit(jax.grad(loss), out_shardings=where).lower(params, example).compile().as_text()
-  with sharding.activations(mesh):
+  with sharding.activations(mesh) if held else contextlib.nullcontext():
     return jax.jit(jax.grad(loss), out_shardings=where).lower(params, example).compile().as_text()
 
 

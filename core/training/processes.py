@@ -27,7 +27,7 @@ import jax
 
 from core import config as config_lib
 from core.errors import EXIT_USER_ERROR, UserError, first_few
-from core.training import preemption
+from core.training import preemption, relay
 from core.training.places import Place
 
 EXIT_LOST_PROCESS = 4
@@ -386,7 +386,7 @@ class _Member(_Watch):
     self._silent = 0
     self._keep(self._hear(reader))
     self._keep(self._look())
-    return f"127.0.0.1:{await _relay(host, answer['service'])}"
+    return f"127.0.0.1:{await relay.open_relay(host, answer['service'])}"
 
   def leave(self, status: int, reason: str) -> NoReturn:
     self.me.error = reason
@@ -416,39 +416,6 @@ class _Member(_Watch):
       self._silent += 1
       if self._silent >= _LOOKS:
         self._end(f"{self.names[0]} is lost: no sign of life for {self._lost_after:g} s")
-
-
-async def _relay(host: str, port: int) -> int:
-  """A port of this machine behind which is `port` of `host`.
-
-  JAX's client aborts the process as soon as its connection to the coordinator breaks; the one that it has through here
-  only falls silent, which leaves the word to us.
-  """
-
-  async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-      try:
-        from_there, to_there = await asyncio.open_connection(host, port)
-        break
-      except OSError:  # The service is about to start; or is gone for good, and the silence is what we want.
-        await asyncio.sleep(0.1)
-
-    returning = asyncio.create_task(_pump(from_there, writer))
-    await _pump(reader, to_there)
-    to_there.close()
-    await returning
-
-  server = await asyncio.start_server(connect, "127.0.0.1", 0)
-  return server.sockets[0].getsockname()[1]
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-  try:
-    while data := await reader.read(1 << 16):
-      writer.write(data)
-      await writer.drain()
-  except OSError:
-    pass
 
 
 async def _read(reader: asyncio.StreamReader) -> dict[str, Any] | None:

@@ -46,12 +46,22 @@ WEAK = {1: "1x1x1", 8: "2x2x2", 64: "4x4x4", 256: "4x8x8", 512: "8x8x8", 2_048: 
 PER_CHIP = 16
 
 
+def on_chips(name: str, chips: int) -> str:
+  """The name of the entry of a flagship."""
+  return f"{name} on {chips}"
+
+
+def weak(chips: int) -> str:
+  """The name of the entry of WEAK."""
+  return f"vit g/14, {PER_CHIP} a chip, on {chips}"
+
+
 def entries() -> dict[str, dict[str, str]]:
   """Flags of the program by the names under which golden.json has the figures."""
   found = {}
   for name, (config, flags, by_chips) in FLAGSHIPS.items():
     for chips in CHIPS:
-      found[f"{name} on {chips}"] = {
+      found[on_chips(name, chips)] = {
         "config": config,
         "topology": TOPOLOGIES[chips],
         **flags,
@@ -59,5 +69,5 @@ def entries() -> dict[str, dict[str, str]]:
       }
   for chips, shape in WEAK.items():
     config = f"projects/vit/configs/scaling.py:variant=g/14,batch_size={PER_CHIP * chips}"
-    found[f"vit g/14, {PER_CHIP} a chip, on {chips}"] = {"config": config, "topology": f"v5p:{shape}"}
+    found[weak(chips)] = {"config": config, "topology": f"v5p:{shape}"}
   return found

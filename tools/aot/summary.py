@@ -14,12 +14,13 @@ from tools.aot import flagships, golden, report
 
 def table(pinned: golden.Golden) -> str:
   """In Markdown: memory a chip and the roofline's MFU of each flagship on each number of chips."""
+  entries = flagships.entries()
 
   def cell(name: str, chips: int) -> str:
-    key = f"{name} on {chips}"
+    key = flagships.on_chips(name, chips)
     if key not in pinned:
       return "not compiled"
-    figures, flags = pinned[key], flagships.entries()[key]
+    figures, flags = pinned[key], entries[key]
     if "refused" in figures:
       return "does not fit"
     kind = flags["topology"].partition(":")[0]
@@ -37,11 +38,7 @@ def table(pinned: golden.Golden) -> str:
 
 def curve(pinned: golden.Golden) -> str:
   """As SVG: MFU of ViT-g/14 with the same number of images a chip, over the chips."""
-  at = {
-    chips: pinned[key]
-    for chips in flagships.WEAK
-    if (key := f"vit g/14, {flagships.PER_CHIP} a chip, on {chips}") in pinned
-  }
+  at = {chips: pinned[key] for chips in flagships.WEAK if (key := flagships.weak(chips)) in pinned}
   overlapped = {chips: figures["roofline mfu"] for chips, figures in at.items()}
   one_by_one = {
     chips: figures["roofline mfu"] * figures["roofline seconds"] / figures["roofline seconds if nothing overlaps"]
