@@ -60,12 +60,13 @@ def main(argv: Sequence[str]) -> int:
   rules = config.get("sharding_rules", ())
   batch_sharding = sharding.batch_sharding(mesh, rules)
   task = make_task(config)
+  predict = task.predict  # Once: evaluators of one prediction share its program.
   written = output.with_suffix("") / ".unfinished"  # Where evaluators write files, before each subject has a folder.
   evals = {
     name: registry.make(
       name,
       config.evals[name],
-      predict=task.predict,
+      predict=predict,
       sharding=batch_sharding,
       output_dir=written,
       batch_size=config.get("input", {}).get("batch_size"),

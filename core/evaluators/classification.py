@@ -1,6 +1,7 @@
 """Accuracy, loss and calibration of a classifier over a whole dataset, each example counted exactly once."""
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +69,8 @@ class Evaluator:
   ):
     self._classes = None if classes is None else _checked_classes(classes)
     self._table = _table_path(per_class, output_dir)
-    fn = _make_sums(predict, losses.get(loss_name), label_key, loss_name == "sigmoid_xent", self._classes, self._table)
+    chosen = None if self._classes is None else tuple(self._classes.tolist())
+    fn = _make_sums(predict, loss_name, label_key, chosen, self._table is not None)
     data = batches.open_batches(data, pp_fn, batch_size=batch_size, sharding=sharding, cache=cache)
     self.data = data
     self._totals = batches.Totals(fn, data, sharding)
@@ -100,19 +102,17 @@ class Evaluator:
     return {**means, "ece": float(gap.sum() / count)}
 
 
+@functools.lru_cache(maxsize=64)  # Evaluators that differ in their data alone are one program, compiled once.
 def _make_sums(
-  predict: Predict,
-  loss_fn: Callable,
-  label_key: str,
-  sigmoid: bool,
-  classes: np.ndarray | None,
-  table: Path | None,
+  predict: Predict, loss_name: str, label_key: str, classes: tuple[int, ...] | None, by_class: bool
 ) -> Callable[[Any, Batch], dict[str, Array]]:
+  loss_fn, sigmoid = losses.get(loss_name), loss_name == "sigmoid_xent"
+
   def sums(params: Any, batch: Batch) -> dict[str, Array]:
     """Over the examples of one batch that count: how many are right, their loss, and the same by bin and by class."""
     batches.require(batch, "image", label_key)
     logits, *_ = predict(params, batch)
-    logits, labels = _fit(logits, batch[label_key], classes)
+    logits, labels = _fit(logits, batch[label_key], None if classes is None else np.asarray(classes))
     counts = (batch["_mask"] > 0) & (jnp.max(labels, axis=-1) > 0)
 
     def total(values: Array) -> Array:
@@ -133,7 +133,7 @@ def _make_sums(
     }
     if logits.shape[-1] > 5:
       found["prec@5"] = total(_any_label(labels, jax.lax.top_k(logits, 5)[1]).astype(jnp.int32))
-    if table is not None:
+    if by_class:
       found["class_count"] = total((labels > 0).astype(jnp.int32))
       found["class_correct"] = total(((labels > 0) & correct[:, None]).astype(jnp.int32))
     return found

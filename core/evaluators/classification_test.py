@@ -210,3 +210,17 @@ def test_an_evaluator_takes_what_the_program_gives_and_its_config_comes_first():
   make(config | dict(batch_size=64), batch_size=7)
   with pytest.raises(UserError, match=r"config\.evals\.test\.batch_size is missing"):
     make(config)
+
+
+def test_evaluators_that_differ_in_their_data_alone_share_a_program():
+  traced = []
+
+  def counting(params, batch):
+    traced.append(batch["image"].shape)
+    return predict(params, batch)
+
+  for split in ("test", "train"):
+    each = evaluator(predict=counting, data=dict(name="digits", split=split))
+    each.check(state())
+    each.run(state())
+  assert len(traced) == 1

@@ -1,7 +1,8 @@
 """What a model computes on the way, for every example of a dataset, on the host and in the order of the split."""
 
+import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +32,8 @@ class Extractor:
 
   def __init__(self, fn: Callable[[Params, Batch], Mapping[str, Array]], sharding: NamedSharding):
     self._sharding = sharding
-    with_ids = lambda params, batch: {**fn(params, batch), "_id": batch["_id"]}
     # A whole copy on every device, so that each process can read all rows, those of the other processes, too.
-    self._fn = jax.jit(with_ids, out_shardings=sharding_lib.replicated(sharding.mesh))
+    self._fn = jax.jit(_with_ids(fn), out_shardings=sharding_lib.replicated(sharding.mesh))
 
   def shapes(self, params: Params, data: pipeline.EvalInput) -> dict[str, jax.ShapeDtypeStruct]:
     """The outputs for one batch, not computed; `params` may be shapes, too.
@@ -84,6 +84,11 @@ class Extractor:
     return found
 
 
+@functools.lru_cache(maxsize=64)  # As `layer_features`.
+def _with_ids(fn: Callable[[Params, Batch], Mapping[str, Array]]) -> Callable[[Params, Batch], dict[str, Array]]:
+  return lambda params, batch: {**fn(params, batch), "_id": batch["_id"]}
+
+
 def _real_rows(made: Mapping[str, jax.Array]) -> tuple[Int[np.ndarray, "rows"], Outputs]:
   outputs = jax.device_get(dict(made))
   ids = outputs.pop("_id")
@@ -99,8 +104,9 @@ def named_outputs(predict: Predict, params: Params, batch: Batch) -> dict[str, A
   return {**found, **dict(named)}
 
 
+@functools.lru_cache(maxsize=64)  # Evaluators that differ in their data alone are one program, compiled once.
 def layer_features(
-  predict: Predict, layers: Sequence[str], *, pool: str | None, keys: Sequence[str]
+  predict: Predict, layers: tuple[str, ...], *, pool: str | None, keys: tuple[str, ...]
 ) -> Callable[[Params, Batch], dict[str, Array]]:
   """A function for `Extractor`: `{layer: float32 [batch, channels]}` and the entries `keys` of the batch.
 

@@ -37,7 +37,7 @@ def test_layers_of_a_vit_by_their_path(scan):
     "flatten": tokens.reshape(75, -1),
   }
   for pool, value in want.items():
-    fn = features.layer_features(apply, ["encoder/block01/+mlp", "output"], pool=pool, keys=["label"])
+    fn = features.layer_features(apply, ("encoder/block01/+mlp", "output"), pool=pool, keys=("label",))
     found = features.Extractor(fn, WHERE).whole(weights, open_digits(PP))
     np.testing.assert_allclose(found["encoder/block01/+mlp"], value, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["output"], output, rtol=1e-4, atol=1e-5)
@@ -47,7 +47,7 @@ def test_layers_of_a_vit_by_their_path(scan):
 def test_an_unknown_layer_lists_each_kind_of_block_but_once():
   model = vit.Model(num_classes=3, patch_size=4, width=8, depth=12, mlp_dim=8, num_heads=1)
   apply = lambda weights, batch: model.apply({"params": weights}, batch["image"])
-  extractor = features.Extractor(features.layer_features(apply, ["zzz"], pool=None, keys=[]), WHERE)
+  extractor = features.Extractor(features.layer_features(apply, ("zzz",), pool=None, keys=()), WHERE)
   with pytest.raises(UserError) as refused:
     extractor.shapes(params.shapes(model, (1, 8, 8, 1)), open_digits(PP))
   line = str(refused.value)
@@ -58,7 +58,7 @@ def test_an_unknown_layer_lists_each_kind_of_block_but_once():
 
 
 def test_pieces_hold_every_example_once_and_padding_never():
-  fn = features.layer_features(linear.predict, ["pre_logits"], pool=None, keys=["label"])
+  fn = features.layer_features(linear.predict, ("pre_logits",), pool=None, keys=("label",))
   with contextlib.closing(features.Extractor(fn, WHERE).pieces({"w": linear.PARAMS["w"]}, open_digits(PP))) as pieces:
     ids, rows = zip(*pieces)
   assert [len(each) for each in ids] == [32, 32, 11]

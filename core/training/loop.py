@@ -89,11 +89,12 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     shapes, tx, schedules = initial.abstract_state(task, config, plan.sched_kw, mesh, batch)
     if start > plan.total:
       raise UserError(f"{checkpoint} is past the {plan.total:,} steps of this config")
+    predict = task.predict  # Once: evaluators of one prediction share its program.
     evals = {
       name: evaluators.make(
         name,
         eval_config,
-        predict=task.predict,
+        predict=predict,
         sharding=batch_sharding,
         output_dir=workdir / "evals",
         batch_size=config.input.batch_size,

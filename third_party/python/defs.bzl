@@ -10,7 +10,7 @@ _NOT_DATA = ["**/*.py", "**/__pycache__/**", "**/*.md", "**/*.png", "BUILD", "re
 _TEST_ENV = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
 }
 
 def pins(name):

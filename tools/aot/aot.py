@@ -90,7 +90,7 @@ def compile_and_report(flags: Mapping[str, str], overrides: Sequence[tuple[str, 
   except program.OutOfMemory as error:
     raise UserError(refuse(error.needed or 0.0, error.there or topology.hbm or 0.0)) from None
   if "hlo" in flags:
-    files.from_here(flags["hlo"]).write_text(compiled.program.as_text())
+    files.from_here(flags["hlo"]).write_text(compiled.text)
   found = report.measure(compiled, topology)
   if topology.hbm and found["memory"]["peak"] > topology.hbm:
     raise UserError(refuse(found["memory"]["temporaries"], topology.hbm))

@@ -25,7 +25,11 @@ FLAGSHIPS: dict[str, tuple[str, Flags, Mapping[int, Flags]]] = {
   ),
   "vit B/16": ("projects/vit/configs/i1k.py:variant=B/16", _SCAN, {}),
   "mixer B/16": ("projects/mixer/configs/i21k.py:variant=B/16", {}, {}),
-  "lit L/16": ("projects/lit/configs/generic.py:img=L/16,txt=large", _SCAN_IMAGE, {}),
+  "lit L/16": (
+    "projects/lit/configs/generic.py:img=L/16,txt=large",
+    _SCAN_IMAGE,
+    {1: {"config.input.batch_size": "4096"}},
+  ),
   "siglip B/16": (
     "projects/siglip/configs/generic.py:variant=B/16",
     _SCAN_BOTH,
@@ -34,10 +38,10 @@ FLAGSHIPS: dict[str, tuple[str, Flags, Mapping[int, Flags]]] = {
   "clippo B/16": (
     "projects/clippo/configs/yfcc_c4.py:variant=B/16,init=none,font=ascii",
     {**_SCAN_IMAGE, "example": "image:float32[224,224,3],labels:float32[224,224,3]"},
-    {},
+    {1: {"config.input.batch_size": "2560"}},
   ),
-  "distill R50x1": ("projects/distill/configs/bit_i1k.py", {}, {}),
-  "flexivit B": ("projects/flexivit/configs/i21k_sup.py", _SCAN, {}),
+  "distill R50x1": ("projects/distill/configs/bit_i1k.py", {}, {1: {"config.grad_accum_steps": "2"}}),
+  "flexivit B": ("projects/flexivit/configs/i21k_sup.py", _SCAN, {1: {"config.grad_accum_steps": "8"}}),
   "gsam B/32": ("projects/gsam/configs/vit_i1k_no_aug.py:variant=B/32", _SCAN, {}),
 }
 

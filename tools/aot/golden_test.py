@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tools.aot import golden
+from tools.aot import flagships, golden
 
 PINNED = json.loads(golden.path().read_text())
 
@@ -27,6 +27,11 @@ def test_the_figures_are_those_that_were_pinned(name):
 )
 def test_what_moved_is_told_by_name(found, words):
   assert golden.differences("x", {"temporaries": 100, "limit": "memory"}, found) == words
+
+
+@pytest.mark.parametrize("name", flagships.entries())
+def test_every_flagship_fits_its_chips(name):
+  assert "refused" not in PINNED[name]
 
 
 def transformer_flops(width: int, depth: int, tokens: int) -> float:

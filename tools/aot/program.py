@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,10 +57,11 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """A compiled step, and the seconds that tracing and compiling took."""
+  """A compiled step, its program as XLA prints it, and the seconds that tracing and compiling took."""
 
   step: Step
   program: jax.stages.Compiled
+  text: str
   lower_seconds: float
   compile_seconds: float
 
@@ -148,13 +151,17 @@ def compile_step(step: Step) -> Compiled:
   began = time.perf_counter()
   lowered = step.lower()
   traced = time.perf_counter()
-  try:
-    program = lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
-    raise OutOfMemory(str(error)) from None
-  return Compiled(step, program, traced - began, time.perf_counter() - traced)
+  # The compiler prints the program itself: `as_text` cannot read back what a v5p does on its sparse cores.
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      program = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      raise OutOfMemory(str(error)) from None
+    compiled = time.perf_counter()
+    (printed,) = Path(folder).glob("*after_optimizations.txt")
+    return Compiled(step, program, printed.read_text(), traced - began, compiled - traced)
 
 
 def _part(shape: Sequence[int], accumulate: int) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ def describe(step: Step, topology: Topology) -> Report:
 def measure(compiled: Compiled, topology: Topology) -> Report:
   """All that a compiled step tells; figures are of one device unless they are named otherwise."""
   stats = compiled.program.memory_analysis()
-  module = Module(compiled.program.as_text())
+  module = Module(compiled.text)
   cost = hlo_cost.cost(module, len(topology.devices))
   needed = compiled.step.model_flops()
   time = roofline.estimate(cost, needed, topology)
