@@ -73,18 +73,17 @@ def main(argv: Sequence[str]) -> int:
     )
     for name in _chosen(config, flags)
   }
-  batch = feed.put(next(iter(next(iter(evals.values())).data)), batch_sharding)
-  shapes = initial.abstract_without_schedules(task, config, mesh, batch)
-  for name, evaluator in evals.items():
-    with registry.named(name):
-      evaluator.check(shapes)
-  if workdir:
-    subjects = subject.checkpoints(workdir, flags.get("steps"), shapes, average=bool(config.get("ema")))
-  else:
-    subjects = subject.weights(flags["weights"], config, make_task, shapes, batch)
-
   results = []
-  with sharding.activations(mesh, rules):
+  with sharding.activations(mesh, rules):  # Checked and run by one trace.
+    batch = feed.put(next(iter(next(iter(evals.values())).data)), batch_sharding)
+    shapes = initial.abstract_without_schedules(task, config, mesh, batch)
+    for name, evaluator in evals.items():
+      with registry.named(name):
+        evaluator.check(shapes)
+    if workdir:
+      subjects = subject.checkpoints(workdir, flags.get("steps"), shapes, average=bool(config.get("ema")))
+    else:
+      subjects = subject.weights(flags["weights"], config, make_task, shapes, batch)
     for each in subjects:
       print(f"evaluating {each.name}", file=sys.stderr, flush=True)
       state = TrainState.create(each.params(), ())

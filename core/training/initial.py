@@ -55,7 +55,7 @@ def abstract_state(
     UserError: whatever of the config does not fit the model.
   """
   with_sharding = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-  params = jax.eval_shape(_init(task), jax.random.key(0), batch)
+  params = jax.eval_shape(_init(task, sharding.held_batch()), jax.random.key(0), batch)
   of_params = sharding.params_shardings(params, mesh, config.get("sharding_strategy", ()))
   params = jax.tree.map(with_sharding, params, of_params)
   tx, schedules = optimizer.make(config, params, sched_kw=sched_kw)
@@ -85,11 +85,12 @@ def fresh_state(
 def fresh_params(task: Task, config: ConfigDict, shapes: Params, batch: Batch) -> Params:
   """The parameters before the first step: random ones by the config's seed, then those that the task loads."""
   where = jax.tree.map(lambda x: x.sharding, shapes)
-  init = jax.jit(_init(task), out_shardings=where)
+  init = jax.jit(_init(task, sharding.held_batch()), out_shardings=where)
   params = init(step_rng(config.get("seed", 0), 0, stream=1), batch)
   return params if task.load is None else jax.device_put(task.load(sharding.to_host(params)), where)
 
 
-@functools.lru_cache(maxsize=8)  # JAX keeps what it traced of a function: the shapes, then the values, by one trace.
-def _init(task: Task) -> Callable[[jax.Array, Batch], Params]:
+@functools.lru_cache(maxsize=8)
+def _init(task: Task, held: Any) -> Callable[[jax.Array, Batch], Params]:
+  """One function for the shapes and the values, of which JAX keeps the trace; it does not know what that holds to."""
   return lambda rng, batch: task.init(rng, batch)["params"]

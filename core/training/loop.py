@@ -25,7 +25,7 @@ from core.evaluators import registry as evaluators
 from core.optim import ema, sam
 from core.training import compiled, initial, metrics, processes, profiling, progress, provenance
 from core.training.preemption import Preempted, Preemption
-from core.training.step import make_update
+from core.training.step import jitted_update
 from core.training.task import Params, Task
 
 
@@ -121,17 +121,15 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     show.wait("compiling")
     began = time.perf_counter()
     sharp = sam.from_config(config, shapes.params, schedules, total_steps=plan.total, batch_sharding=batch_sharding)
-    out_shardings = (jax.tree.map(lambda x: x.sharding, shapes), sharding.replicated(mesh))
+    settings = dict(seed=config.get("seed", 0), accumulate=config.get("grad_accum_steps", 1), sam=sharp)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (state, batch))
 
     def lower(form: Hashable) -> jax.stages.Lowered:
-      settings = dict(seed=config.get("seed", 0), accumulate=config.get("grad_accum_steps", 1), sam=sharp)
-      update = make_update(task.in_form(form), tx, **settings)
-      return jax.jit(update, donate_argnums=0, out_shardings=out_shardings).lower(*like)
+      return jitted_update(task.in_form(form), tx, shapes, mesh, **settings).lower(*like)
 
     updates = compiled.Updates(lower, task.form, start=start, total=plan.total)
     closing.callback(updates.close)
-    averaged = jax.jit(ema.params_of, out_shardings=out_shardings[0].params)
+    averaged = jax.jit(ema.params_of, out_shardings=jax.tree.map(lambda x: x.sharding, shapes.params))
     show.say(f"compiled in {time.perf_counter() - began:.1f} s")
     show.paused(time.perf_counter() - began)
 

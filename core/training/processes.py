@@ -9,6 +9,7 @@ is itself that is lost, they see that much. JAX alone would abort in C++, or wai
 A process that is alone does nothing of this.
 """
 
+import abc
 import asyncio
 import collections
 import contextlib
@@ -199,7 +200,7 @@ def lost(processes: Sequence[Standing], waited: int, lost_after: float) -> str |
   return None
 
 
-class _Watch:
+class _Watch(abc.ABC):
   """What process 0 and the others do alike: an event loop in a thread beside the program, and how to end."""
 
   def __init__(self, place: Place, advice: str, lost_after: float):
@@ -225,16 +226,17 @@ class _Watch:
     self._over.wait()
     jax.distributed.shutdown()
 
+  @abc.abstractmethod
   def leave(self, status: int, reason: str) -> NoReturn:
     """Ends the process with `status` once the others can know of it."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   async def _meet(self, hello: dict[str, Any]) -> str:
-    raise NotImplementedError
+    """What `meet` waits for."""
 
+  @abc.abstractmethod
   async def _say(self) -> None:
     """Has what is new of `me` known."""
-    raise NotImplementedError
 
   def _run(self, coroutine: Coroutine) -> Any:
     return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

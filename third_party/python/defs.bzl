@@ -126,6 +126,7 @@ def project(name, bundle_args, data = [], test_size = "large", tries_bundle = Fa
         srcs = ["//tools:golden.py"],
         main = "//tools:golden.py",
         args = ["--project=" + name],
+        env = _TEST_ENV,
         deps = [":" + name] + pins(name),
     )
     native.py_test(
@@ -135,7 +136,7 @@ def project(name, bundle_args, data = [], test_size = "large", tries_bundle = Fa
         main = "//third_party/python:pytest_main.py",
         args = ["$(location //tools:golden_test.py)"],
         data = ["//:pyproject.toml"] + native.glob(["repro/**"], allow_empty = True),
-        env = {"JAX_PLATFORMS": "cpu", "PROJECT": name},
+        env = dict(_TEST_ENV, PROJECT = name),
         deps = [":" + name] + pins(name),
     )
     bundle(

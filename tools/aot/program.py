@@ -16,7 +16,7 @@ from core import durations, sharding
 from core.errors import UserError, nearest
 from core.optim import sam
 from core.training import initial
-from core.training.step import make_update
+from core.training.step import jitted_update, make_update
 from core.training.task import Task
 from tools.aot import inputs, model_flops
 from tools.aot.chips import Topology
@@ -106,9 +106,7 @@ def make_step(
 
   def lower() -> jax.stages.Lowered:
     with sharding.activations(mesh, rules):
-      update = make_update(task, tx, **settings)
-      out_shardings = (jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh))
-      return jax.jit(update, donate_argnums=0, out_shardings=out_shardings).lower(state, batch)
+      return jitted_update(task, tx, state, mesh, **settings).lower(state, batch)
 
   def flops() -> int:
     with sharding.activations(mesh, rules):

@@ -75,5 +75,5 @@ def get_config(arg=None):
     config.prof_init = None
     config.input.batch_size = 8
     for each in config.evals.values():
-      each.batch_size = 8
+      each.update(batch_size=8, log_percent=0.5)
   return config
