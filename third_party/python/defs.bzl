@@ -70,13 +70,14 @@ def python_tests(deps, locked = "core", srcs = None, size = "medium", data = [],
             **kwargs
         )
 
-def project(name, bundle_args, data = [], test_size = "large", tries_bundle = False):
+def project(name, bundle_args, data = [], test_size = "large", configs_shards = 1, tries_bundle = False):
     """A project, projects/<name>: `:train`, `:bundle`, `:repin`, the library `:<name>`, and its tests.
 
     Args:
       name: of its folder.
       bundle_args: the flags of a run of a few steps, by which a test tries the unpacked bundle.
       test_size: of its tests.
+      configs_shards: into how many parts configs_test is divided, which run beside each other.
       tries_bundle: whether `bazel test //...` installs and starts the bundle, too; //projects:whole_runs tries them all.
     """
     native.exports_files(native.glob(["requirements*"]))
@@ -104,9 +105,16 @@ def project(name, bundle_args, data = [], test_size = "large", tries_bundle = Fa
     )
     whole_runs = native.glob(["*_run_test.py"], allow_empty = True)
     python_tests(
-        srcs = native.glob(["**/*_test.py"], exclude = whole_runs),
+        srcs = native.glob(["**/*_test.py"], exclude = whole_runs + ["configs_test.py"]),
         locked = name,
         size = test_size,
+        deps = [":" + name, "//core/testing"],
+    )
+    python_tests(
+        srcs = ["configs_test.py"],
+        locked = name,
+        size = test_size,
+        shard_count = configs_shards,
         deps = [":" + name, "//core/testing"],
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,5 +16,15 @@ options += [f"--basetemp={os.environ['TEST_TMPDIR']}/pytest"]
 if chosen := os.environ.get("TESTBRIDGE_TEST_ONLY"):  # bazel test --test_filter=NAME
   options += ["-k", chosen]
 
+
+class Shard:
+  """Every n-th test, where Bazel runs a target's tests in n parts (shard_count)."""
+
+  def pytest_collection_modifyitems(self, items: list) -> None:
+    items[:] = items[int(os.environ["TEST_SHARD_INDEX"]) :: int(os.environ["TEST_TOTAL_SHARDS"])]
+    Path(os.environ["TEST_SHARD_STATUS_FILE"]).touch()  # By this Bazel knows that the tests were divided.
+
+
 if __name__ == "__main__":
-  sys.exit(pytest.main([*options, *sys.argv[1:]]))
+  plugins = [Shard()] if "TEST_TOTAL_SHARDS" in os.environ else []
+  sys.exit(pytest.main([*options, *sys.argv[1:]], plugins=plugins))
