@@ -91,6 +91,6 @@ def fresh_params(task: Task, config: ConfigDict, shapes: Params, batch: Batch) -
 
 
 @functools.lru_cache(maxsize=8)
-def _init(task: Task, held: Any) -> Callable[[jax.Array, Batch], Params]:
+def _init(task: Task, held: jax.sharding.NamedSharding | None) -> Callable[[jax.Array, Batch], Params]:
   """One function for the shapes and the values, of which JAX keeps the trace; it does not know what that holds to."""
   return lambda rng, batch: task.init(rng, batch)["params"]
