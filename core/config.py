@@ -23,7 +23,7 @@ KEYS: dict[str, tuple[type, ...]] = {
   "seed": (int,),  # Seeds the parameters, the order of the data, augmentation, dropout and mixup.
   "total": (int, float),  # Length of training, a duration: total_{steps,examples,epochs}.
   "num_classes": (int,),
-  "loss": (str,),  # A function of core.training.losses, or of contrastive_losses.
+  "loss": (str,),  # A function of core.tasks.losses, or of contrastive_losses.
   "loss_form": (str,),  # Of a contrastive loss: "plain", or one that saves memory, "chunked" or "ring".
   "input": (ConfigDict,),  # data, pp, batch_size, ...: see core.data.pipeline.
   "model_name": (str,),  # A module of core.models.
@@ -34,7 +34,7 @@ KEYS: dict[str, tuple[type, ...]] = {
   "model_init": (str, ConfigDict),  # Weights to start from: a name, file or URL, :SUBTREE where wanted; or one a tower.
   "model_load": (ConfigDict,),  # Options of the model's `load`: dont_load, ...
   "teachers": (list, tuple),  # Names of models to distil into `student`; for each, and for it, `_OF_A_MODEL`.
-  "distance": (str,),  # Of the student's outputs to a teacher's: core.training.distances.
+  "distance": (str,),  # Of the student's outputs to a teacher's: core.tasks.distances.
   "distance_kw": (ConfigDict,),
   "resume": (str,),  # A checkpoint of another run to go on from: WORKDIR/checkpoints/STEP, or WORKDIR for its newest.
   "optax_name": (str,),

@@ -12,8 +12,8 @@ from core.checkpoint import pretrained
 from core.data.columns import bytes_column
 from core.data.sources import digit_captions
 from core.pp import builder
+from core.tasks.contrastive import Contrastive
 from core.testing import tiny_towers
-from core.training.contrastive import Contrastive
 from tools import embed
 
 jax.config.update("jax_num_cpu_devices", 4)

@@ -21,9 +21,9 @@ from core.data import feed, pipeline
 from core.data.source import open_source
 from core.data.sources import folder
 from core.errors import UserError, first_few, nearest
-from core.evaluators import batches, features, registry, texts, zeroshot
+from core.evaluators import batches, features, registry, text_embeddings, zeroshot
 from core.pp import builder
-from core.training import initial, progress
+from core.training import progress, state_init
 from tools import subject
 
 FLAGS = ("config", "weights", "workdir", "project", "pp_img", "pp_txt", "batch_size", "cpu_devices", "cache_dir")
@@ -61,7 +61,7 @@ class Model:
       raise UserError("--weights=... is missing; see --help")
     self._make_task = subject.trainer(self.project).make_task
     self._task = self._make_task(self.config)
-    for side in texts.SIDES.values():
+    for side in text_embeddings.SIDES.values():
       if side not in self._task.predict:
         raise UserError(f"the model of {self.project} embeds no {side}s; lit, siglip and clippo have one that does")
     self._mesh = sharding.make_mesh(self.config.get("mesh", sharding.AUTO))
@@ -101,8 +101,8 @@ class Model:
     Raises:
       UserError: `pp_txt` refuses one.
     """
-    size = texts.text_batch_size(len(written), self._batch_size, self._sharding)
-    return texts.open_texts(written, self.pp_txt(), batch_size=size, sharding=self._sharding, cache=False)
+    size = text_embeddings.text_batch_size(len(written), self._batch_size, self._sharding)
+    return text_embeddings.open_texts(written, self.pp_txt(), batch_size=size, sharding=self._sharding, cache=False)
 
   def load(self, images: pipeline.EvalInput | None, written: pipeline.EvalInput | None) -> None:
     """Loads the weights for inputs of these shapes; a side that is not given is made up.
@@ -120,7 +120,7 @@ class Model:
       labels = next(iter(written if written is not None else self.texts(["a"])))["labels"]
       batch["labels"] = labels[np.arange(len(batch.get("image", labels))) % len(labels)]
     on_devices = feed.put(batch, self._sharding)
-    shapes = initial.abstract_without_schedules(self._task, self.config, self._mesh, on_devices)
+    shapes = state_init.abstract_without_schedules(self._task, self.config, self._mesh, on_devices)
     if self._workdir:
       (found,) = subject.checkpoints(self._workdir, None, shapes, average=False)
       self._params = found.params()
@@ -128,7 +128,7 @@ class Model:
       (found,) = subject.weights(self._flags["weights"], self.config, self._make_task, shapes, on_devices)
       self._params = found.params()
     else:
-      self._params = initial.fresh_params(self._task, self.config, shapes.params, on_devices)
+      self._params = state_init.fresh_params(self._task, self.config, shapes.params, on_devices)
 
   def scale(self) -> tuple[float, float | None]:
     """The factor on cosine similarities that the model has learned, and the bias where it has one."""
@@ -144,7 +144,7 @@ class Model:
       data: of `images`, `dataset` or `texts`.
       stream: where to show how far it is.
     """
-    embedder = texts.Embedder(self._task.predict[side], self._sharding, side)
+    embedder = text_embeddings.Embedder(self._task.predict[side], self._sharding, side)
     extractor = features.Extractor(lambda params, batch: {"z": embedder.of_batch(params, batch)}, self._sharding)
     found = np.zeros((0, 0), np.float32)
     done, shown = 0, Shown(f"{side}s", data.num_examples, stream)
@@ -194,8 +194,8 @@ class Model:
     raise _NoPreprocessing(f"--{key}=... is missing, and no eval of the config has one")
 
   def _open(self, data: Mapping[str, Any], pp: str, count: int) -> pipeline.EvalInput:
-    size = texts.text_batch_size(count, self._batch_size, self._sharding)
-    pp = texts.with_keep(pp, "image")
+    size = text_embeddings.text_batch_size(count, self._batch_size, self._sharding)
+    pp = text_embeddings.with_keep(pp, "image")
     return batches.open_batches(data, pp, batch_size=size, sharding=self._sharding, cache=False, key="images")
 
   def _open_one(self, data: Mapping[str, Any]) -> pipeline.EvalInput:

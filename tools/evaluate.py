@@ -20,8 +20,8 @@ from core import files, sharding
 from core.data import feed
 from core.errors import UserError, nearest
 from core.evaluators import registry
-from core.training import cli, initial, progress
-from core.training.state import TrainState
+from core.state import TrainState
+from core.training import cli, progress, state_init
 from tools import subject
 
 _USAGE = """\
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
   results = []
   with sharding.activations(mesh, rules):  # Checked and run by one trace.
     batch = feed.put(next(iter(next(iter(evals.values())).data)), batch_sharding)
-    shapes = initial.abstract_without_schedules(task, config, mesh, batch)
+    shapes = state_init.abstract_without_schedules(task, config, mesh, batch)
     for name, evaluator in evals.items():
       with registry.named(name):
         evaluator.check(shapes)

@@ -11,6 +11,19 @@ import pytest
 SOURCES = sorted(
   path for folder in ("core", "projects") for path in Path(folder).rglob("*.py") if "witness" not in path.parts
 )
+# The floors of core from the ground up: a file imports from its own and from those below. What stands in core itself is
+# named one by one; rooms that share a floor know nothing of each other.
+FLOORS = (
+  ("errors", "files", "trees", "durations", "terminal", "plots"),
+  ("config",),
+  ("sharding", "state", "checkpoint"),
+  ("optim", "models", "pp"),
+  ("data",),
+  ("tasks", "cluster"),
+  ("evaluators",),
+  ("training",),
+  ("testing",),
+)
 # Where TensorFlow may be imported at the top of a file; their users import such a file only when a run needs it.
 TENSORFLOW = ("core/data/", "core/pp/")
 
@@ -26,6 +39,20 @@ def imports(tree: ast.AST, nested: bool = True) -> Iterator[str]:
       yield from imports(node, nested)
 
 
+def floor_of(room: str) -> int:
+  """The floor of `sharding`, `optim`, ...; a new room must be given one."""
+  return next(floor for floor, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def climbs(path: str, name: str) -> bool:
+  """Whether a file of core imports from a floor above its own, or from another room of its own floor but the ground."""
+  if not path.startswith("core/") or not name.startswith("core.") or path.endswith("_test.py"):
+    return False
+  room, other = path.split("/")[1].removesuffix(".py"), name.split(".")[1]
+  own, its = floor_of(room), floor_of(other)
+  return its > own or (its == own > 2 and room != other)
+
+
 def breaches(path: str, source: str) -> list[str]:
   """The rules that a file breaks, one line each."""
   tree = ast.parse(source, path)
@@ -33,6 +60,8 @@ def breaches(path: str, source: str) -> list[str]:
   found = []
   for name in imports(tree):
     top, _, rest = name.partition(".")
+    if climbs(path, name):
+      found.append(f"{path}: no import goes up or across the floors of core, but {name}")
     if top == "projects" and package == "core":
       found.append(f"{path}: core imports no project, but {name}")
     if top == "projects" and package == "projects" and rest.split(".")[0] != owner:
@@ -61,6 +90,9 @@ def test_the_rules_hold(path):
     ("core/trees.py", "import projects.vit.train", "core imports no project"),
     ("projects/vit/train.py", "from projects.mixer.models import mixer", "no other project"),
     ("projects/vit/train.py", "from projects import mixer", "no other project"),
+    ("core/optim/sam.py", "from core.tasks import task", "floors"),
+    ("core/optim/sam.py", "from core.models import vit", "floors"),
+    ("core/config.py", "from core import state", "floors"),
     ("core/training/loop.py", "import tensorflow as tf", "TensorFlow"),
     ("core/training/loop.py", "try:\n  from tensorflow.io import gfile\nexcept ImportError:\n  pass", "TensorFlow"),
     ("projects/vit/train.py", "class A:\n  import tensorflow_datasets", "TensorFlow"),
@@ -75,6 +107,8 @@ def test_a_breach_is_found(path, source, words):
   "path, source",
   [
     ("core/data/feed.py", "import tensorflow as tf"),
+    ("core/tasks/task.py", "from core.state import TrainState"),
+    ("core/optim/sam_test.py", "from core.testing import params"),
     ("core/training/loop.py", "def f():\n  import tensorflow as tf"),
     ("projects/vit/train.py", "from projects.vit.configs import digits\nfrom core import trees"),
   ],

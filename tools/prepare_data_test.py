@@ -21,7 +21,7 @@ from core.data.builders import manual_files
 from core.data.import_tensorflow import import_tfds
 from core.data.preparation import Dataset
 from core.errors import UserError
-from core.testing import standin
+from core.testing import generated_tfds
 from tools import prepare_data
 
 
@@ -69,7 +69,7 @@ def run(capfd, *arguments):
 def test_several_at_once_with_a_summary_and_a_status(capfd, tmp_path, manual_dir):
   """Four names: one that can be prepared, one that is there already, one of a typing error, one without its files."""
   data_dir = tmp_path / "data"
-  standin.write(data_dir, "cifar10", splits={"train": 6, "test": 3})
+  generated_tfds.write(data_dir, "cifar10", splits={"train": 6, "test": 3})
   (data_dir / "cifar10" / "1.0.0").rename(data_dir / "cifar10" / "3.0.2")
   info = data_dir / "cifar10" / "3.0.2" / "dataset_info.json"
   info.write_text(info.read_text().replace("1.0.0", "3.0.2"))

@@ -14,9 +14,8 @@ from core import config as config_lib
 from core.checkpoint import state as checkpoint_files
 from core.errors import UserError, nearest
 from core.optim import ema
-from core.training import cli, initial
-from core.training.state import TrainState
-from core.training.task import Batch
+from core.state import Batch, TrainState
+from core.training import cli, state_init
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,7 @@ def weights(specs: str, config: ConfigDict, make_task: Callable, shapes: TrainSt
   def params(spec: str) -> Any:
     initialized = ConfigDict(config).unlock()
     initialized.model_init = spec
-    return initial.fresh_params(make_task(initialized), config, shapes.params, batch)
+    return state_init.fresh_params(make_task(initialized), config, shapes.params, batch)
 
   return [Subject(spec, lambda spec=spec: params(spec)) for spec in specs.split(",")]
 

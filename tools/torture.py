@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from core.testing import standin, trainer
+from core.testing import generated_tfds, trainer
 
 _TRAINER = "projects.vit.train"
 _LOST_AFTER = 10  # Seconds.
@@ -54,7 +54,7 @@ def torture(folder: Path, source: str, kills: int, steps: int, processes: int, r
   """Runs the job whole, then killed `kills` times, in `folder`; see the module's docstring for the result."""
   env = {"TFDS_DATA_DIR": str(folder / "data")}
   if source != "digits":
-    standin.write(folder / "data", "cifar10")
+    generated_tfds.write(folder / "data", "cifar10")
   options = (
     *_SOURCES[source],
     f"--config.total_steps={steps}",

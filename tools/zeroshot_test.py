@@ -12,8 +12,8 @@ from core import config as config_lib
 from core.checkpoint import pretrained
 from core.data.columns import bytes_column
 from core.pp import builder
+from core.tasks.contrastive import Contrastive
 from core.testing import tiny_towers
-from core.training.contrastive import Contrastive
 from tools import zeroshot, zeroshot_page
 
 jax.config.update("jax_num_cpu_devices", 4)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core.checkpoint.state import Checkpoints, restore
 from core.errors import UserError
-from core.training.state import TrainState
+from core.state import TrainState
 
 jax.config.update("jax_num_cpu_devices", 8)
 

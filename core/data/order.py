@@ -234,7 +234,7 @@ class Slots:
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class ReadPlan:
   """What one process of a job reads at each step."""
 
   lanes: Lanes

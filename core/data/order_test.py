@@ -66,17 +66,17 @@ def test_memory_order_is_uniform():
   assert max(abs(c - 100) for c in counts.values()) < 50  # 5 standard deviations.
 
 
-def schedules(batch, processes, mixture):
+def plans(batch, processes, mixture):
   mixture = mixture and order.Mixture.of(5, mixture)
-  return [order.Schedule(order.lanes_for(batch, processes), mixture, i, processes) for i in range(processes)]
+  return [order.ReadPlan(order.lanes_for(batch, processes), mixture, i, processes) for i in range(processes)]
 
 
 @pytest.mark.parametrize("mixture", [None, (0.7, 0.3), (1, 2, 5)])
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("step", [0, 1, 1234567])
 def test_processes_share_a_batch_slot_by_slot(mixture, processes, step):
-  (whole,) = schedules(48, 1, mixture)
-  parts = [schedule.slots(step) for schedule in schedules(48, processes, mixture)]
+  (whole,) = plans(48, 1, mixture)
+  parts = [plan.slots(step) for plan in plans(48, processes, mixture)]
   for field in ("position", "component", "index", "lane", "lane_index"):
     together = np.concatenate([getattr(part, field) for part in parts])
     np.testing.assert_array_equal(together, getattr(whole.slots(step), field))
@@ -84,20 +84,20 @@ def test_processes_share_a_batch_slot_by_slot(mixture, processes, step):
 
 
 def test_mixture_keeps_its_weights_and_mixes_within_batches():
-  (schedule,) = schedules(100, 1, (0.7, 0.3))
-  steps = np.array([np.bincount(schedule.slots(t).component, minlength=2) for t in range(500)])
+  (plan,) = plans(100, 1, (0.7, 0.3))
+  steps = np.array([np.bincount(plan.slots(t).component, minlength=2) for t in range(500)])
   assert abs(steps[:, 0].mean() - 70) < 0.5
   assert steps[:, 0].min() > 40
   assert 1 < steps[:, 0].std() < 4.6  # No fixed pattern, and steadier than independent draws.
 
 
 def test_mixture_gives_each_component_every_position_once():
-  schedule = order.Schedule(order.Lanes(24, 6), order.Mixture.of(5, (1, 2, 5)))
-  slots = [schedule.slots(t) for t in range(1000 // schedule.lanes.width * 8)]
+  plan = order.ReadPlan(order.Lanes(24, 6), order.Mixture.of(5, (1, 2, 5)))
+  slots = [plan.slots(t) for t in range(1000 // plan.lanes.width * 8)]
   component, index = (np.concatenate([getattr(s, f) for s in slots]) for f in ("component", "index"))
-  for c, part in enumerate(schedule.mixture.parts):
+  for c, part in enumerate(plan.mixture.parts):
     # Each lane has had whole blocks: exactly the component's first positions.
-    np.testing.assert_array_equal(np.sort(index[component == c]), np.arange(1000 * schedule.lanes.count * part))
+    np.testing.assert_array_equal(np.sort(index[component == c]), np.arange(1000 * plan.lanes.count * part))
 
 
 @pytest.mark.parametrize("first", [0, 9_990, 123_456])
@@ -130,10 +130,10 @@ STREAMS = [(8, 1, (37,), 5), (8, 2, (10, 0, 13, 1), 3), (12, 4, (50, 51), 100), 
 def test_stream_gives_every_record_once_an_epoch(batch, processes, takes, window):
   lanes = order.lanes_for(batch, processes)
   stream = order.StreamOrder(9, 0, lanes, takes, window)
-  schedule = order.Schedule(lanes, None)
+  plan = order.ReadPlan(lanes, None)
   n, seen = sum(takes), []
   for t in range(-(-3 * n // batch)):
-    slots = schedule.slots(t)
+    slots = plan.slots(t)
     seen += [stream.record(int(lane), int(index)) for lane, index in zip(slots.lane, slots.lane_index)]
   all_records = sorted((piece, number) for piece, take in enumerate(takes) for number in range(take))
   for epoch in range(3):

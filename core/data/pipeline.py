@@ -88,11 +88,11 @@ def train_batches(
   if len(sources) > 1:
     mixture = order.Mixture.of(seed, [component.weight for component in config.components])
   lanes = order.lanes_for(config.batch_size, process_count)
-  schedule = order.Schedule(lanes, mixture, process_index, process_count)
+  plan = order.ReadPlan(lanes, mixture, process_index, process_count)
   batched = [_batched_fn(source, component.pp) for source, component in zip(sources, config.components)]
   if all(batched) and not config.skip_errors:  # Only tf.data, which makes examples one by one, can leave out some.
     keys = [component.key for component in config.components]
-    batches = _numpy_train_batches(schedule, keys, sources, batched, seed, start_step)
+    batches = _numpy_train_batches(plan, keys, sources, batched, seed, start_step)
   else:
     from core.data import tf_examples
 
@@ -100,7 +100,7 @@ def train_batches(
       _tf_component(component, source, seed, number, lanes, config.skip_errors)
       for number, (component, source) in enumerate(zip(config.components, sources))
     ]
-    batches = tf_examples.TrainStream(schedule, parts, seed, start_step, config.skip_errors)
+    batches = tf_examples.TrainStream(plan, parts, seed, start_step, config.skip_errors)
   return TrainInput(batches, sum(map(len, sources)), config.batch_size)
 
 
@@ -125,7 +125,7 @@ def _batched_fn(source: Source, pp: str) -> Callable[[Batch], Batch] | None:
 
 
 def _numpy_train_batches(
-  schedule: order.Schedule, keys: Sequence[str], sources: Sequence[Columns], fns: Sequence, seed: int, start_step: int
+  plan: order.ReadPlan, keys: Sequence[str], sources: Sequence[Columns], fns: Sequence, seed: int, start_step: int
 ) -> Iterator[Batch]:
   def make(number: int, index: np.ndarray, seeds: np.ndarray) -> Batch:
     taken = order.rows(len(sources[number]), seed, number, index)
@@ -138,12 +138,12 @@ def _numpy_train_batches(
 
   def batches():
     for step in itertools.count(start_step):
-      slots = schedule.slots(step)
+      slots = plan.slots(step)
       seeds = order.example_seeds(seed, slots.position)
-      if schedule.mixture is None:
+      if plan.mixture is None:
         yield make(0, slots.index, seeds)
         continue
-      batch = {key: np.empty((schedule.local_batch, *x.shape[1:]), x.dtype) for key, x in samples[keys[0]].items()}
+      batch = {key: np.empty((plan.local_batch, *x.shape[1:]), x.dtype) for key, x in samples[keys[0]].items()}
       for number in range(len(sources)):
         here = slots.component == number
         for key, value in make(number, slots.index[here], seeds[here]).items():

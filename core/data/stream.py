@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from core.data.import_tensorflow import import_tensorflow
-from core.data.order import Schedule, StreamOrder
+from core.data.order import ReadPlan, StreamOrder
 from core.data.tfrecord import Records, Segments, read
 
 _LANES_AT_ONCE = 16  # Lanes that fill their first window, or wait for the disk, at the same time.
 
 
 def records(
-  schedule: Schedule,
+  plan: ReadPlan,
   orders: Sequence[tuple[Records, StreamOrder] | None],
   start_step: int,
   *,
@@ -22,50 +22,48 @@ def records(
   """The `tf.data.Dataset` of serialized records in the order of this process's positions, from `start_step` on.
 
   Args:
-    schedule: the positions of this process.
+    plan: the positions of this process.
     orders: for each component its records and their order, or None for one that lies in memory: an empty string stands
       at its positions.
     start_step: the first batch. Each lane reads from the start of the window in which it begins, no more.
     pad_damaged: see `core.data.tfrecord.read`.
   """
   tf = import_tensorflow()
-  lanes = np.array(schedule.local_lanes)
+  lanes = np.array(plan.local_lanes)
 
   def lane_dataset(lane):
     streams = [
       tf.data.Dataset.from_tensors(b"").repeat()
       if order is None
-      else _component(*order, schedule, component, lane, start_step, pad_damaged)
+      else _component(*order, plan, component, lane, start_step, pad_damaged)
       for component, order in enumerate(orders)
     ]
     return streams[0] if len(streams) == 1 else tf.data.Dataset.choose_from_datasets(streams, choices(lane))
 
   def choices(lane):
     """The components of a lane's positions."""
-    block, skip = divmod(start_step * schedule.lanes.width, schedule.mixture.block_length)
+    block, skip = divmod(start_step * plan.lanes.width, plan.mixture.block_length)
 
     def read_block(number):
-      found = tf.numpy_function(lambda *words: schedule.mixture.block(*map(int, words))[0], [lane, number], tf.int64)
-      return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(found, [schedule.mixture.block_length]))
+      found = tf.numpy_function(lambda *words: plan.mixture.block(*map(int, words))[0], [lane, number], tf.int64)
+      return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(found, [plan.mixture.block_length]))
 
     return tf.data.Dataset.counter(block).flat_map(read_block).skip(skip)
 
   return tf.data.Dataset.from_tensor_slices(lanes).interleave(
     lane_dataset,
     cycle_length=len(lanes),
-    block_length=schedule.lanes.width,
+    block_length=plan.lanes.width,
     num_parallel_calls=min(len(lanes), _LANES_AT_ONCE),
     deterministic=True,
   )
 
 
-def _component(
-  source: Records, order: StreamOrder, schedule, component: int, lane: Any, start_step: int, pad: bool
-) -> Any:
+def _component(source: Records, order: StreamOrder, plan, component: int, lane: Any, start_step: int, pad: bool) -> Any:
   """One lane's records of one component."""
   tf = import_tensorflow()
-  first, last = schedule.local_lanes[0], schedule.local_lanes[-1]
-  starts = [order.epoch_of(n, schedule.lane_start(n, component, start_step)) for n in range(first, last + 1)]
+  first, last = plan.local_lanes[0], plan.local_lanes[-1]
+  starts = [order.epoch_of(n, plan.lane_start(n, component, start_step)) for n in range(first, last + 1)]
   epoch0, place0 = (tf.gather(np.array(column, np.int64), lane - first) for column in zip(*starts))
   window0 = place0 // order.window
 

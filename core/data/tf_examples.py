@@ -10,7 +10,7 @@ import numpy as np
 from core.data import input_config, stream, tfrecord
 from core.data.columns import Columns
 from core.data.import_tensorflow import import_tensorflow
-from core.data.order import Schedule, StreamOrder, example_seeds, rows
+from core.data.order import ReadPlan, StreamOrder, example_seeds, rows
 from core.data.source import Source
 from core.data.tfrecord import Records
 from core.errors import UserError
@@ -122,10 +122,8 @@ def specs(components: Sequence[Component]) -> dict[str, Any]:
 class TrainStream:
   """The local batches from a step on, made by tf.data; `close()` ends its threads."""
 
-  def __init__(
-    self, schedule: Schedule, components: Sequence[Component], seed: int, start_step: int, skip_errors: bool
-  ):
-    self._schedule, self._components, self._seed = schedule, components, seed
+  def __init__(self, plan: ReadPlan, components: Sequence[Component], seed: int, start_step: int, skip_errors: bool):
+    self._plan, self._components, self._seed = plan, components, seed
     self._skip_errors = skip_errors
     self.step, self.skipped = start_step, 0
     specs(components)
@@ -149,11 +147,11 @@ class TrainStream:
 
   def _ordinals(self, step: int) -> np.ndarray:
     """The numbers of a step's examples, counted over this process from step 0."""
-    return step * self._schedule.local_batch + np.arange(self._schedule.local_batch)
+    return step * self._plan.local_batch + np.arange(self._plan.local_batch)
 
   def _host_step(self, step: int) -> dict[str, np.ndarray]:
     """What the graph needs to know of this process's examples of one step."""
-    slots = self._schedule.slots(step)
+    slots = self._plan.slots(step)
     row = np.zeros_like(slots.position)
     for number, part in enumerate(self._components):
       here = slots.component == number
@@ -177,7 +175,7 @@ class TrainStream:
     if all(part.order is None for part in self._components):
       return info.map(lambda info: (info, b""))
     orders = [part.order and (part.source, part.order) for part in self._components]
-    return tf.data.Dataset.zip(info, stream.records(self._schedule, orders, start_step, pad_damaged=self._skip_errors))
+    return tf.data.Dataset.zip(info, stream.records(self._plan, orders, start_step, pad_damaged=self._skip_errors))
 
   def _example(self, info: dict[str, Any], record: Any) -> dict[str, Any]:
     tf = import_tensorflow()
@@ -187,7 +185,7 @@ class TrainStream:
 
   def _batches(self, start_step: int) -> Any:
     tf = import_tensorflow()
-    size = self._schedule.local_batch
+    size = self._plan.local_batch
     example = tf.autograph.experimental.do_not_convert(self._example)
     made = self._raw(start_step).map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if self._skip_errors:
@@ -197,9 +195,9 @@ class TrainStream:
   def _explain(self, error: Exception) -> str:
     """Names the example, or the file, that stopped the pipeline at this step, by making the step again one by one."""
     tf = import_tensorflow()
-    slots, shapes = self._schedule.slots(self.step), {}
+    slots, shapes = self._plan.slots(self.step), {}
     try:
-      raw = list(self._raw(self.step).take(self._schedule.local_batch))
+      raw = list(self._raw(self.step).take(self._plan.local_batch))
     except tf.errors.OpError:
       raw = []
       for lane, index, number in zip(slots.lane, slots.lane_index, slots.component):

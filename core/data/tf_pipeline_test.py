@@ -139,7 +139,7 @@ def test_the_stream_follows_its_arithmetic(data_dir):
   stream = order.StreamOrder(3, 0, lanes, source.takes, 70 // (2 * lanes.count))
   starts = np.cumsum(source.takes) - source.takes
   for step, batch in enumerate(take(config(data_dir, 70, batch_size=12), 40, 3), 40):
-    slots = order.Schedule(lanes, None).slots(step)
+    slots = order.ReadPlan(lanes, None).slots(step)
     found = [stream.record(int(lane), int(index)) for lane, index in zip(slots.lane, slots.lane_index)]
     np.testing.assert_array_equal(batch["label"], [starts[piece] + number for piece, number in found])
 

@@ -12,9 +12,8 @@ from jaxtyping import Array, Float
 
 from core.errors import UserError
 from core.evaluators import batches, features
-from core.training import distances
-from core.training.state import TrainState
-from core.training.task import Batch, Params, Predict
+from core.state import Batch, Params, Predict, TrainState
+from core.tasks import distances
 
 _SIDES = {"student": "student", "teacher": "teacher"}  # Of each, the prediction unless a config names another.
 

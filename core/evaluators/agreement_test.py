@@ -10,7 +10,7 @@ from scipy.stats import entropy
 from core import sharding
 from core.errors import UserError
 from core.evaluators import registry
-from core.testing import linear
+from core.testing import linear_classifier
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -21,28 +21,28 @@ SHIFT = RNG.normal(size=(64, 10)).astype(np.float32) * 2
 
 def teacher(params, batch):
   """A model whose weights and features are others than the student's, and these eight to a row."""
-  flat = linear.predict(params, batch)[1]["pre_logits"]
+  flat = linear_classifier.predict(params, batch)[1]["pre_logits"]
   features = jax.nn.relu(flat @ MIX)
   return flat @ (params["w"] + SHIFT), {"pre_logits": features, "rows": features.reshape(-1, 8, 8), "even": flat * 0}
 
 
-PREDICT = {"student": linear.predict, "teacher": teacher}
+PREDICT = {"student": linear_classifier.predict, "teacher": teacher}
 
 
 def evaluator(predict=PREDICT, **options):
-  config = dict(data=dict(name="digits", split="test"), pp_fn=linear.IMAGES_AND_LABELS, batch_size=64)
+  config = dict(data=dict(name="digits", split="test"), pp_fn=linear_classifier.IMAGES_AND_LABELS, batch_size=64)
   where = sharding.batch_sharding(sharding.make_mesh())
   return registry.make("test", config | dict(type="agreement") | options, predict=predict, sharding=where)
 
 
 def representations():
-  images = linear.images("test")
+  images = linear_classifier.images("test")
   return images, np.maximum(images @ MIX.astype(np.float64), 0)
 
 
 def logits():
-  weights = linear.PARAMS["w"].astype(np.float64)
-  return linear.images("test") @ weights, linear.images("test") @ (weights + SHIFT)
+  weights = linear_classifier.PARAMS["w"].astype(np.float64)
+  return linear_classifier.images("test") @ weights, linear_classifier.images("test") @ (weights + SHIFT)
 
 
 def cka(x, y):
@@ -55,7 +55,7 @@ def cka(x, y):
 
 @pytest.mark.parametrize("batch_size", [8, 104, 512])
 def test_all_are_those_of_the_whole_dataset(batch_size):
-  found = evaluator(batch_size=batch_size).run(linear.state())
+  found = evaluator(batch_size=batch_size).run(linear_classifier.state())
   student, of_teacher = logits()
   best = of_teacher.argmax(axis=1)
   assert found["agree@1"] == np.mean(student.argmax(axis=1) == best)
@@ -68,7 +68,7 @@ def test_all_are_those_of_the_whole_dataset(batch_size):
 
 
 def test_layers_are_chosen_by_side_and_averaged_over_places():
-  found = evaluator(layer=dict(student="encoder/block00/rows", teacher="rows")).run(linear.state())
+  found = evaluator(layer=dict(student="encoder/block00/rows", teacher="rows")).run(linear_classifier.state())
   x, y = (each.reshape(-1, 8, 8).mean(axis=1) for each in representations())
   np.testing.assert_allclose(found["cka"], cka(x, y), rtol=1e-5)
 
@@ -77,22 +77,22 @@ def test_a_model_agrees_with_itself_and_with_a_rotation_of_its_features():
   rotation = np.linalg.qr(RNG.normal(size=(64, 64)))[0].astype(np.float32) * 3
 
   def rotated(params, batch):
-    output, out = linear.predict(params, batch)
+    output, out = linear_classifier.predict(params, batch)
     return output, {"pre_logits": out["pre_logits"] @ rotation + 5}
 
-  found = evaluator({"student": linear.predict, "teacher": rotated}).run(linear.state())
+  found = evaluator({"student": linear_classifier.predict, "teacher": rotated}).run(linear_classifier.state())
   assert found["agree@1"] == found["agree@5"] == 1
   assert found["kl"] == pytest.approx(0, abs=1e-6)
   assert found["cka"] == pytest.approx(1, abs=1e-5)
 
 
 def test_a_representation_that_does_not_vary_has_no_alignment_and_none_is_measured_without_a_layer():
-  assert evaluator(layer=dict(student="pre_logits", teacher="even")).run(linear.state())["cka"] == 0
-  assert list(evaluator(layer=None).run(linear.state())) == ["agree@1", "agree@5", "kl"]
+  assert evaluator(layer=dict(student="pre_logits", teacher="even")).run(linear_classifier.state())["cka"] == 0
+  assert list(evaluator(layer=None).run(linear_classifier.state())) == ["agree@1", "agree@5", "kl"]
 
 
 def test_an_interrupted_evaluation_gives_nothing():
-  assert evaluator().run(linear.state(), interrupted=lambda: True) is None
+  assert evaluator().run(linear_classifier.state(), interrupted=lambda: True) is None
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,4 @@ def test_an_interrupted_evaluation_gives_nothing():
 )
 def test_what_cannot_be_compared_is_refused(options, predict, words):
   with pytest.raises(UserError, match=words), registry.named("test"):
-    evaluator(predict, **options).check(linear.state())
+    evaluator(predict, **options).check(linear_classifier.state())

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from core import sharding as sharding_lib
 from core.data import feed, pipeline
 from core.errors import UserError, nearest
-from core.training.task import Batch, Params
+from core.state import Batch, Params
 
 # What published configs call the choices. Raw data are read anew, be it from the memory that the system has free.
 _CACHE = {"final_data": True, "none": False, "pipeline": None, "raw_data": None}

@@ -17,9 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from core import files
 from core.errors import UserError, first_few
 from core.evaluators import batches
-from core.training import losses
-from core.training.state import TrainState
-from core.training.task import Batch, Predict
+from core.state import Batch, Predict, TrainState
+from core.tasks import losses
 
 _BINS = 15
 
@@ -41,7 +40,7 @@ class Evaluator:
     data: the dataset, `{"name": ..., "split": ...}`.
     pp_fn: preprocessing that leaves `image` and the labels.
     batch_size: examples a step over all devices; the last batch is padded.
-    loss_name: a function of `core.training.losses`.
+    loss_name: a function of `core.tasks.losses`.
     label_key: where the one-hot or multi-hot labels are.
     cache: see `core.evaluators.batches.open_batches`.
     classes: indices of the classes that the dataset knows; all others are no choice. For a dataset that holds a part of

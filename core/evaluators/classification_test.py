@@ -15,7 +15,7 @@ from core import sharding
 from core.data.sources import digits
 from core.errors import UserError
 from core.evaluators import registry
-from core.training.state import TrainState
+from core.state import TrainState
 
 jax.config.update("jax_num_cpu_devices", 8)
 

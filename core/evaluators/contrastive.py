@@ -11,9 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 from core import sharding as sharding_lib
 from core.errors import UserError, nearest
-from core.evaluators import batches, features, pairs
-from core.training.state import TrainState
-from core.training.task import Batch, Params, Predict
+from core.evaluators import batches, features, transfer_features
+from core.state import Batch, Params, Predict, TrainState
 
 
 class Evaluator:
@@ -75,7 +74,7 @@ class Evaluator:
       part = [rows[name][low : low + size] for name in ("zimg", "ztxt", "t", "b")]
       real = np.arange(size) < len(part[0])
       padded = [np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)]) for x in part]
-      sums.append(jax.device_get(self._sums(*(pairs.put(x, self._sharding) for x in (*padded, real)))))
+      sums.append(jax.device_get(self._sums(*(transfer_features.put(x, self._sharding) for x in (*padded, real)))))
       if interrupted():
         return None
     return {name: float(sum(float(each[name]) for each in sums) / self.data.num_examples) for name in sums[0]}

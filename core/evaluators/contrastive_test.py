@@ -7,12 +7,13 @@ import scipy.special
 
 from core.data.sources import digit_captions
 from core.errors import UserError
-from core.testing import two_sides
+from core.testing import linear_image_text
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 DATA = dict(source="digit_captions", split="test[:203]")
-PP = f"value_range(-1,1)|{two_sides.PP_TXT.replace(')', '')}, inkey='caption', outkey='labels')|keep('image', 'labels')"
+PP_TXT = linear_image_text.PP_TXT.replace(")", ", inkey='caption', outkey='labels')")
+PP = f"value_range(-1,1)|{PP_TXT}|keep('image', 'labels')"
 
 
 @pytest.fixture(autouse=True)
@@ -25,15 +26,15 @@ def quick_compilation():
 
 
 def evaluator(predict=None, **options):
-  return two_sides.evaluator(dict(type="contrastive", data=DATA, pp_fn=PP, batch_size=64) | options, predict)
+  return linear_image_text.evaluator(dict(type="contrastive", data=DATA, pp_fn=PP, batch_size=64) | options, predict)
 
 
 def logits_by_batch(batch_size, bias):
   written = [text.decode() for text in digit_captions.load(split="test[:203]").arrays["caption"]]
-  zimg, ztxt = two_sides.images("test[:203]"), two_sides.texts(written)
+  zimg, ztxt = linear_image_text.images("test[:203]"), linear_image_text.texts(written)
   for low in range(0, len(zimg), batch_size):
     rows = slice(low, low + batch_size)
-    yield 10.0 * zimg[rows] @ ztxt[rows].T + (two_sides.PARAMS["b"][0] if bias else 0.0)
+    yield 10.0 * zimg[rows] @ ztxt[rows].T + (linear_image_text.PARAMS["b"][0] if bias else 0.0)
 
 
 def accuracy(logits):
@@ -45,7 +46,7 @@ def accuracy(logits):
 
 @pytest.mark.parametrize("batch_size", [64, 208])
 def test_softmax_loss_and_accuracy_are_numpys(batch_size):
-  found = evaluator(batch_size=batch_size).run(two_sides.state())
+  found = evaluator(batch_size=batch_size).run(linear_image_text.state())
   loss = into_text = into_image = 0.0
   for logits in logits_by_batch(batch_size, bias=False):
     lse = scipy.special.logsumexp
@@ -59,7 +60,7 @@ def test_softmax_loss_and_accuracy_are_numpys(batch_size):
 
 
 def test_sigmoid_loss_is_numpys():
-  found = evaluator(loss_name="sigmoid").run(two_sides.state())
+  found = evaluator(loss_name="sigmoid").run(linear_image_text.state())
   loss = 0.0
   for logits in logits_by_batch(64, bias=True):
     loss += np.sum(np.log1p(np.exp(-(2 * np.eye(len(logits)) - 1) * logits)))
@@ -73,7 +74,7 @@ def test_sigmoid_loss_is_numpys():
     (None, dict(pred="image"), "needs a prediction .embeddings of images, embeddings of texts, out"),
     (None, dict(pp_fn="value_range(-1,1)|keep('image')"), "pp_fn must leave 'labels'"),
     (
-      lambda params, batch: (*two_sides.PREDICT["contrastive"](params, batch)[:2], {"t": 1.0}),
+      lambda params, batch: (*linear_image_text.PREDICT["contrastive"](params, batch)[:2], {"t": 1.0}),
       dict(loss_name="sigmoid"),
       "the sigmoid loss needs the model's 'b'",
     ),
@@ -81,4 +82,4 @@ def test_sigmoid_loss_is_numpys():
 )
 def test_a_mistake_is_one_line(predict, options, words):
   with pytest.raises(UserError, match=words):
-    evaluator(predict and {"contrastive": predict}, **options).check(two_sides.state())
+    evaluator(predict and {"contrastive": predict}, **options).check(linear_image_text.state())

@@ -15,7 +15,7 @@ from core import trees
 from core.data import feed, pipeline
 from core.errors import UserError, nearest
 from core.evaluators import batches
-from core.training.task import Batch, Params, Predict
+from core.state import Batch, Params, Predict
 
 POOLS = ("mean", "first", "flatten")
 

@@ -11,11 +11,11 @@ from core.data.sources import digits
 from core.errors import UserError
 from core.evaluators import batches, features
 from core.models import vit
-from core.testing import linear, params
+from core.testing import linear_classifier, params
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-PP = linear.IMAGES_AND_LABELS
+PP = linear_classifier.IMAGES_AND_LABELS
 WHERE = sharding.batch_sharding(sharding.make_mesh())
 
 
@@ -41,7 +41,7 @@ def test_layers_of_a_vit_by_their_path(scan):
     found = features.Extractor(fn, WHERE).whole(weights, open_digits(PP))
     np.testing.assert_allclose(found["encoder/block01/+mlp"], value, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["output"], output, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(found["label"], linear.labels("test")[:75])
+    np.testing.assert_array_equal(found["label"], linear_classifier.labels("test")[:75])
 
 
 def test_an_unknown_layer_lists_each_kind_of_block_but_once():
@@ -58,13 +58,15 @@ def test_an_unknown_layer_lists_each_kind_of_block_but_once():
 
 
 def test_pieces_hold_every_example_once_and_padding_never():
-  fn = features.layer_features(linear.predict, ("pre_logits",), pool=None, keys=("label",))
-  with contextlib.closing(features.Extractor(fn, WHERE).pieces({"w": linear.PARAMS["w"]}, open_digits(PP))) as pieces:
+  fn = features.layer_features(linear_classifier.predict, ("pre_logits",), pool=None, keys=("label",))
+  with contextlib.closing(
+    features.Extractor(fn, WHERE).pieces({"w": linear_classifier.PARAMS["w"]}, open_digits(PP))
+  ) as pieces:
     ids, rows = zip(*pieces)
   assert [len(each) for each in ids] == [32, 32, 11]
   np.testing.assert_array_equal(np.concatenate(ids), np.arange(75))
   found = np.concatenate([each["pre_logits"] for each in rows])
-  np.testing.assert_allclose(found, linear.images("test")[:75], rtol=1e-6)
+  np.testing.assert_allclose(found, linear_classifier.images("test")[:75], rtol=1e-6)
 
 
 PAIR = dict(train=dict(name="digits", split="train[:100]"), test=dict(name="digits", split="test[:75]"))
@@ -84,7 +86,7 @@ def test_a_second_evaluation_compiles_nothing_and_gives_the_same(tmp_path, confi
   compiled = []
   listener = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
   jax.monitoring.register_event_duration_secs_listener(listener)
-  evaluation, state = linear.evaluator(config, output_dir=tmp_path), linear.state()
+  evaluation, state = linear_classifier.evaluator(config, output_dir=tmp_path), linear_classifier.state()
   first = evaluation.run(state)
   assert compiled
   compiled.clear()

@@ -16,9 +16,8 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from core import sharding as sharding_lib
-from core.evaluators import pairs
-from core.training.state import TrainState
-from core.training.task import Predict
+from core.evaluators import transfer_features
+from core.state import Predict, TrainState
 
 # The constant feature that stands for the bias: so large that regularization hardly touches its weight.
 _BIAS = 100.0
@@ -36,7 +35,7 @@ class Evaluator:
   Args:
     predict: `(params, batch) -> (output, intermediates)`.
     sharding: how a batch lies on the devices.
-    datasets: by name, see `core.evaluators.pairs.Pairs`.
+    datasets: by name, see `core.evaluators.transfer_features.TransferFeatures`.
     pp_train: preprocessing of the train splits, that leaves `image` and one integer `label`.
     pp_eval: preprocessing of the test splits.
     batch_size: examples a step over all devices.
@@ -68,12 +67,12 @@ class Evaluator:
     label_key: str = "label",
     cache: bool | str | None = None,
   ):
-    self._shots = pairs.numbers("shots", shots, whole=True)
-    self._l2_reg = pairs.numbers("l2_reg", l2_reg)
-    (self._num_seeds,) = pairs.numbers("num_seeds", num_seeds, whole=True)
+    self._shots = transfer_features.numbers("shots", shots, whole=True)
+    self._l2_reg = transfer_features.numbers("l2_reg", l2_reg)
+    (self._num_seeds,) = transfer_features.numbers("num_seeds", num_seeds, whole=True)
     self._first = [tuple(each) for each in display_first]
     self._sharding = sharding
-    self._pairs = pairs.Pairs(
+    self._pairs = transfer_features.TransferFeatures(
       predict,
       sharding=sharding,
       datasets=datasets,
@@ -107,21 +106,21 @@ class Evaluator:
     )
 
   def _evaluate(
-    self, layer: str, train: pairs.Split, test: pairs.Split, interrupted: Callable[[], bool]
+    self, layer: str, train: transfer_features.Split, test: transfer_features.Split, interrupted: Callable[[], bool]
   ) -> dict[int, Float[np.ndarray, "seeds l2"]] | None:
     """Accuracies of one layer on one dataset, by number of shots."""
-    train_labels, test_labels, num_classes = pairs.class_numbers(train, test)
+    train_labels, test_labels, num_classes = transfer_features.class_numbers(train, test)
     # The test features are split over the devices; -1 marks padding and classes unknown in training: never right.
-    x_test = pairs.split_rows(test.layers[layer], self._sharding)
-    y_test = pairs.split_rows(test_labels.astype(np.int32), self._sharding, fill=-1)
-    l2_reg = pairs.put(np.asarray(self._l2_reg, np.float32), self._replicated)
+    x_test = transfer_features.split_rows(test.layers[layer], self._sharding)
+    y_test = transfer_features.split_rows(test_labels.astype(np.int32), self._sharding, fill=-1)
+    l2_reg = transfer_features.put(np.asarray(self._l2_reg, np.float32), self._replicated)
     counts: dict[int, list[jax.Array]] = {shots: [] for shots in self._shots}
     for seed, shots in itertools.product(range(self._num_seeds), self._shots):
       if interrupted():
         return None
       rows = first_shots(train_labels, shots, seed)
-      x = pairs.put(train.layers[layer][rows], self._replicated)
-      y = pairs.put(train_labels[rows].astype(np.int32), self._replicated)
+      x = transfer_features.put(train.layers[layer][rows], self._replicated)
+      y = transfer_features.put(train_labels[rows].astype(np.int32), self._replicated)
       counts[shots].append(self._correct(x, y, x_test, y_test, l2_reg, num_classes=num_classes))
     return {k: np.asarray(found, np.float64) / len(test_labels) for k, found in jax.device_get(counts).items()}
 

@@ -8,17 +8,17 @@ from sklearn.linear_model import Ridge, RidgeClassifier
 
 from core.errors import UserError
 from core.evaluators import batches, fewshot
-from core.testing import linear
+from core.testing import linear_classifier
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 DIGITS = dict(train=dict(name="digits", split="train"), test=dict(name="digits", split="test"))
-PP = linear.IMAGES_AND_LABELS
+PP = linear_classifier.IMAGES_AND_LABELS
 
 
 def evaluator(**options):
   config = dict(type="fewshot_lsr", datasets=dict(digits=DIGITS), pp_train=PP, pp_eval=PP, batch_size=104, log_steps=1)
-  return linear.evaluator(config | dict(num_seeds=2, shots=(1, 5, 10)) | options)
+  return linear_classifier.evaluator(config | dict(num_seeds=2, shots=(1, 5, 10)) | options)
 
 
 def augmented(x, x_test):
@@ -27,12 +27,12 @@ def augmented(x, x_test):
   return [np.pad((each - mean) / deviation, ((0, 0), (0, 1)), constant_values=100.0) for each in (x, x_test)]
 
 
-def sklearn_accuracy(shots, seed, l2, train=linear.images, test=linear.images):
-  y = linear.labels("train")
+def sklearn_accuracy(shots, seed, l2, train=linear_classifier.images, test=linear_classifier.images):
+  y = linear_classifier.labels("train")
   rows = fewshot.first_shots(y, shots, seed)
   x, x_test = augmented(train("train")[rows], test("test"))
   model = RidgeClassifier(alpha=l2, fit_intercept=False, solver="cholesky").fit(x, y[rows])
-  return model.score(x_test, linear.labels("test"))
+  return model.score(x_test, linear_classifier.labels("test"))
 
 
 # Fewer channels than examples, more, and as many; a constant channel, and one whose mean hides its deviation.
@@ -52,7 +52,7 @@ def test_the_scores_are_those_of_ridge_regression(examples, channels, l2):
 
 
 def test_accuracies_are_those_of_scikit_learn_over_shots_and_seeds():
-  found = evaluator().run(linear.state())
+  found = evaluator().run(linear_classifier.state())
   for shots in (1, 5, 10):
     want = [sklearn_accuracy(shots, seed, 1024.0) for seed in range(2)]
     np.testing.assert_allclose(found[f"digits_{shots}shot"], np.mean(want), atol=1e-3)
@@ -70,22 +70,22 @@ def test_several_layers_and_datasets_in_one_evaluator_and_what_is_displayed_firs
     shots=5,
     num_seeds=1,
     display_first=[("half", 5), ("imagenet", 10)],
-  ).run(linear.state())
+  ).run(linear_classifier.state())
   assert list(found) == [
     "pre_logits/half_5shot",
     "encoder/block00/rows/half_5shot",
     "pre_logits/digits_5shot",
     "encoder/block00/rows/digits_5shot",
   ]
-  columns = lambda split: linear.images(split).reshape(-1, 8, 8).mean(axis=1)
-  for layer, images in (("pre_logits", linear.images), ("encoder/block00/rows", columns)):
+  columns = lambda split: linear_classifier.images(split).reshape(-1, 8, 8).mean(axis=1)
+  for layer, images in (("pre_logits", linear_classifier.images), ("encoder/block00/rows", columns)):
     want = sklearn_accuracy(5, 0, 1024.0, images, images)
     np.testing.assert_allclose(found[f"{layer}/digits_5shot"], want, atol=1e-3)
 
 
 def test_one_strength_is_chosen_for_all_datasets_by_mean_rank():
   strengths = (1e-3, 64.0, 1e9)
-  found = evaluator(l2_reg=strengths, shots=(5,)).run(linear.state())
+  found = evaluator(l2_reg=strengths, shots=(5,)).run(linear_classifier.state())
   accuracies = [np.mean([sklearn_accuracy(5, seed, l2) for seed in range(2)]) for l2 in strengths]
   best = int(np.argmax(accuracies))
   assert found["5shot_l2"] == strengths[best]
@@ -107,7 +107,7 @@ def test_the_shots_are_nested_and_balanced_and_differ_by_seed():
 
 
 def test_a_class_that_only_the_test_split_has_is_never_right(tmp_path):
-  images, labels = linear.images("train")[:300] * 255, linear.labels("train")[:300]
+  images, labels = linear_classifier.images("train")[:300] * 255, linear_classifier.labels("train")[:300]
   keep = labels != 3
   np.savez(
     tmp_path / "data.npz",
@@ -115,7 +115,7 @@ def test_a_class_that_only_the_test_split_has_is_never_right(tmp_path):
     **{"test/image": images.reshape(-1, 8, 8, 1).astype(np.uint8), "test/label": labels},
   )
   data = {split: dict(source="arrays", path=str(tmp_path / "data.npz"), split=split) for split in ("train", "test")}
-  found = evaluator(datasets=dict(part=data), shots=1000, num_seeds=1, l2_reg=1.0).run(linear.state())
+  found = evaluator(datasets=dict(part=data), shots=1000, num_seeds=1, l2_reg=1.0).run(linear_classifier.state())
   x, x_test = augmented(images[keep] / 255, images / 255)
   model = RidgeClassifier(alpha=1.0, fit_intercept=False, solver="cholesky").fit(x, labels[keep])
   np.testing.assert_allclose(found["part_1000shot"], model.score(x_test, labels), atol=1e-3)
@@ -123,8 +123,8 @@ def test_a_class_that_only_the_test_split_has_is_never_right(tmp_path):
 
 def test_an_interrupted_evaluation_gives_nothing():
   calls = iter([False] * 16 + [True])
-  assert evaluator().run(linear.state(), interrupted=lambda: True) is None
-  assert evaluator().run(linear.state(), interrupted=lambda: next(calls)) is None  # Between two solutions.
+  assert evaluator().run(linear_classifier.state(), interrupted=lambda: True) is None
+  assert evaluator().run(linear_classifier.state(), interrupted=lambda: next(calls)) is None  # Between two solutions.
 
 
 def test_datasets_may_be_written_as_published_configs_do(monkeypatch):
@@ -175,4 +175,4 @@ def test_a_mistake_in_the_config_is_refused(options, words):
 )
 def test_what_does_not_fit_the_model_is_refused_before_the_first_evaluation(options, words):
   with pytest.raises(UserError, match=words):
-    evaluator(**options).check(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, linear.state())))
+    evaluator(**options).check(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, linear_classifier.state())))

@@ -15,9 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from core import sharding as sharding_lib
 from core.errors import UserError
-from core.evaluators import pairs
-from core.training.state import TrainState
-from core.training.task import Predict
+from core.evaluators import transfer_features
+from core.state import Predict, TrainState
 
 WEIGHTS = ("exp", "uniform")
 # Similarities that a device holds at once: 256 MiB of float32.
@@ -34,7 +33,7 @@ class Evaluator:
   Args:
     predict: `(params, batch) -> (output, intermediates)`.
     sharding: how a batch lies on the devices; the train features are split over them alike.
-    datasets: by name, see `core.evaluators.pairs.Pairs`.
+    datasets: by name, see `core.evaluators.transfer_features.TransferFeatures`.
     pp_train: preprocessing of the train splits, that leaves `image` and one integer `label`.
     pp_eval: preprocessing of the test splits.
     batch_size: examples a step over all devices.
@@ -64,12 +63,12 @@ class Evaluator:
     label_key: str = "label",
     cache: bool | str | None = None,
   ):
-    self._k = pairs.numbers("k", k, whole=True)
-    (self._temperature,) = pairs.numbers("temperature", temperature)
+    self._k = transfer_features.numbers("k", k, whole=True)
+    (self._temperature,) = transfer_features.numbers("temperature", temperature)
     if weights not in WEIGHTS:
       raise UserError(f"evals.weights must be one of {', '.join(WEIGHTS)}; got {weights!r}")
     self._uniform = weights == "uniform"
-    self._pairs = pairs.Pairs(
+    self._pairs = transfer_features.TransferFeatures(
       predict,
       sharding=sharding,
       datasets=datasets,
@@ -109,12 +108,12 @@ class Evaluator:
     }
 
   def _evaluate(
-    self, layer: str, train: pairs.Split, test: pairs.Split, interrupted: Callable[[], bool]
+    self, layer: str, train: transfer_features.Split, test: transfer_features.Split, interrupted: Callable[[], bool]
   ) -> Float[np.ndarray, "ks"] | None:
     """Accuracies of one layer on one dataset."""
-    train_labels, test_labels, _ = pairs.class_numbers(train, test)
-    bank = self._normalize(pairs.split_rows(train.layers[layer], self._sharding))
-    bank_labels = pairs.split_rows(train_labels.astype(np.int32), self._sharding, fill=-1)
+    train_labels, test_labels, _ = transfer_features.class_numbers(train, test)
+    bank = self._normalize(transfer_features.split_rows(train.layers[layer], self._sharding))
+    bank_labels = transfer_features.split_rows(train_labels.astype(np.int32), self._sharding, fill=-1)
     queries, guesses = test.layers[layer], []
     size = min(len(queries), self._queries_at_once(bank))
     for low in range(0, len(queries), size):
@@ -123,7 +122,7 @@ class Evaluator:
       some = queries[low : low + size]
       # The last few repeat an example, so that nothing is compiled for their number.
       some = np.concatenate([some, np.repeat(some[-1:], size - len(some), axis=0)])
-      guesses.append(self._vote(pairs.put(some, self._replicated), bank, bank_labels))
+      guesses.append(self._vote(transfer_features.put(some, self._replicated), bank, bank_labels))
       jax.block_until_ready(guesses[-2:-1])
     guesses = np.concatenate(jax.device_get(guesses), axis=1)[:, : len(test_labels)]
     return np.mean(guesses == test_labels, axis=1)

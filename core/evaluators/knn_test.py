@@ -7,35 +7,35 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from core import sharding
 from core.errors import UserError
-from core.evaluators import knn, pairs
-from core.testing import linear
+from core.evaluators import knn, transfer_features
+from core.testing import linear_classifier
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 DIGITS = dict(train=dict(name="digits", split="train"), test=dict(name="digits", split="test"))
-PP = linear.IMAGES_AND_LABELS
+PP = linear_classifier.IMAGES_AND_LABELS
 
 
 def evaluator(**options):
   config = dict(type="knn", datasets=dict(digits=DIGITS), pp_train=PP, pp_eval=PP, batch_size=104, log_steps=1)
-  return linear.evaluator(config | options)
+  return linear_classifier.evaluator(config | options)
 
 
 @pytest.mark.parametrize("weights", ["exp", "uniform"])
 def test_accuracies_are_those_of_scikit_learn(weights):
-  found = evaluator(k=(1, 10, 200), temperature=0.3, weights=weights).run(linear.state())
+  found = evaluator(k=(1, 10, 200), temperature=0.3, weights=weights).run(linear_classifier.state())
   vote = {"exp": lambda distance: np.exp((1 - distance) / 0.3), "uniform": "uniform"}[weights]
   for k in (1, 10, 200):
     model = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute", weights=vote)
-    model.fit(linear.images("train"), linear.labels("train"))
-    want = model.score(linear.images("test"), linear.labels("test"))
+    model.fit(linear_classifier.images("train"), linear_classifier.labels("train"))
+    want = model.score(linear_classifier.images("test"), linear_classifier.labels("test"))
     np.testing.assert_allclose(found[f"digits_{k}nn"], want, atol=1e-3)
   assert len(found) == 3
 
 
 def test_a_low_temperature_overflows_no_vote():
-  found = evaluator(k=20, temperature=1e-4).run(linear.state())
-  assert found["digits_20nn"] == evaluator(k=1).run(linear.state())["digits_1nn"]
+  found = evaluator(k=20, temperature=1e-4).run(linear_classifier.state())
+  assert found["digits_20nn"] == evaluator(k=1).run(linear_classifier.state())["digits_1nn"]
 
 
 def test_of_equal_neighbours_the_first_and_of_equal_votes_the_lowest_class_counts():
@@ -45,7 +45,11 @@ def test_of_equal_neighbours_the_first_and_of_equal_votes_the_lowest_class_count
   labels = rng.integers(0, 5, 203).astype(np.int32)
   where = sharding.batch_sharding(sharding.make_mesh())
   similarity, near = knn.nearest(
-    queries, pairs.split_rows(bank, where), pairs.split_rows(labels, where, fill=-1), k=30, sharding=where
+    queries,
+    transfer_features.split_rows(bank, where),
+    transfer_features.split_rows(labels, where, fill=-1),
+    k=30,
+    sharding=where,
   )
   order = np.argsort(-(queries @ bank.T), axis=1, kind="stable")[:, :30]
   np.testing.assert_array_equal(near, labels[order])
@@ -56,25 +60,25 @@ def test_of_equal_neighbours_the_first_and_of_equal_votes_the_lowest_class_count
 
 def test_few_neighbours_on_many_devices():
   small = dict(train=dict(name="digits", split="train[:11]"), test=DIGITS["test"])
-  found = evaluator(datasets=dict(small=small), k=11, weights="uniform").run(linear.state())
-  labels = linear.labels("train")[:11]
-  assert found["small_11nn"] == np.mean(linear.labels("test") == np.bincount(labels).argmax())
+  found = evaluator(datasets=dict(small=small), k=11, weights="uniform").run(linear_classifier.state())
+  labels = linear_classifier.labels("train")[:11]
+  assert found["small_11nn"] == np.mean(linear_classifier.labels("test") == np.bincount(labels).argmax())
 
 
 def test_queries_in_chunks_give_the_same_as_all_at_once(monkeypatch):
-  whole = evaluator(k=5).run(linear.state())
+  whole = evaluator(k=5).run(linear_classifier.state())
   monkeypatch.setattr(knn, "_MAX_QUERIES", 7)
-  assert evaluator(k=5).run(linear.state()) == whole
+  assert evaluator(k=5).run(linear_classifier.state()) == whole
 
 
 def test_several_layers_are_named_and_interruption_gives_nothing():
   layers = ["output", "encoder/block00/rows"]
-  found = evaluator(k=3, representation_layer=layers, pool="flatten").run(linear.state())
+  found = evaluator(k=3, representation_layer=layers, pool="flatten").run(linear_classifier.state())
   assert list(found) == ["output/digits_3nn", "encoder/block00/rows/digits_3nn"]
   assert found["output/digits_3nn"] < found["encoder/block00/rows/digits_3nn"]
-  assert evaluator().run(linear.state(), interrupted=lambda: True) is None
+  assert evaluator().run(linear_classifier.state(), interrupted=lambda: True) is None
   calls = iter([False] * 18 + [True])  # 14 batches of train, 4 of test, then the neighbours.
-  assert evaluator().run(linear.state(), interrupted=lambda: next(calls)) is None
+  assert evaluator().run(linear_classifier.state(), interrupted=lambda: next(calls)) is None
 
 
 @pytest.mark.parametrize(

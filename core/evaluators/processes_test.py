@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from core.data.sources import digit_captions
-from core.testing import linear, trainer, two_sides
+from core.testing import linear_classifier, linear_image_text, trainer
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -38,32 +38,32 @@ def evaluate_all(folder):
   """The metrics of each type of evaluator; `folder` takes the files. 360 examples leave a batch of 104 half empty."""
   one = dict(data=dict(name="digits", split="test"), batch_size=104)
   several = dict(datasets=dict(digits=PAIR), batch_size=104)
-  several |= dict(pp_train=linear.IMAGES_AND_LABELS, pp_eval=linear.IMAGES_AND_LABELS)
+  several |= dict(pp_train=linear_classifier.IMAGES_AND_LABELS, pp_eval=linear_classifier.IMAGES_AND_LABELS)
   onehot = "value_range(0,1)|onehot(10,key='label',key_result='labels')|keep('image','labels')"
   configs = dict(
     agreement=one
-    | dict(pp_fn=linear.IMAGES_AND_LABELS, pred=dict(student="predict", teacher="predict"))
+    | dict(pp_fn=linear_classifier.IMAGES_AND_LABELS, pred=dict(student="predict", teacher="predict"))
     | dict(layer=dict(student="pre_logits", teacher="encoder/block00/rows")),
     classification=one | dict(pp_fn=onehot, per_class=True),
     fewshot=several | dict(shots=5, num_seeds=2, l2_reg=(1.0, 1024.0)),
     knn=several | dict(k=20),
-    mean=one | dict(pp_fn=linear.IMAGES_AND_LABELS),
-    save=one | dict(pp_fn=linear.IMAGES_AND_LABELS, outputs=("output", "batch/label")),
+    mean=one | dict(pp_fn=linear_classifier.IMAGES_AND_LABELS),
+    save=one | dict(pp_fn=linear_classifier.IMAGES_AND_LABELS, outputs=("output", "batch/label")),
   )
-  total = lambda params, batch: {"total": linear.predict(params, batch)[1]["encoder"]["block01"]["total"]}
+  total = lambda params, batch: {"total": linear_classifier.predict(params, batch)[1]["encoder"]["block01"]["total"]}
   found = {}
   for kind, config in configs.items():
-    predict = total if kind == "mean" else linear.predict
-    evaluation = linear.evaluator(config | dict(type=kind), predict, output_dir=folder / kind)
-    evaluation.check(linear.state())
-    found[kind] = evaluation.run(linear.state())
+    predict = total if kind == "mean" else linear_classifier.predict
+    evaluation = linear_classifier.evaluator(config | dict(type=kind), predict, output_dir=folder / kind)
+    evaluation.check(linear_classifier.state())
+    found[kind] = evaluation.run(linear_classifier.state())
   return found | evaluate_two_sides()
 
 
 def evaluate_two_sides():
   """The metrics of each type that compares images with texts; 90 images leave the second process less than a batch."""
   data = dict(source="digit_captions", split="test[:90]")
-  sides = dict(pp_img=two_sides.PP_IMG, pp_txt=two_sides.PP_TXT, batch_size=64)
+  sides = dict(pp_img=linear_image_text.PP_IMG, pp_txt=linear_image_text.PP_TXT, batch_size=64)
   digits = dict(data=data | dict(digits=1), class_names=digit_captions.DIGITS, templates=digit_captions.DIGIT_PROMPTS)
   pp = "value_range(-1,1)|bert_tokenize(12, 'digit_words', inkey='caption', outkey='labels')|keep('image','labels')"
   configs = dict(
@@ -73,9 +73,9 @@ def evaluate_two_sides():
   )
   found = {}
   for kind, config in configs.items():
-    evaluation = two_sides.evaluator(config | dict(type=kind))
-    evaluation.check(two_sides.state())
-    found[kind] = evaluation.run(two_sides.state())
+    evaluation = linear_image_text.evaluator(config | dict(type=kind))
+    evaluation.check(linear_image_text.state())
+    found[kind] = evaluation.run(linear_image_text.state())
   return found
 
 

@@ -13,8 +13,8 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from core.errors import UserError, check_arguments, nearest
-from core.evaluators import several
-from core.training.task import Predict
+from core.evaluators import multiple_predictions
+from core.state import Predict
 
 # The module of core.evaluators that holds each.
 _TYPES = {
@@ -61,7 +61,7 @@ def make(
     config: `type`, `pred` (a name in `predict`), `pred_kw` (keyword arguments of that prediction), when to run
       (`log_steps`, ...), and the evaluator's own arguments. An evaluator of images and texts takes two predictions,
       `pred=dict(image="image", text="text")` unless told otherwise, as does that of a student and its teacher. Any
-      other takes a dict of predictions by label as well, and is then run for each (`core.evaluators.several`).
+      other takes a dict of predictions by label as well, and is then run for each (see `multiple_predictions`).
     predict: the task's prediction functions.
     sharding: how a batch lies on the devices.
     output_dir: evaluators that write files do so in its subfolder `name`.
@@ -84,7 +84,7 @@ def make(
     options = dict(predict=predict, sharding=sharding, batch_size=batch_size)
     folder = lambda label: None if output_dir is None else output_dir / label
     each = {label: make(name, {**config, "pred": pred[label]}, output_dir=folder(label), **options) for label in pred}
-    return several.Evaluator(each)
+    return multiple_predictions.Evaluator(each)
   takes = inspect.signature(evaluator).parameters
   functions = _functions(evaluator, config, predict, where)
   kwargs = {key: value for key, value in config.items() if key not in _OURS}

@@ -13,9 +13,8 @@ from jaxtyping import Array, Float, Int
 from core import sharding as sharding_lib
 from core.data import pipeline
 from core.errors import UserError, nearest
-from core.evaluators import batches, pairs, texts
-from core.training.state import TrainState
-from core.training.task import Predict
+from core.evaluators import batches, text_embeddings, transfer_features
+from core.state import Predict, TrainState
 
 # Similarities a device holds at once: 128 MiB of them, and what is computed from them.
 _MAX_SCORES = 1 << 25
@@ -51,7 +50,7 @@ class Evaluator:
     cache: see `core.evaluators.batches.open_batches`.
   """
 
-  default_pred = texts.SIDES
+  default_pred = text_embeddings.SIDES
 
   def __init__(
     self,
@@ -70,20 +69,22 @@ class Evaluator:
     k: int | Sequence[int] = (1, 5, 10),
     cache: bool | str | None = None,
   ):
-    self._k = pairs.numbers("k", k, whole=True)
+    self._k = transfer_features.numbers("k", k, whole=True)
     if captions_per_image is not None:
-      (captions_per_image,) = pairs.numbers("captions_per_image", captions_per_image, whole=True)
+      (captions_per_image,) = transfer_features.numbers("captions_per_image", captions_per_image, whole=True)
     self._sharding = sharding
     options = dict(sharding=sharding, cache=cache)
     captions = read_captions(data, txt_name, captions_per_image)
     self._pairs = match(captions, skip_empty=skip_empty, same_text_counts=same_text_counts)
-    self._images = texts.Embedder(predict_image, sharding, "image")
-    self._texts = texts.Embedder(predict_text, sharding, "text")
-    self._image_data = batches.open_batches(data, texts.with_keep(pp_img, "image"), batch_size=batch_size, **options)
-    size = texts.text_batch_size(len(self._pairs.texts), batch_size, sharding)
-    self._text_data = texts.open_texts(self._pairs.texts, pp_txt, batch_size=size, **options)
+    self._images = text_embeddings.Embedder(predict_image, sharding, "image")
+    self._texts = text_embeddings.Embedder(predict_text, sharding, "text")
+    self._image_data = batches.open_batches(
+      data, text_embeddings.with_keep(pp_img, "image"), batch_size=batch_size, **options
+    )
+    size = text_embeddings.text_batch_size(len(self._pairs.texts), batch_size, sharding)
+    self._text_data = text_embeddings.open_texts(self._pairs.texts, pp_txt, batch_size=size, **options)
     self._counts = jax.jit(_counts, out_shardings=sharding_lib.replicated(sharding.mesh))
-    self.data = texts.Joined(self._image_data, self._text_data)
+    self.data = text_embeddings.Joined(self._image_data, self._text_data)
 
   def check(self, state: TrainState) -> None:
     """Refuses, by the shapes of one batch, what the first evaluation would.
@@ -124,12 +125,15 @@ class Evaluator:
     """What `recall_at` needs of every query, a part of them at a time: memory grows with the answers alone."""
     parts = sharding_lib.batch_parts(self._sharding)
     size = min(max(1, _MAX_SCORES // len(answers)), -(-len(queries) // parts)) * parts
-    everywhere = pairs.put(answers, sharding_lib.replicated(self._sharding.mesh))
+    everywhere = transfer_features.put(answers, sharding_lib.replicated(self._sharding.mesh))
     found = []
     for low in range(0, len(queries), size):
       if interrupted():
         return None
-      x, index = (pairs.put(_part(rows, low, size, fill), self._sharding) for rows, fill in ((queries, 0), (right, -1)))
+      x, index = (
+        transfer_features.put(_part(rows, low, size, fill), self._sharding)
+        for rows, fill in ((queries, 0), (right, -1))
+      )
       found.append(jax.device_get(self._counts(x, everywhere, index)))
     return tuple(np.concatenate(each)[: len(queries)] for each in zip(*found))
 

@@ -10,12 +10,14 @@ import pytest
 from core.data.sources import digit_captions
 from core.errors import UserError
 from core.evaluators import retrieval
-from core.testing import standin, two_sides
+from core.testing import generated_tfds, linear_image_text
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 DATA = dict(source="digit_captions", split="test[:203]")
-BASE = dict(type="retrieval", data=DATA, pp_img=two_sides.PP_IMG, pp_txt=two_sides.PP_TXT, batch_size=64)
+BASE = dict(
+  type="retrieval", data=DATA, pp_img=linear_image_text.PP_IMG, pp_txt=linear_image_text.PP_TXT, batch_size=64
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +30,7 @@ def quick_compilation():
 
 
 def evaluator(predict=None, **options):
-  return two_sides.evaluator(BASE | options, predict)
+  return linear_image_text.evaluator(BASE | options, predict)
 
 
 def captions():
@@ -58,11 +60,19 @@ def untied(most=4):
 
   def noisy(side, noise):
     table = jnp.asarray(noise)
-    return lambda params, batch: (two_sides.PREDICT[side](params, batch)[0] + table[jnp.maximum(batch["_id"], 0)], {})
+    return lambda params, batch: (
+      linear_image_text.PREDICT[side](params, batch)[0] + table[jnp.maximum(batch["_id"], 0)],
+      {},
+    )
 
-  zimg = two_sides.images("test[:203]") + of_image
-  ztxt = two_sides.texts([text for row in rows for text in row]) + of_text
-  return {**two_sides.PREDICT, "image": noisy("image", of_image), "text": noisy("text", of_text)}, zimg, ztxt, owner
+  zimg = linear_image_text.images("test[:203]") + of_image
+  ztxt = linear_image_text.texts([text for row in rows for text in row]) + of_text
+  return (
+    {**linear_image_text.PREDICT, "image": noisy("image", of_image), "text": noisy("text", of_text)},
+    zimg,
+    ztxt,
+    owner,
+  )
 
 
 @pytest.mark.parametrize("batch_size, most", [(8, 1 << 26), (104, 3 * 203), (512, 1)])
@@ -70,8 +80,8 @@ def test_recall_is_that_of_a_brute_force_search(monkeypatch, batch_size, most):
   monkeypatch.setattr(retrieval, "_MAX_SCORES", most)
   predict, *witness = untied()
   evaluation = evaluator(predict, batch_size=batch_size)
-  evaluation.check(two_sides.state())
-  found = evaluation.run(two_sides.state())
+  evaluation.check(linear_image_text.state())
+  found = evaluation.run(linear_image_text.state())
   want = {}
   for k in (1, 5, 10):
     want |= brute_force(*witness, k)
@@ -81,7 +91,7 @@ def test_recall_is_that_of_a_brute_force_search(monkeypatch, batch_size, most):
 
 def test_only_the_first_captions_of_each_image_may_be_asked_for():
   predict, *witness = untied(most=2)
-  assert evaluator(predict, captions_per_image=2, k=3).run(two_sides.state()) == brute_force(*witness, 3)
+  assert evaluator(predict, captions_per_image=2, k=3).run(linear_image_text.state()) == brute_force(*witness, 3)
 
 
 def test_ties_are_taken_to_fall_at_random():
@@ -99,8 +109,8 @@ def test_ties_are_taken_to_fall_at_random():
 
 def test_a_model_that_gives_all_the_same_finds_by_chance():
   same = lambda params, batch: (jnp.ones((batch["_id"].shape[0], 4)), {})
-  predict = {**two_sides.PREDICT, "image": same, "text": same}
-  found = evaluator(predict, data=DATA | dict(split="test[:100]"), k=5).run(two_sides.state())
+  predict = {**linear_image_text.PREDICT, "image": same, "text": same}
+  found = evaluator(predict, data=DATA | dict(split="test[:100]"), k=5).run(linear_image_text.state())
   assert found["txt2img_recall@5"] == pytest.approx(5 / 100)
   # 400 texts, 4 of them right: none of them is among 5 that are drawn.
   missed = np.prod([(396 - j) / (400 - j) for j in range(5)])
@@ -109,7 +119,9 @@ def test_a_model_that_gives_all_the_same_finds_by_chance():
 
 def test_a_model_that_gives_nan_finds_nothing():
   nan = lambda params, batch: (jnp.full((batch["_id"].shape[0], 4), jnp.nan), {})
-  found = evaluator({**two_sides.PREDICT, "image": nan, "text": nan}, k=(1, 1000)).run(two_sides.state())
+  found = evaluator({**linear_image_text.PREDICT, "image": nan, "text": nan}, k=(1, 1000)).run(
+    linear_image_text.state()
+  )
   assert set(found.values()) == {0.0}
 
 
@@ -118,14 +130,14 @@ def test_all_images_of_a_caption_may_count():
   words = lambda params, batch: (jax.nn.one_hot(batch["labels"], 200).sum(axis=1), {})
   data = DATA | dict(digits=1)
   whole = digit_captions.load(split="test[:203]", digits=1).arrays["caption"]
-  tokens = two_sides.builder.get_batched_fn(two_sides.PP_TXT)({"text": whole})["labels"]
+  tokens = linear_image_text.builder.get_batched_fn(linear_image_text.PP_TXT)({"text": whole})["labels"]
   table = jax.nn.one_hot(jnp.asarray(tokens), 200).sum(axis=1)
   image = lambda params, batch: (table[jnp.maximum(batch["_id"], 0)], {})
-  predict = {**two_sides.PREDICT, "image": image, "text": words}
+  predict = {**linear_image_text.PREDICT, "image": image, "text": words}
   options = dict(data=data, txt_name="caption", k=1)
-  found = evaluator(predict, **options, same_text_counts=True).run(two_sides.state())
+  found = evaluator(predict, **options, same_text_counts=True).run(linear_image_text.state())
   assert set(found.values()) == {1.0}
-  strict = evaluator(predict, **options).run(two_sides.state())
+  strict = evaluator(predict, **options).run(linear_image_text.state())
   assert strict["txt2img_recall@1"] < 1.0
 
 
@@ -155,7 +167,7 @@ def test_what_is_empty_is_counted_and_left_out_where_it_may_be():
 
 def test_the_captions_of_coco_are_read_with_their_number(tmp_path, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-  standin.write(tmp_path, "coco_captions", splits={"val": 7})
+  generated_tfds.write(tmp_path, "coco_captions", splits={"val": 7})
   data = dict(name="coco_captions", split="val")
   rows = retrieval.read_captions(data)
   assert [len(row) for row in rows] == [2] * 7
@@ -163,15 +175,15 @@ def test_the_captions_of_coco_are_read_with_their_number(tmp_path, monkeypatch):
   assert retrieval.read_captions(data, "captions/text", 1) == [row[:1] for row in rows]
   pp = "decode|resize(16)|value_range(-1,1)"
   evaluation = evaluator(data=data, pp_img=pp, batch_size=8)
-  evaluation.check(two_sides.state())
-  assert 0 <= evaluation.run(two_sides.state())["txt2img_recall@5"] <= 1
+  evaluation.check(linear_image_text.state())
+  assert 0 <= evaluation.run(linear_image_text.state())["txt2img_recall@5"] <= 1
   batch = next(iter(evaluation.data))
   assert batch["image"].shape == (8, 16, 16, 3)
   assert batch["labels"].shape == (8, 12)
 
 
 def test_an_interrupted_evaluation_gives_nothing():
-  assert evaluator().run(two_sides.state(), interrupted=lambda: True) is None
+  assert evaluator().run(linear_image_text.state(), interrupted=lambda: True) is None
 
 
 @pytest.mark.parametrize(
@@ -198,6 +210,6 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
 
 
 def test_sides_that_do_not_fit_are_refused_before_the_first_step():
-  wide = {**two_sides.PREDICT, "image": lambda params, batch: (jnp.zeros((64, 3)), {})}
+  wide = {**linear_image_text.PREDICT, "image": lambda params, batch: (jnp.zeros((64, 3)), {})}
   with pytest.raises(UserError, match="embeddings of images have size 3, those of texts 8"):
-    evaluator(wide).check(two_sides.state())
+    evaluator(wide).check(linear_image_text.state())

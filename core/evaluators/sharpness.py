@@ -16,9 +16,8 @@ from core.data import feed
 from core.errors import UserError
 from core.evaluators import batches
 from core.optim import sam
-from core.training import losses
-from core.training.state import TrainState
-from core.training.task import Batch, Params, Predict
+from core.state import Batch, Params, Predict, TrainState
+from core.tasks import losses
 
 
 class Evaluator:
@@ -45,7 +44,7 @@ class Evaluator:
     pp_fn: preprocessing that leaves `image` and the labels.
     batch_size: examples a step over all devices; the last batch is padded.
     rho: the radius of the surrogate gap.
-    loss_name: a function of `core.training.losses`.
+    loss_name: a function of `core.tasks.losses`.
     label_key: where the one-hot or multi-hot labels are.
     tolerance: of the residual, relative to the eigenvalue.
     max_iterations: products at most, for each of the two attempts.

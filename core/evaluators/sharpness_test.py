@@ -8,8 +8,8 @@ from jax.flatten_util import ravel_pytree
 
 from core import sharding
 from core.errors import UserError
-from core.testing import linear
-from core.training.state import TrainState
+from core.state import TrainState
+from core.testing import linear_classifier
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -44,15 +44,15 @@ def concave(params, batch):
 
 def mean_loss(vector, unravel, predict=predict):
   """f of all examples at once."""
-  labels = jax.nn.one_hot(linear.labels("test"), 10)
-  batch = {"image": jnp.asarray(linear.images("test").reshape(-1, 8, 8, 1)), "labels": labels}
+  labels = jax.nn.one_hot(linear_classifier.labels("test"), 10)
+  batch = {"image": jnp.asarray(linear_classifier.images("test").reshape(-1, 8, 8, 1)), "labels": labels}
   logits, _ = predict(unravel(vector), batch)
   return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * labels, axis=1))
 
 
 def evaluator(predict=predict, **options):
   config = dict(type="sharpness", data=dict(name="digits", split="test"), pp_fn=PP, batch_size=64, tolerance=1e-3)
-  return linear.evaluator(config | options, predict)
+  return linear_classifier.evaluator(config | options, predict)
 
 
 def state(params=PARAMS):

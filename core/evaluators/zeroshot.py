@@ -16,9 +16,8 @@ from jaxtyping import Array, Float
 from core import sharding as sharding_lib
 from core.data import input_config, source
 from core.errors import UserError, check_arguments, nearest
-from core.evaluators import batches, pairs, prompts, texts
-from core.training.state import TrainState
-from core.training.task import Batch, Params, Predict
+from core.evaluators import batches, prompts, text_embeddings, transfer_features
+from core.state import Batch, Params, Predict, TrainState
 
 _IMAGENET = dict(class_names="imagenet", templates="imagenet_best")
 
@@ -93,7 +92,7 @@ class Evaluator:
     cache: see `core.evaluators.batches.open_batches`.
   """
 
-  default_pred = texts.SIDES
+  default_pred = text_embeddings.SIDES
 
   def __init__(
     self,
@@ -115,10 +114,10 @@ class Evaluator:
     every = {key: value for key, value in every.items() if value is not None}
     sets = _read(dataset_names, datasets, every)
     self._sharding = sharding
-    self._texts = texts.Embedder(predict_text, sharding, "text")
-    self._images = texts.Embedder(predict_image, sharding, "image")
+    self._texts = text_embeddings.Embedder(predict_text, sharding, "text")
+    self._images = text_embeddings.Embedder(predict_image, sharding, "image")
     asked = {name: _prompts(name, each, pp_txt, canonicalize) for name, each in sets.items()}
-    size = texts.text_batch_size(max(len(each.texts) for each in asked.values()), batch_size, sharding)
+    size = text_embeddings.text_batch_size(max(len(each.texts) for each in asked.values()), batch_size, sharding)
     options = dict(sharding=sharding, cache=cache)
     # Data sets that ask the same share the batches and the embeddings.
     self._asked: dict[_Prompts, Any] = {}
@@ -126,7 +125,7 @@ class Evaluator:
     for name, each in sets.items():
       ask = asked[name]
       if ask not in self._asked:
-        self._asked[ask] = texts.open_texts(ask.texts, ask.pp_txt, batch_size=size, **options)
+        self._asked[ask] = text_embeddings.open_texts(ask.texts, ask.pp_txt, batch_size=size, **options)
       data = batches.open_batches(
         each.data,
         _labelled(each, pp_img, ask.num_classes),
@@ -137,7 +136,7 @@ class Evaluator:
       totals = batches.Totals(self._sums(name, each.label_key), data, sharding)
       self._sets[name] = _Opened(data, totals, ask, each.label_key)
     first = next(iter(self._sets.values()))
-    self.data = texts.Joined(first.data, self._asked[first.ask])
+    self.data = text_embeddings.Joined(first.data, self._asked[first.ask])
 
   def check(self, state: TrainState) -> None:
     """Refuses, by the shapes of one batch of each data set, what the first evaluation would.
@@ -165,7 +164,7 @@ class Evaluator:
       if embeddings is None:
         return None
       of_classes = prompts.ensemble(embeddings, np.asarray(ask.class_of))
-      weights[ask] = pairs.put(of_classes, sharding_lib.replicated(self._sharding.mesh))
+      weights[ask] = transfer_features.put(of_classes, sharding_lib.replicated(self._sharding.mesh))
     for name, each in self._sets.items():
       sums = each.totals.run((state.params, weights[each.ask]), interrupted)
       if sums is None:
@@ -263,7 +262,7 @@ def _labelled(dataset: Dataset, pp_img: str, num_classes: int) -> str:
   pp = dataset.pp_img if dataset.pp_img is not None else pp_img
   if dataset.several_labels:
     pp = "|".join(filter(None, [pp, f"onehot({num_classes},key={dataset.label_key!r})"]))
-  return texts.with_keep(pp, "image", dataset.label_key)
+  return text_embeddings.with_keep(pp, "image", dataset.label_key)
 
 
 def _known(labels: Any, num_classes: int) -> Any:

@@ -10,13 +10,13 @@ from core.data.sources import digit_captions
 from core.errors import UserError
 from core.evaluators import zeroshot
 from core.pp import builder
-from core.testing import two_sides
+from core.testing import linear_image_text
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 DATA = dict(source="digit_captions", split="test", digits=1)
 DIGITS = dict(data=DATA, class_names=digit_captions.DIGITS, templates=digit_captions.DIGIT_PROMPTS)
-BASE = dict(type="zeroshot", pp_img=two_sides.PP_IMG, pp_txt=two_sides.PP_TXT, batch_size=64)
+BASE = dict(type="zeroshot", pp_img=linear_image_text.PP_IMG, pp_txt=linear_image_text.PP_TXT, batch_size=64)
 
 
 @pytest.fixture(autouse=True)
@@ -29,14 +29,14 @@ def quick_compilation():
 
 
 def evaluator(datasets, predict=None, **options):
-  return two_sides.evaluator(BASE | dict(datasets=datasets) | options, predict)
+  return linear_image_text.evaluator(BASE | dict(datasets=datasets) | options, predict)
 
 
 def scores(templates=digit_captions.DIGIT_PROMPTS):
   """Of each image and digit, in double precision."""
-  z = [two_sides.texts([template.format(name) for template in templates]) for name in digit_captions.DIGITS]
+  z = [linear_image_text.texts([template.format(name) for template in templates]) for name in digit_captions.DIGITS]
   classes = np.stack([each.mean(axis=0) / np.linalg.norm(each.mean(axis=0)) for each in z])
-  return two_sides.images("test", digits=1) @ classes.T
+  return linear_image_text.images("test", digits=1) @ classes.T
 
 
 def labels():
@@ -46,8 +46,8 @@ def labels():
 @pytest.mark.parametrize("batch_size", [8, 104, 1024])
 def test_accuracy_is_numpys_at_any_batch_size(batch_size):
   evaluation = evaluator({"digits": DIGITS}, batch_size=batch_size)
-  evaluation.check(two_sides.state())
-  found = evaluation.run(two_sides.state())
+  evaluation.check(linear_image_text.state())
+  found = evaluation.run(linear_image_text.state())
   ranked = np.argsort(-scores(), axis=1, kind="stable")
   assert found == {
     "digits/accuracy": (ranked[:, 0] == labels()).mean(),
@@ -58,10 +58,10 @@ def test_accuracy_is_numpys_at_any_batch_size(batch_size):
 
 def test_the_published_name_and_pred_are_taken():
   options = dict(type="proj.image_text.discriminative_classifier", pred="predict")
-  assert evaluator({"digits": DIGITS}, **options).run(two_sides.state())
-  other = {**two_sides.PREDICT, "image": None, "of_image": two_sides.PREDICT["image"]}
+  assert evaluator({"digits": DIGITS}, **options).run(linear_image_text.state())
+  other = {**linear_image_text.PREDICT, "image": None, "of_image": linear_image_text.PREDICT["image"]}
   options = dict(pred=dict(image="of_image", text="text"))
-  assert evaluator({"digits": DIGITS}, other, **options).run(two_sides.state())
+  assert evaluator({"digits": DIGITS}, other, **options).run(linear_image_text.state())
 
 
 def test_texts_that_data_sets_share_are_embedded_once():
@@ -69,15 +69,15 @@ def test_texts_that_data_sets_share_are_embedded_once():
 
   def counted(params, batch):
     jax.debug.callback(lambda: calls.append(1))
-    return two_sides.PREDICT["text"](params, batch)
+    return linear_image_text.PREDICT["text"](params, batch)
 
   two = {"a": DIGITS, "b": DIGITS | dict(data=DATA | dict(split="test_templates"))}
-  predict = {**two_sides.PREDICT, "text": counted}
-  evaluator(two, predict, batch_size=8).run(two_sides.state())
+  predict = {**linear_image_text.PREDICT, "text": counted}
+  evaluator(two, predict, batch_size=8).run(linear_image_text.state())
   jax.effects_barrier()
   once = len(calls)
   calls.clear()
-  evaluator({"a": DIGITS}, predict, batch_size=8).run(two_sides.state())
+  evaluator({"a": DIGITS}, predict, batch_size=8).run(linear_image_text.state())
   jax.effects_barrier()
   assert once == len(calls) > 0
 
@@ -97,7 +97,7 @@ def several_labels(tmp_path_factory):
 def test_any_of_several_labels_counts_and_an_example_without_one_does_not(several_labels):
   path, more = several_labels
   real = DIGITS | dict(data=dict(source="arrays", path=str(path)), label_key="real_label", several_labels=True)
-  found = evaluator({"real": real}).run(two_sides.state())
+  found = evaluator({"real": real}).run(linear_image_text.state())
   best = scores().argmax(axis=1)
   right = (more == best[:, None]).any(axis=1)[(more >= 0).any(axis=1)]
   assert found["real/accuracy"] == right.mean()
@@ -105,9 +105,9 @@ def test_any_of_several_labels_counts_and_an_example_without_one_does_not(severa
 
 def test_a_known_data_set_may_be_changed_and_options_serve_all():
   found = evaluator({"digits": dict(data=DATA, templates=digit_captions.DIGIT_PROMPTS)}, dataset_names=["digits"])
-  assert found.run(two_sides.state())["digits/accuracy"] == (scores().argmax(axis=1) == labels()).mean()
+  assert found.run(linear_image_text.state())["digits/accuracy"] == (scores().argmax(axis=1) == labels()).mean()
   alike = {"digits": dict(data=DATA), "again": dict(data=DATA)}
-  found = evaluator(alike, class_names=digit_captions.DIGITS, templates="name").run(two_sides.state())
+  found = evaluator(alike, class_names=digit_captions.DIGITS, templates="name").run(linear_image_text.state())
   right = (scores(["{}"]).argmax(axis=1) == labels()).mean()
   assert found["digits/accuracy"] == found["again/accuracy"] == right
 
@@ -115,15 +115,15 @@ def test_a_known_data_set_may_be_changed_and_options_serve_all():
 def test_the_names_of_a_sources_classes_serve_where_none_are_given():
   data = dict(source="digit_captions", split="test")
   found = evaluator({"all": dict(data=data, templates=["the digits {}"])})
-  assert found.run(two_sides.state())["all/accuracy"] < 0.1
+  assert found.run(linear_image_text.state())["all/accuracy"] < 0.1
   found = evaluator({"all": dict(data=data, templates=["the digits {}"], class_names=digit_captions.CLASS_NAMES)})
-  assert found.run(two_sides.state())["all/accuracy"] < 0.1
+  assert found.run(linear_image_text.state())["all/accuracy"] < 0.1
 
 
 def test_prompts_are_canonical_unless_told_otherwise():
   shouting = DIGITS | dict(templates=["The digit,  {}!"])
-  plain = evaluator({"digits": DIGITS | dict(templates=["the digit {}"])}).run(two_sides.state())
-  assert evaluator({"digits": shouting}).run(two_sides.state()) == plain
+  plain = evaluator({"digits": DIGITS | dict(templates=["the digit {}"])}).run(linear_image_text.state())
+  assert evaluator({"digits": shouting}).run(linear_image_text.state()) == plain
 
 
 def test_texts_may_be_rendered_to_images():
@@ -131,14 +131,16 @@ def test_texts_may_be_rendered_to_images():
   weights = np.random.default_rng(2).normal(size=(16 * 96 * 3, 8)).astype(np.float32)
   flat = lambda x: x.reshape(x.shape[0], -1)
   text = lambda params, batch: (flat(batch["labels"]) @ weights, {})
-  found = evaluator({"digits": DIGITS}, {**two_sides.PREDICT, "text": text}, pp_txt=pp).run(two_sides.state())
+  found = evaluator({"digits": DIGITS}, {**linear_image_text.PREDICT, "text": text}, pp_txt=pp).run(
+    linear_image_text.state()
+  )
   z = []
   for name in digit_captions.DIGITS:
     written = bytes_column([template.format(name) for template in digit_captions.DIGIT_PROMPTS])
     each = flat(builder.get_batched_fn(pp)({"text": written})["labels"]).astype(np.float64) @ weights
     mean = (each / np.linalg.norm(each, axis=1, keepdims=True)).mean(axis=0)
     z.append(mean / np.linalg.norm(mean))
-  best = (two_sides.images("test", digits=1) @ np.stack(z).T).argmax(axis=1)
+  best = (linear_image_text.images("test", digits=1) @ np.stack(z).T).argmax(axis=1)
   assert found["digits/accuracy"] == (best == labels()).mean()
 
 
@@ -149,7 +151,7 @@ def test_batches_hold_both_sides_for_whoever_initializes_a_model():
 
 
 def test_an_interrupted_evaluation_gives_nothing():
-  assert evaluator({"digits": DIGITS}).run(two_sides.state(), interrupted=lambda: True) is None
+  assert evaluator({"digits": DIGITS}).run(linear_image_text.state(), interrupted=lambda: True) is None
 
 
 @pytest.mark.parametrize(
@@ -185,19 +187,19 @@ def test_a_mistake_is_one_line(options, words):
 def test_what_does_not_fit_is_refused_before_the_first_step():
   few = evaluator({"digits": DIGITS | dict(class_names=digit_captions.DIGITS[:7])})
   with pytest.raises(UserError, match=r"digits: \d+ examples have labels outside of 0 to 6; there are 7 class names"):
-    few.check(two_sides.state())
-  wide = {**two_sides.PREDICT, "image": lambda params, batch: (jnp.zeros((64, 3)), {})}
+    few.check(linear_image_text.state())
+  wide = {**linear_image_text.PREDICT, "image": lambda params, batch: (jnp.zeros((64, 3)), {})}
   with pytest.raises(UserError, match="embeddings of images have size 3, those of texts 8"):
-    evaluator({"digits": DIGITS}, wide).check(two_sides.state())
-  whole = {**two_sides.PREDICT, "image": lambda params, batch: (batch["image"], {})}
+    evaluator({"digits": DIGITS}, wide).check(linear_image_text.state())
+  whole = {**linear_image_text.PREDICT, "image": lambda params, batch: (batch["image"], {})}
   with pytest.raises(UserError, match=r"must give embeddings \[batch, dim\], not of shape"):
-    evaluator({"digits": DIGITS}, whole).check(two_sides.state())
+    evaluator({"digits": DIGITS}, whole).check(linear_image_text.state())
 
 
 def test_labels_are_checked_to_the_last_example():
   last = DIGITS | dict(class_names=digit_captions.DIGITS[:9], data=DATA | dict(split="test[:9]+test[9:10]"))
   with pytest.raises(UserError, match="outside of 0 to 8"):
-    evaluator({"digits": last}, batch_size=8).run(two_sides.state())
+    evaluator({"digits": last}, batch_size=8).run(linear_image_text.state())
 
 
 def test_imagenets_v2_and_real_ask_the_text_side_what_imagenet_does():

@@ -68,8 +68,8 @@ def make(
     optax.masked(optax.chain(*_clip(config, params), _transformation(config)), trainable),
     _scale_and_decay(_learning_rates(config, params), _weight_decays(config, params), which, schedules),
   ]
-  if keeper := sam.keeper(config, trainable):
-    parts.append(keeper)
+  if look_sam := sam.look_sam_state(config, trainable):
+    parts.append(look_sam)
   if average := ema.from_config(config, params, trainable, sched_kw=sched_kw):
     parts.append(average)
   return optax.chain(*parts), schedules

@@ -61,7 +61,7 @@ _PUBLISHED = {
 }
 
 
-class Kept(NamedTuple):
+class LookSamState(NamedTuple):
   """LookSAM's part of an optimizer's state: a tree like the parameters that train, under their names."""
 
   direction: trees.PyTree
@@ -144,12 +144,12 @@ class Sam:
       grads_of: `(loss, params, batch, rng) -> ((loss, metrics), gradients)`.
       loss: the task's.
       params: all parameters.
-      opt_state: the optimizer's state, where `keeper` has its place.
+      opt_state: the optimizer's state, where `look_sam_state` has its place.
       batch: of the step.
       rng: the step's key, the same for both passes.
       step: updates made before this one.
     """
-    kept = _kept_in(opt_state).direction if self.every > 1 else None
+    kept = _look_sam_state_in(opt_state).direction if self.every > 1 else None
     free = jax.tree.map(lambda p, trains: p if trains else optax.MaskedNode(), params, self.trainable)
 
     def find(params, free, kept, batch, rng, step):
@@ -160,7 +160,9 @@ class Sam:
       find = _on_each_device(find, self.parts)
     aux, direction, kept = find(params, free, kept, batch, rng, step)
     if self.every > 1:
-      opt_state = jax.tree.map(lambda x: Kept(kept) if _is_kept(x) else x, opt_state, is_leaf=_is_kept)
+      opt_state = jax.tree.map(
+        lambda x: LookSamState(kept) if _is_look_sam_state(x) else x, opt_state, is_leaf=_is_look_sam_state
+      )
     return aux, _filled(direction, jax.tree.map(jnp.zeros_like, params)), opt_state
 
   def _find(self, grads_at: GradsAt, params: trees.PyTree, kept: trees.PyTree, step: Int[Array, ""]):
@@ -244,7 +246,7 @@ def rho_schedule(schedule: Schedule, total_steps: int, *, rho_max: float, rho_mi
   return rho
 
 
-def keeper(config: Mapping[str, Any], trainable: trees.PyTree) -> optax.GradientTransformation | None:
+def look_sam_state(config: Mapping[str, Any], trainable: trees.PyTree) -> optax.GradientTransformation | None:
   """A part of the optimizer's chain that leaves updates as they are and has a place for LookSAM's direction, or None.
 
   Args:
@@ -257,7 +259,7 @@ def keeper(config: Mapping[str, Any], trainable: trees.PyTree) -> optax.Gradient
   options = _options(config)
   if options is None or options["rho_max"] == 0 or options["every"] == 1:
     return None
-  init = lambda params: Kept(jax.tree.map(jnp.zeros_like, params))
+  init = lambda params: LookSamState(jax.tree.map(jnp.zeros_like, params))
   return optax.masked(
     optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state)), trainable
   )
@@ -316,13 +318,13 @@ def _filled(free: trees.PyTree, rest: trees.PyTree) -> trees.PyTree:
   return jax.tree.map(lambda x, r: r if absent(x) else x, free, rest, is_leaf=absent)
 
 
-def _is_kept(x: Any) -> bool:
-  return isinstance(x, Kept)
+def _is_look_sam_state(x: Any) -> bool:
+  return isinstance(x, LookSamState)
 
 
-def _kept_in(opt_state: trees.PyTree) -> Kept:
+def _look_sam_state_in(opt_state: trees.PyTree) -> LookSamState:
   """LookSAM's state, wherever in an optimizer's state it stands."""
-  return next(x for x in jax.tree.leaves(opt_state, is_leaf=_is_kept) if _is_kept(x))
+  return next(x for x in jax.tree.leaves(opt_state, is_leaf=_is_look_sam_state) if _is_look_sam_state(x))
 
 
 # Vectors of all parameters. Sums are in float32 at least: bfloat16's 8 bits would lose what is small.

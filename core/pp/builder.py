@@ -24,7 +24,7 @@ class Step:
   name: str
   place: int
   random: bool
-  forms: registry.Forms
+  functions: registry.OpFunctions
 
 
 def get_preprocess_fn(pp_string: str) -> Callable[[Data], Data]:
@@ -39,7 +39,9 @@ def get_preprocess_fn(pp_string: str) -> Callable[[Data], Data]:
   import tensorflow as tf
 
   # The ops hold no Python control flow over tensors: AutoGraph would only slow the tracing down.
-  return tf.autograph.experimental.do_not_convert(lambda data: _apply(data, [(step, step.forms.tf) for step in chain]))
+  return tf.autograph.experimental.do_not_convert(
+    lambda data: _apply(data, [(step, step.functions.per_example) for step in chain])
+  )
 
 
 def get_batched_fn(pp_string: str) -> Callable[[Data], Data] | None:
@@ -53,7 +55,7 @@ def get_batched_fn(pp_string: str) -> Callable[[Data], Data] | None:
   Raises:
     UserError: as `get_preprocess_fn`.
   """
-  chain = [(step, step.forms.batched) for step in steps(pp_string)]
+  chain = [(step, step.functions.batched) for step in steps(pp_string)]
   return None if any(fn is None for _, fn in chain) else lambda data: _apply(data, chain)
 
 

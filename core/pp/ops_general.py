@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
-from core.pp.registry import Forms, both, key_op, op
+from core.pp.registry import OpFunctions, both, key_op, op
 
 
 def _is_pipelines(key: str) -> bool:
@@ -72,17 +72,17 @@ def squeeze_last_dim():
     if value.shape[-1] not in (1, None):
       raise UserError(f"the last dimension must be 1; the shape is {tuple(value.shape)}")
 
-  def one(value):
+  def per_example(value):
     import tensorflow as tf
 
     check(value)
     return tf.squeeze(value, -1)
 
-  def many(values):
+  def batched(values):
     check(values)
     return values[..., 0]
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
 @key_op()
@@ -90,12 +90,12 @@ def reshape(new_shape):
   """Gives each example the shape `new_shape`, of which one size may be -1."""
   shape = (new_shape,) if isinstance(new_shape, int) else tuple(new_shape)
 
-  def one(value):
+  def per_example(value):
     import tensorflow as tf
 
     return tf.reshape(value, shape)
 
-  return Forms(one, lambda values: values.reshape((len(values), *shape)))
+  return OpFunctions(per_example, lambda values: values.reshape((len(values), *shape)))
 
 
 @op()
@@ -122,7 +122,7 @@ def onehot(depth, key="labels", key_result=None, multi=True, on=1.0, off=0.0):
   def refuse_text():
     raise UserError(f"{key!r} holds text; labels are integers (the source jsonl makes them of names by classes=...)")
 
-  def one(data):
+  def per_example(data):
     import tensorflow as tf
 
     if data[key].dtype == tf.string:
@@ -145,7 +145,7 @@ def onehot(depth, key="labels", key_result=None, multi=True, on=1.0, off=0.0):
         vectors = tf.one_hot(labels, depth, on_value=on, off_value=off, dtype=tf.float32)
     return {**data, key_result or key: vectors}
 
-  def many(data):
+  def batched(data):
     if np.asarray(data[key]).dtype.kind in "OSU":
       refuse_text()
     labels = np.asarray(data[key]).astype(np.int64)
@@ -158,7 +158,7 @@ def onehot(depth, key="labels", key_result=None, multi=True, on=1.0, off=0.0):
     vectors[(rows, labels) if several else (*rows, labels)] = on
     return {**data, key_result or key: np.ascontiguousarray(vectors[..., :depth])}
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
 @op(random=True)
@@ -185,7 +185,7 @@ def choice(n="single", key=None, fewer_ok=False, inkey=None, outkey=None):
     if n != "single" and not fewer_ok and length < n:
       raise UserError(f"fewer than {n} entries under {sources[0]!r}: {length}")
 
-  def one(data, rng):
+  def per_example(data, rng):
     import tensorflow as tf
 
     first = data[sources[0]]
@@ -207,7 +207,7 @@ def choice(n="single", key=None, fewer_ok=False, inkey=None, outkey=None):
       picked = {target: tf.ensure_shape(value, [n, *value.shape[1:]]) for target, value in picked.items()}
     return {**data, **picked}
 
-  def many(data, rng):
+  def batched(data, rng):
     batch, length = data[sources[0]].shape[:2]
     rows = np.arange(batch)
     check_length(length)
@@ -222,7 +222,7 @@ def choice(n="single", key=None, fewer_ok=False, inkey=None, outkey=None):
       rows = rows[:, None]
     return {**data, **{target: data[source][rows, index] for source, target in zip(sources, targets)}}
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
 def _filled_texts(texts: Any) -> Any:

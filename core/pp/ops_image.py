@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from core.errors import UserError, nearest
-from core.pp.registry import Forms, key_op
+from core.pp.registry import OpFunctions, key_op
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -33,14 +33,14 @@ def decode(channels=3, precise=False):
   if channels not in (1, 3, 4):
     raise UserError(f"channels must be 1, 3 or 4, got {channels!r}")
 
-  def one(image_bytes):
+  def per_example(image_bytes):
     import tensorflow as tf
 
     if precise:
       return tf.io.decode_jpeg(image_bytes, channels=channels, dct_method="INTEGER_ACCURATE")
     return tf.io.decode_image(image_bytes, channels=channels, expand_animations=False)
 
-  return Forms(one)
+  return OpFunctions(per_example)
 
 
 @key_op(random=True)
@@ -59,9 +59,9 @@ def decode_jpeg_and_inception_crop(
     antialias: see `resize`.
   """
   _check_area(area_min, area_max)
-  to_size = resize(size, method, antialias).tf if size is not None else None
+  to_size = resize(size, method, antialias).per_example if size is not None else None
 
-  def one(image_bytes, rng):
+  def per_example(image_bytes, rng):
     import tensorflow as tf
 
     shape = tf.io.extract_jpeg_shape(image_bytes)
@@ -70,7 +70,7 @@ def decode_jpeg_and_inception_crop(
     image = tf.io.decode_and_crop_jpeg(image_bytes, window, channels=3)
     return to_size(image) if to_size else image
 
-  return Forms(one)
+  return OpFunctions(per_example)
 
 
 @key_op(random=True)
@@ -85,9 +85,9 @@ def inception_crop(size=None, area_min=5, area_max=100, method="bilinear", antia
     antialias: see `resize`.
   """
   _check_area(area_min, area_max)
-  to_size = resize(size, method, antialias).tf if size is not None else None
+  to_size = resize(size, method, antialias).per_example if size is not None else None
 
-  def one(image, rng):
+  def per_example(image, rng):
     import tensorflow as tf
 
     _check_image(image)
@@ -95,7 +95,7 @@ def inception_crop(size=None, area_min=5, area_max=100, method="bilinear", antia
     crop = tf.ensure_shape(tf.slice(image, begin, extent), [None, None, image.shape[2]])
     return to_size(crop) if to_size else crop
 
-  return Forms(one)
+  return OpFunctions(per_example)
 
 
 @key_op(random=True)
@@ -103,19 +103,19 @@ def random_crop(crop_size):
   """Crops a box of `crop_size` at a random place."""
   height, width = _size("crop_size", crop_size)
 
-  def one(image, rng):
+  def per_example(image, rng):
     image_height, image_width = _room(image, height, width, "random_crop")
     top, left = rng.integer(0, image_height - height + 1), rng.integer(0, image_width - width + 1)
     return _crop(image, top, left, height, width)
 
-  def many(images, rng):
+  def batched(images, rng):
     image_height, image_width = _room(images[0], height, width, "random_crop")
     top, left = rng.integer(0, image_height - height + 1), rng.integer(0, image_width - width + 1)
     windows = np.lib.stride_tricks.sliding_window_view(images, (height, width), axis=(1, 2))
     crops = windows[np.arange(len(images)), top, left]
     return np.ascontiguousarray(np.moveaxis(crops, 1, -1))
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
 @key_op()
@@ -123,7 +123,7 @@ def central_crop(crop_size=None):
   """Crops the box of `crop_size` in the middle; None crops the largest square."""
   box = None if crop_size is None else _size("crop_size", crop_size)
 
-  def one(image):
+  def per_example(image):
     import tensorflow as tf
 
     _check_image(image)
@@ -136,14 +136,14 @@ def central_crop(crop_size=None):
       image_height, image_width = _room(image, height, width, "central_crop")
     return _crop(image, (image_height - height) // 2, (image_width - width) // 2, height, width)
 
-  def many(images):
+  def batched(images):
     image_height, image_width = images.shape[1:3]
     height, width = box or (min(image_height, image_width),) * 2
     _room(images[0], height, width, "central_crop")
     top, left = (image_height - height) // 2, (image_width - width) // 2
     return images[:, top : top + height, left : left + width]
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
 @key_op()
@@ -158,44 +158,44 @@ def resize(size, method="bilinear", antialias=False):
   size = _size("size", size)
   _check_method(method)
 
-  def one(image):
+  def per_example(image):
     _check_image(image)
     return _resized(image, size, method, antialias)
 
-  def many(images):
+  def batched(images):
     _check_image(images[0])
     return _resized_batch(images, size)
 
-  return Forms(one, many if method == "bilinear" and not antialias else None)
+  return OpFunctions(per_example, batched if method == "bilinear" and not antialias else None)
 
 
 @key_op()
 def resize_small(smaller_size, method="area", antialias=False):
   """Resizes so that the shorter side is `smaller_size`, keeping the aspect; see `resize`."""
-  return Forms(_resize_side("smaller_size", smaller_size, method, antialias, min))
+  return OpFunctions(_resize_side("smaller_size", smaller_size, method, antialias, min))
 
 
 @key_op()
 def resize_long(longer_size, method="area", antialias=False):
   """Resizes so that the longer side is `longer_size`, keeping the aspect; see `resize`."""
-  return Forms(_resize_side("longer_size", longer_size, method, antialias, max))
+  return OpFunctions(_resize_side("longer_size", longer_size, method, antialias, max))
 
 
 @key_op(random=True)
 def flip_lr():
   """Mirrors left to right, one time in two."""
 
-  def one(image, rng):
+  def per_example(image, rng):
     import tensorflow as tf
 
     _check_image(image)
     # A conditional: a reversal costs more than it, and half the images need none.
     return tf.cond(rng.integer(0, 2) == 1, lambda: tf.reverse(image, [1]), lambda: image)
 
-  def many(images, rng):
+  def batched(images, rng):
     return np.where((rng.integer(0, 2) == 1)[:, None, None, None], images[:, :, ::-1], images)
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
 @key_op()
@@ -213,17 +213,17 @@ def pad(size, mode="constant", value=0):
     raise UserError(f"mode {mode!r} is unknown{nearest(str(mode), modes)}")
   amounts = [[rows, rows], [columns, columns], [0, 0]]
 
-  def one(image):
+  def per_example(image):
     import tensorflow as tf
 
     _check_image(image)
     return tf.pad(image, amounts, mode.upper(), constant_values=value)
 
-  def many(images):
+  def batched(images):
     fill = dict(constant_values=value) if mode == "constant" else {}
     return np.pad(images, [[0, 0], *amounts], mode, **fill)
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
 @key_op()
@@ -243,17 +243,17 @@ def value_range(vmin=-1, vmax=1, in_min=0, in_max=255, clip_values=False):
   offset = np.float32(vmin - in_min * (vmax - vmin) / (in_max - in_min))
   low, high = sorted((vmin, vmax))
 
-  def one(image):
+  def per_example(image):
     import tensorflow as tf
 
     values = tf.cast(image, tf.float32) * scale + offset
     return tf.clip_by_value(values, low, high) if clip_values else values
 
-  def many(images):
+  def batched(images):
     values = images.astype(np.float32) * scale + offset
     return np.clip(values, low, high) if clip_values else values
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
 @key_op()
@@ -268,7 +268,7 @@ def vgg_value_range(mean=IMAGENET_MEAN, std=IMAGENET_STD):
     if scale.ndim and image.shape[-1] != scale.size:
       raise UserError(f"mean and std are of {scale.size} channels; the image has the shape {tuple(image.shape)}")
 
-  def one(image):
+  def per_example(image):
     import tensorflow as tf
 
     check(image)
@@ -278,11 +278,11 @@ def vgg_value_range(mean=IMAGENET_MEAN, std=IMAGENET_STD):
     values = tf.cast(as_rows(image), tf.float32) * each_column(scale, image) + each_column(offset, image)
     return tf.ensure_shape(tf.reshape(values, tf.shape(image)), image.shape)
 
-  def many(images):
+  def batched(images):
     check(images)
     return images.astype(np.float32) * scale + offset
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
 def _size(name: str, size: Any, least: int = 1) -> tuple[int, int]:
@@ -388,7 +388,7 @@ def _resize_side(name, length, method, antialias, side):
     raise UserError(f"{name} is in pixels, an integer above zero, got {length!r}")
   _check_method(method)
 
-  def one(image):
+  def per_example(image):
     import tensorflow as tf
 
     _check_image(image)
@@ -397,7 +397,7 @@ def _resize_side(name, length, method, antialias, side):
     size = tf.maximum(1, tf.cast(tf.round(shape * (length / reference)), tf.int32))
     return _resized(image, size, method, antialias)
 
-  return one
+  return per_example
 
 
 def _resized_batch(images: ImageBatch, size: tuple[int, int]) -> ImageBatch:

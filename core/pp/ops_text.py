@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from core.errors import UserError, nearest
 from core.pp import text as text_lib
 from core.pp import tokenizers
-from core.pp.registry import Forms, both, key_op, op
+from core.pp.registry import OpFunctions, both, key_op, op
 
 _EMPTY = ("refuse", "keep")
 _EOS = ("yes", "no", "sticky", "none")
@@ -89,12 +89,12 @@ def lower(unicode=False):
   if unicode:
     return text_lib.map_texts(str.lower)
 
-  def one(value):
+  def per_example(value):
     import tensorflow as tf
 
     return tf.strings.lower(value)
 
-  return Forms(one, text_lib.forms(lambda texts: [text.lower() for text in texts]).batched)
+  return OpFunctions(per_example, text_lib.op_functions(lambda texts: [text.lower() for text in texts]).batched)
 
 
 @key_op(key="text")
@@ -115,7 +115,7 @@ def get_single(key, index=0):
     if not -length <= index < length:
       raise UserError(f"no entry {index} under {key!r}, which holds {length}")
 
-  def one(data):
+  def per_example(data):
     import tensorflow as tf
 
     value = data[key]
@@ -127,11 +127,11 @@ def get_single(key, index=0):
     with tf.control_dependencies([fits]):
       return {**data, key: value[index]}
 
-  def many(data):
+  def batched(data):
     check(np.shape(data[key])[1])
     return {**data, key: data[key][:, index]}
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
 @op()
@@ -148,7 +148,7 @@ def coco_captions(outkey="captions"):
 
 def _tokens(
   rows: Callable[[list[bytes]], tuple[Int64[np.ndarray, "n"], np.ndarray]], max_len: int, empty: str
-) -> Forms:
+) -> OpFunctions:
   """The forms of a tokenizing op; `rows` gives how many tokens each text has, and the rows of ids."""
 
   def made(texts, examples):
@@ -160,8 +160,8 @@ def _tokens(
       raise UserError(f"the text is empty: {shown!r}; empty='keep' takes it, input.skip_errors=True leaves it out")
     return ids
 
-  forms = lambda examples: text_lib.forms(lambda texts: made(texts, examples), np.int32, (max_len,))
-  return Forms(forms(1).tf, lambda values: forms(len(values)).batched(values))
+  functions = lambda examples: text_lib.op_functions(lambda texts: made(texts, examples), np.int32, (max_len,))
+  return OpFunctions(functions(1).per_example, lambda values: functions(len(values)).batched(values))
 
 
 def _check_length(max_len: object) -> None:

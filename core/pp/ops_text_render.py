@@ -4,7 +4,7 @@ import numpy as np
 
 from core.errors import UserError, nearest
 from core.pp import text as text_lib
-from core.pp.registry import Forms, key_op
+from core.pp.registry import OpFunctions, key_op
 from core.pp.render import fonts
 from core.pp.render.render import render
 
@@ -83,8 +83,8 @@ def render_text(
       channels=channels,
     )
 
-  forms = lambda examples: text_lib.forms(lambda texts: images(texts, examples), np.uint8, (*size, channels))
-  return Forms(forms(1).tf, lambda values: forms(len(values)).batched(values))
+  functions = lambda examples: text_lib.op_functions(lambda texts: images(texts, examples), np.uint8, (*size, channels))
+  return OpFunctions(functions(1).per_example, lambda values: functions(len(values)).batched(values))
 
 
 @key_op(key="texts", outkey="image")

@@ -11,7 +11,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.pp.ops_image import as_rows, each_column
-from core.pp.registry import Forms, key_op
+from core.pp.registry import OpFunctions, key_op
 from core.pp.rng import Rng
 
 MAX_MAGNITUDE = 10.0
@@ -34,7 +34,7 @@ def randaug(num_layers=2, magnitude=10):
     raise UserError(f"magnitude must be a number, not below zero, got {magnitude!r}")
   operations = list(operations_at(magnitude).values())
 
-  def one(image, rng):
+  def per_example(image, rng):
     import tensorflow as tf
 
     if image.dtype != tf.uint8 or len(image.shape) != 3 or image.shape[2] not in (1, 3):
@@ -43,7 +43,7 @@ def randaug(num_layers=2, magnitude=10):
       image = _one_of(operations, image, rng.fold_in(layer))
     return image
 
-  return Forms(one)
+  return OpFunctions(per_example)
 
 
 def operations_at(magnitude: float) -> dict[str, Callable[[Any, Rng], Any]]:

@@ -29,7 +29,7 @@ that a resumed run sees the same pixels; draws from `tf.random.uniform` and its 
       return lambda image, rng: image + rng.uniform(-by, by)
 
 Data in memory need no TensorFlow: an op with a second form, on NumPy arrays with a leading batch dimension, runs there
-too. `return Forms(tf=one_example, batched=many)` gives both; where one function serves both, `return both(function)`.
+too. `return OpFunctions(per_example, batched)` gives both; where one function serves both, `return both(function)`.
 """
 
 import dataclasses
@@ -41,24 +41,24 @@ from core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Forms:
+class OpFunctions:
   """An op with its arguments bound: on one example's tensors, and (or None) on a batch of NumPy arrays."""
 
-  tf: Callable[..., Any]
+  per_example: Callable[..., Any]
   batched: Callable[..., Any] | None = None
 
 
-def both(fn: Callable[..., Any]) -> Forms:
+def both(fn: Callable[..., Any]) -> OpFunctions:
   """The forms of a function that serves one example's tensors and a batch of arrays alike."""
-  return Forms(fn, fn)
+  return OpFunctions(fn, fn)
 
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-  """A registered op. `make(*args, **kwargs)` gives its `Forms`, functions of `(data)` or, if random, `(data, rng)`."""
+  """A registered op: `make(*args, **kwargs)` gives functions of `(data)` or, if random, `(data, rng)`."""
 
   name: str
-  make: Callable[..., Forms]
+  make: Callable[..., OpFunctions]
   signature: inspect.Signature
   random: bool
   doc: str
@@ -71,7 +71,7 @@ def op(*, random: bool = False) -> Callable[[Callable[..., Any]], Callable[..., 
   """Registers, under its own name, a factory of functions `data -> data` (`(data, rng) -> data` if random)."""
 
   def register(factory):
-    _register(factory, lambda *args, **kwargs: _forms(factory(*args, **kwargs)), inspect.signature(factory), random)
+    _register(factory, lambda *args, **kwargs: _functions(factory(*args, **kwargs)), inspect.signature(factory), random)
     return factory
 
   return register
@@ -101,8 +101,8 @@ def key_op(
         # `*rng` is the generator of a random op, and nothing for the others.
         return fn and (lambda data, *rng: {**data, target: fn(data[source], *rng)})
 
-      forms = _forms(factory(*args, **kwargs))
-      return Forms(on_key(forms.tf), on_key(forms.batched))
+      functions = _functions(factory(*args, **kwargs))
+      return OpFunctions(on_key(functions.per_example), on_key(functions.batched))
 
     signature = inspect.signature(factory)
     extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items()]
@@ -119,8 +119,8 @@ class Example(dict):
     raise UserError(f"no key {key!r}; the example has: {', '.join(sorted(map(str, self))) or 'nothing'}")
 
 
-def _forms(made: Any) -> Forms:
-  return made if isinstance(made, Forms) else Forms(made)
+def _functions(made: Any) -> OpFunctions:
+  return made if isinstance(made, OpFunctions) else OpFunctions(made)
 
 
 def _register(factory, make, signature, random) -> None:

@@ -1,7 +1,7 @@
 """Text as the ops handle it: UTF-8 bytes, one text an example or an array of several, in memory and in tf.data.
 
-Nothing here knows of tokens: a function of a list of texts becomes an op's two forms, see `forms`. In tf.data it runs
-in Python (`tf.numpy_function`), as the libraries that read text are not TensorFlow's.
+Nothing here knows of tokens: a function of a list of texts becomes an op's two forms, see `op_functions`. In tf.data it
+runs in Python (`tf.numpy_function`), as the libraries that read text are not TensorFlow's.
 """
 
 import re
@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Shaped
 
 from core.errors import UserError
-from core.pp.registry import Forms
+from core.pp.registry import OpFunctions
 
 TextArray = Shaped[np.ndarray, "..."]  # An object array of `bytes`, as `core.data.columns.bytes_column` makes it.
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def forms(fn: Callable[[list[bytes]], Any], dtype: Any = object, shape: tuple[int, ...] = ()) -> Forms:
+def op_functions(fn: Callable[[list[bytes]], Any], dtype: Any = object, shape: tuple[int, ...] = ()) -> OpFunctions:
   """The forms of an op that maps texts: its value may hold one text an example or several, in any shape.
 
   Args:
@@ -29,11 +29,11 @@ def forms(fn: Callable[[list[bytes]], Any], dtype: Any = object, shape: tuple[in
     shape: of one text's result.
   """
 
-  def many(values):
+  def batched(values):
     values = np.asarray(values)
     return _filled(fn(_flat(values)), (*values.shape, *shape), dtype)
 
-  def one(value):
+  def per_example(value):
     import tensorflow as tf
 
     if value.dtype != tf.string:
@@ -48,12 +48,12 @@ def forms(fn: Callable[[list[bytes]], Any], dtype: Any = object, shape: tuple[in
     result = tf.numpy_function(run, [value], tf.string if dtype is object else tf.as_dtype(dtype), stateful=False)
     return tf.ensure_shape(result, value.shape.concatenate(shape))
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
-def map_texts(fn: Callable[[str], str]) -> Forms:
+def map_texts(fn: Callable[[str], str]) -> OpFunctions:
   """The forms of an op that changes each text by itself."""
-  return forms(lambda texts: [fn(text).encode() for text in decoded(texts)])
+  return op_functions(lambda texts: [fn(text).encode() for text in decoded(texts)])
 
 
 def decoded(texts: Sequence[bytes]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core import config as config_lib
-from core.testing import standin, trainer
+from core.testing import generated_tfds, trainer
 from core.training import cli
 
 STEPS = 20
@@ -28,9 +28,9 @@ def make_test(project: Path, make_task: Callable[[Any], Any]) -> Callable:
   def test_config(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_lib.load(f"{file}:runlocal")
     data = tmp_path.parent / "data"  # Shared by all configs.
-    for name in standin.datasets_of(config):
+    for name in generated_tfds.datasets_of(config):
       if not (data / name).exists():
-        standin.write(data, name)
+        generated_tfds.write(data, name)
     monkeypatch.setenv("TFDS_DATA_DIR", str(data))
     workdir = tmp_path / "run"
     arguments = [

@@ -9,7 +9,7 @@ from PIL import Image
 from core import config as config_lib
 from core.checkpoint import pretrained
 from core.data.sources import digit_captions
-from core.training.contrastive import Contrastive
+from core.tasks.contrastive import Contrastive
 
 CONFIG = """
 from core import config as config_lib

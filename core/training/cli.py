@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 
 from core import config as config_lib
 from core import files
+from core.cluster import preemption, process_environment, processes
 from core.errors import EXIT_USER_ERROR, UserError, nearest
-from core.training import loop, places, preemption, processes, provenance
+from core.training import loop, provenance
 
 _USAGE = """\
 usage: train [--config=FILE.py[:ARGS]] [--config.KEY=VALUE ...] [--workdir=DIR] [options]
@@ -34,7 +35,7 @@ usage: train [--config=FILE.py[:ARGS]] [--config.KEY=VALUE ...] [--workdir=DIR] 
                           TPU VMs, GKE, SLURM and Open MPI, which tell; --processes=1 trains alone all the same
   --lost_after=SECONDS    without a sign of life of a process, after which the others end (default: 60)
 """
-_FLAGS = ("config", "workdir", "cpu_devices", "cache_dir", *places.FLAGS, "lost_after", "help")
+_FLAGS = ("config", "workdir", "cpu_devices", "cache_dir", *process_environment.FLAGS, "lost_after", "help")
 
 EXIT_NON_FINITE = 3
 
@@ -74,7 +75,7 @@ def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]
   spec = config_spec(flags.get("config", default), project)
   config = config_lib.load(spec, overrides)
   name = Path(spec.partition(":")[0]).stem
-  place = places.find(flags, os.environ, places.tpu_vm(os.environ))
+  place = process_environment.detect(flags, os.environ, process_environment.tpu_vm(os.environ))
   if place and "workdir" not in flags:
     raise UserError("several processes share one --workdir=DIR; give it to each of them")
   workdir = files.from_here(flags.get("workdir") or f"runs/{project.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -95,7 +96,7 @@ def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]
       return 1
     return 0
 
-  return processes.together(
+  return processes.run_as_one_job(
     place,
     run,
     facts=_facts(config, project, workdir) if place else {},

@@ -19,14 +19,16 @@ from core import durations, sharding
 from core.checkpoint import pretrained
 from core.checkpoint import state as checkpoints
 from core.checkpoint.state import Checkpoints
+from core.cluster import processes
+from core.cluster.preemption import Preempted, Preemption
 from core.data import feed, input_config, pipeline
 from core.errors import UserError
 from core.evaluators import registry as evaluators
 from core.optim import ema, sam
-from core.training import compiled, initial, metrics, processes, profiling, progress, provenance
-from core.training.preemption import Preempted, Preemption
+from core.state import Params
+from core.tasks.task import Task
+from core.training import compiled_steps, metrics, profiling, progress, provenance, state_init
 from core.training.step import jitted_update
-from core.training.task import Params, Task
 
 
 class NonFiniteLoss(Exception):
@@ -77,7 +79,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
 
     # Where things live. For "auto" that depends on the model, whose shapes depend on the batch's.
     rules = config.get("sharding_rules", ())
-    mesh = initial.make_mesh(task, config, on_host)
+    mesh = state_init.make_mesh(task, config, on_host)
     batch_sharding = sharding.batch_sharding(mesh, rules)
     sharding.check_batch_size(config.input.batch_size, batch_sharding, "config.input.batch_size")
     closing.enter_context(sharding.activations(mesh, rules))
@@ -86,7 +88,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     batch = next(batches)
 
     # The state: its shapes first, so that whatever does not fit is refused before anything is computed.
-    shapes, tx, schedules = initial.abstract_state(task, config, plan.sched_kw, mesh, batch)
+    shapes, tx, schedules = state_init.abstract_state(task, config, plan.sched_kw, mesh, batch)
     if start > plan.total:
       raise UserError(f"{checkpoint} is past the {plan.total:,} steps of this config")
     predict = task.predict  # Once: evaluators of one prediction share its program.
@@ -102,7 +104,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
       for name, eval_config in _evals(config).items()
     }
     state = (
-      checkpoints.restore(checkpoint, shapes) if checkpoint else initial.fresh_state(task, config, shapes, tx, batch)
+      checkpoints.restore(checkpoint, shapes) if checkpoint else state_init.fresh_state(task, config, shapes, tx, batch)
     )
     for each in config.get("evals", {}):  # Those of the average read the same data by the same programs.
       with evaluators.named(each):
@@ -127,7 +129,7 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
     def lower(form: Hashable) -> jax.stages.Lowered:
       return jitted_update(task.in_form(form), tx, shapes, mesh, **settings).lower(*like)
 
-    updates = compiled.Updates(lower, task.form, start=start, total=plan.total)
+    updates = compiled_steps.CompiledSteps(lower, task.form, start=start, total=plan.total)
     closing.callback(updates.close)
     averaged = jax.jit(ema.params_of, out_shardings=jax.tree.map(lambda x: x.sharding, shapes.params))
     show.say(f"compiled in {time.perf_counter() - began:.1f} s")
@@ -179,9 +181,9 @@ def run(task: Task, config: ConfigDict, workdir: Path, *, project: str = "", nam
       raise Preempted(start)
     step, evaluated, stopping = start, True, False
     for step in range(start + 1, plan.total + 1):
-      processes.entered(step)
+      processes.report_step(step)
       trace.before(step)
-      update, waited = updates.at(step)
+      update, waited = updates.for_step(step)
       show.paused(waited)
       with jax.transfer_guard("disallow"):
         state, pending[step] = update(state, batch)

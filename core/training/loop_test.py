@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 from core import config as config_lib
+from core import state
 from core.checkpoint import pretrained
+from core.cluster import preemption
 from core.errors import UserError
 from core.evaluators import classification
+from core.tasks import losses
+from core.tasks.task import Task
 from core.testing import trainer
-from core.training import loop, losses, metrics, preemption, state
-from core.training.task import Task
+from core.training import loop, metrics
 
 jax.config.update("jax_num_cpu_devices", 8)
 

@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from core import sharding, trees
 from core.checkpoint import state as checkpoints
-from core.training import initial
-from core.training.classification import Classification
-from core.training.state import TrainState
+from core.state import TrainState
+from core.tasks.classification import Classification
+from core.training import state_init
 from core.training.step import make_update
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -79,12 +79,14 @@ def make_run(name):
     "image": rng.uniform(-1, 1, (16, 8, 8, 3)).astype(np.float32),
     "labels": np.eye(10, dtype=np.float32)[rng.integers(10, size=16)],
   }
-  mesh = initial.make_mesh(task, config, batch, jax.devices()[:devices])
+  mesh = state_init.make_mesh(task, config, batch, jax.devices()[:devices])
   where = sharding.batch_sharding(mesh)
   batch = jax.device_put(batch, where)
-  shapes, tx, _ = initial.abstract_state(task, config, dict(total_steps=100, batch_size=16, data_size=160), mesh, batch)
+  shapes, tx, _ = state_init.abstract_state(
+    task, config, dict(total_steps=100, batch_size=16, data_size=160), mesh, batch
+  )
   with sharding.activations(mesh):
-    state = initial.fresh_state(task, config, shapes, tx, batch)
+    state = state_init.fresh_state(task, config, shapes, tx, batch)
     out_shardings = (jax.tree.map(lambda x: x.sharding, shapes), sharding.replicated(mesh))
     lowered = jax.jit(make_update(task, tx, seed=0), out_shardings=out_shardings).lower(state, batch)
   return Run(state, shapes, lowered, batch)

@@ -11,8 +11,8 @@ import optax
 from core import sharding
 from core.errors import UserError
 from core.optim.sam import Sam
-from core.training.state import TrainState, step_rng
-from core.training.task import Batch, Task
+from core.state import Batch, TrainState, step_rng
+from core.tasks.task import Task
 
 Metrics = dict[str, jax.Array]
 

@@ -9,11 +9,11 @@ from core import sharding, trees
 from core.config import ConfigDict
 from core.errors import UserError
 from core.optim import optimizer, sam
-from core.training import initial
+from core.state import TrainState
+from core.tasks.classification import Classification
+from core.tasks.task import Task
+from core.training import state_init
 from core.training import step as step_lib
-from core.training.classification import Classification
-from core.training.state import TrainState
-from core.training.task import Task
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -107,11 +107,11 @@ def sharp_steps(options, *, steps=1, devices=1, accumulate=1, task=None, **confi
   config = ConfigDict(dict(optax_name="identity", lr=0.1, sam=options) | config)
   batch = jax.device_put(BATCH, sharding.batch_sharding(mesh))
   sizes = dict(total_steps=10, batch_size=16, data_size=16)
-  shapes, tx, schedules = initial.abstract_state(task, config, sizes, mesh, batch)
+  shapes, tx, schedules = state_init.abstract_state(task, config, sizes, mesh, batch)
   where = sharding.batch_sharding(mesh)
   found = sam.from_config(config, shapes.params, schedules, total_steps=10, batch_sharding=where)
   update = jax.jit(step_lib.make_update(task, tx, seed=0, accumulate=accumulate, sam=found))
-  state = initial.fresh_state(task, config, shapes, tx, batch)
+  state = state_init.fresh_state(task, config, shapes, tx, batch)
   for _ in range(steps):
     state, metrics = update(state, batch)
   return jax.device_get(state), metrics
@@ -182,7 +182,7 @@ def test_looksams_direction_is_sharded_as_its_parameter():
   config = ConfigDict(dict(optax_name="identity", lr=0.1, sam=dict(rho=0.1, every=3)))
   config.sharding_strategy = [(".*", "fsdp(min_size_to_shard_mb=0)")]
   sizes = dict(total_steps=10, batch_size=16, data_size=16)
-  shapes, _, _ = initial.abstract_state(TwoLayers(), config, sizes, mesh, BATCH)
+  shapes, _, _ = state_init.abstract_state(TwoLayers(), config, sizes, mesh, BATCH)
   named = dict(trees.flatten_with_names(shapes.opt_state))
   kept = {name.rpartition("/")[2]: leaf for name, leaf in named.items() if "direction" in name}
   assert kept.keys() == {"first", "second"}
@@ -219,7 +219,7 @@ def test_a_sharp_step_costs_two_plain_ones():
     batch = {"image": jax.ShapeDtypeStruct((64, 64, 64, 3), jnp.float32)}
     batch["labels"] = jax.ShapeDtypeStruct((64, 10), jnp.float32)
     sizes, where = dict(total_steps=10, batch_size=64, data_size=64), sharding.batch_sharding(mesh)
-    shapes, tx, schedules = initial.abstract_state(task, config, sizes, mesh, batch)
+    shapes, tx, schedules = state_init.abstract_state(task, config, sizes, mesh, batch)
     found = sam.from_config(config, shapes.params, schedules, total_steps=10, batch_sharding=where)
     update = step_lib.make_update(task, tx, seed=0, sam=found)
     flops[name] = jax.jit(update).lower(shapes, batch).compile().cost_analysis()["flops"]

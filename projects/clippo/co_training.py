@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 from core.data import input_config, order
 from core.errors import UserError, check_arguments, nearest
-from core.training import losses
-from core.training.contrastive import Contrastive
-from core.training.task import Batch, Params, Predict
+from core.state import Batch, Params, Predict
+from core.tasks import losses
+from core.tasks.contrastive import Contrastive
 
 _HEAD = "head_cls"
 _REPRESENTATION = "img/pre_logits"
@@ -31,7 +31,7 @@ class CoTraining(Contrastive):
 
     labelled: which component of the input holds labelled images, under `image` and `label`.
     num_classes: how many classes there are.
-    loss: of `core.training.losses`, by default "sigmoid_xent".
+    loss: of `core.tasks.losses`, by default "sigmoid_xent".
     weight: what the classification loss is multiplied with, by default 1; the contrastive loss by 1.
     head_bias: the initial bias of each class, by default 0.
 

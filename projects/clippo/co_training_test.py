@@ -10,7 +10,7 @@ from scipy.special import expit
 from core import sharding
 from core.data import pipeline
 from core.errors import UserError
-from core.training.contrastive import Contrastive
+from core.tasks.contrastive import Contrastive
 from projects.clippo.train import make_task
 
 jax.config.update("jax_num_cpu_devices", 4)

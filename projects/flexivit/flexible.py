@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from core.errors import UserError
 from core.models import flexi_vit
-from core.training.task import Batch, Params, Predict, Task
+from core.state import Batch, Params, Predict
+from core.tasks.task import Task
 
 # Tells the draws of sizes from whatever else is made of the run's seed.
 _STREAM = 0xF1E

@@ -21,8 +21,8 @@ from core.checkpoint import pretrained
 from core.errors import UserError
 from core.evaluators import registry
 from core.models import flexi_vit, patch_resize, vit
+from core.state import TrainState
 from core.training import cli
-from core.training.state import TrainState
 from projects.flexivit.configs.digits import IMAGE, SIZES
 
 PATCHES = tuple(IMAGE // size for size in SIZES)

@@ -7,8 +7,8 @@ The idea is `config.sam`, an option of every trainer: see core/optim/sam.py.
 
 from pathlib import Path
 
+from core.tasks.classification import Classification
 from core.training import cli
-from core.training.classification import Classification
 
 make_task = Classification
 

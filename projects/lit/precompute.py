@@ -21,9 +21,9 @@ from core import config as config_lib
 from core import files, sharding, trees
 from core.data import feed, pipeline
 from core.errors import UserError
-from core.evaluators import batches, features, retrieval, texts
+from core.evaluators import batches, features, retrieval, text_embeddings
 from core.optim import masks
-from core.training import cli, initial
+from core.training import cli, state_init
 from projects.lit.train import make_task
 
 _USAGE = """\
@@ -79,16 +79,16 @@ def embed_images(config: ConfigDict, progress: Callable[[int, int], None]) -> Fl
   few = config.input.to_dict() | dict(batch_size=mesh.size, shuffle_buffer_size=1)
   with contextlib.closing(pipeline.train_batches(few, seed=0, start_step=0)) as one:
     batch = feed.put(next(one), where)
-  shapes = initial.abstract_without_schedules(task, config, mesh, batch)
+  shapes = state_init.abstract_without_schedules(task, config, mesh, batch)
   _check_locked(config, shapes.params)
   data = batches.open_batches(
     config.input.data.to_dict(),
-    texts.with_keep(_pp_img(config), "image"),
+    text_embeddings.with_keep(_pp_img(config), "image"),
     batch_size=min(config.input.batch_size, 1_024),
     sharding=where,
     cache=False,
   )
-  params = initial.fresh_params(task, config, shapes.params, batch)
+  params = state_init.fresh_params(task, config, shapes.params, batch)
   extractor = features.Extractor(lambda params, batch: {"zimg": task.predict["image"](params, batch)[0]}, where)
   found, done, told = np.empty((data.num_examples, extractor.shapes(params, data)["zimg"].shape[1]), np.float32), 0, 0
   with contextlib.closing(extractor.pieces(params, data)) as pieces:

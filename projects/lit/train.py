@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from core.tasks.classification import Classification
+from core.tasks.contrastive import Contrastive
+from core.tasks.task import Task
 from core.training import cli
-from core.training.classification import Classification
-from core.training.contrastive import Contrastive
-from core.training.task import Task
 
 
 def make_task(config: ConfigDict) -> Task:

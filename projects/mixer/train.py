@@ -5,8 +5,8 @@
 
 from pathlib import Path
 
+from core.tasks.classification import Classification
 from core.training import cli
-from core.training.classification import Classification
 
 make_task = Classification
 

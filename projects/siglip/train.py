@@ -5,8 +5,8 @@
 
 from pathlib import Path
 
+from core.tasks.contrastive import Contrastive
 from core.training import cli
-from core.training.contrastive import Contrastive
 
 make_task = Contrastive
 

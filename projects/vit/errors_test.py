@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.testing import standin, trainer
+from core.testing import generated_tfds, trainer
 from core.training import cli
 from projects.vit.train import make_task
 
@@ -169,7 +169,7 @@ def test_a_truncated_weight_file_is_refused(capfd, tmp_path):
 
 
 def test_a_missing_file_of_a_prepared_dataset_is_named(capfd, tmp_path, monkeypatch):
-  standin.write(tmp_path / "data", "cifar10")
+  generated_tfds.write(tmp_path / "data", "cifar10")
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
   (gone,) = (tmp_path / "data").rglob("*train*-00001-of-*")
   os.remove(gone)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from core.testing import standin, trainer
+from core.testing import generated_tfds, trainer
 from core.training import cli
 from projects.vit.train import make_task
 
@@ -44,7 +44,7 @@ def kill_once(options, workdir, rng):
 @pytest.mark.parametrize("source", ["in memory", "tfds"])
 def test_resume_is_bit_exact_after_sigkill(source, tmp_path, monkeypatch):
   if source == "tfds":
-    standin.write(tmp_path / "data", "cifar10")
+    generated_tfds.write(tmp_path / "data", "cifar10")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
     config = ("--config=cifar:runlocal", "--config.input.shuffle_buffer_size=40")
   else:

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from core import durations, sharding
 from core.errors import UserError, nearest
 from core.optim import sam
-from core.training import initial
+from core.tasks.task import Task
+from core.training import state_init
 from core.training.step import jitted_update, make_update
-from core.training.task import Task
 from tools.aot import inputs, model_flops
 from tools.aot.chips import Topology
 
@@ -90,14 +90,14 @@ def make_step(
   """
   task, rules = make_task(config), config.get("sharding_rules", ())
   batch = inputs.batch_shapes(config, example)
-  mesh = initial.make_mesh(task, config, batch, topology.devices)
+  mesh = state_init.make_mesh(task, config, batch, topology.devices)
   where = sharding.batch_sharding(mesh, rules)
   sharding.check_batch_size(config.input.batch_size, where, "config.input.batch_size")
   batch = {key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for key, x in batch.items()}
   with sharding.activations(mesh, rules):
     known = dict(batch_size=config.input.batch_size, data_size=data_size)
     total = durations.steps("total", config, **known) or 1
-    state, tx, schedules = initial.abstract_state(task, config, dict(total_steps=total, **known), mesh, batch)
+    state, tx, schedules = state_init.abstract_state(task, config, dict(total_steps=total, **known), mesh, batch)
   if kind != "train":
     return _prediction(task, kind, mesh, rules, state.params, batch)
   sharp = sam.from_config(config, state.params, schedules, total_steps=total, batch_sharding=where)

@@ -17,7 +17,7 @@ import optax
 
 from core.checkpoint.state import Checkpoints
 from core.models import vit
-from core.training.state import TrainState
+from core.state import TrainState
 
 
 def main() -> None:

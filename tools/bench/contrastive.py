@@ -27,9 +27,9 @@ from core import config as config_lib
 from core import sharding
 from core.models import vit
 from core.optim import optimizer
-from core.training import contrastive_losses
-from core.training.contrastive import Contrastive
-from core.training.state import TrainState
+from core.state import TrainState
+from core.tasks import contrastive_losses
+from core.tasks.contrastive import Contrastive
 from core.training.step import make_update
 
 _MB = 1e6

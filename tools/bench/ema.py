@@ -28,8 +28,8 @@ from core.data import feed, pipeline
 from core.evaluators import registry as evaluators
 from core.optim import ema, optimizer
 from core.sharding import batch_sharding, make_mesh
-from core.training.classification import Classification
-from core.training.state import TrainState
+from core.state import TrainState
+from core.tasks.classification import Classification
 from core.training.step import make_update
 from projects.vit import train
 

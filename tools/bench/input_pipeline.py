@@ -21,7 +21,7 @@ from core.data import pipeline
 from core.data.import_tensorflow import import_tensorflow, import_tfds
 from core.data.source import open_source
 from core.pp import builder
-from core.testing import standin
+from core.testing import generated_tfds
 
 PP = (
   "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2,10)|value_range(-1,1)"
@@ -70,7 +70,7 @@ def write_photographs(folder: Path, count: int) -> None:
     files.append(file.getvalue())
   features = f.FeaturesDict({"image": f.Image(encoding_format="jpeg"), "label": f.ClassLabel(num_classes=1_000)})
   example = lambda features, rng: {"image": io.BytesIO(files[rng.integers(16)]), "label": int(rng.integers(1_000))}
-  standin.write(folder, "photographs", features, {"train": count}, make_example=example)
+  generated_tfds.write(folder, "photographs", features, {"train": count}, make_example=example)
 
 
 def bare(data: dict) -> Iterator:

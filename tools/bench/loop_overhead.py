@@ -20,9 +20,9 @@ from core import config as config_lib
 from core.data import feed, pipeline
 from core.optim import optimizer
 from core.sharding import batch_sharding, make_mesh
+from core.state import TrainState
+from core.tasks.classification import Classification
 from core.training import loop, metrics, progress
-from core.training.classification import Classification
-from core.training.state import TrainState
 from core.training.step import make_update
 
 

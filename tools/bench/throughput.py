@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from core import config as config_lib
 from core.models import vit
 from core.optim import optimizer
-from core.training.classification import Classification
-from core.training.state import TrainState
+from core.state import TrainState
+from core.tasks.classification import Classification
 from core.training.step import make_update
 
 # Dense bfloat16 matrix peak of one device, FLOP/s, from the makers' data sheets.

@@ -5,7 +5,8 @@ import subprocess
 import pytest
 
 from core import errors
-from core.training import cli, preemption, processes
+from core.cluster import preemption, processes
+from core.training import cli
 from tools.tpu_vm import worker
 from tools.tpu_vm.worker import State
 

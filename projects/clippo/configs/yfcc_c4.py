@@ -12,14 +12,14 @@ Arguments:
   init: a ViT to start from, the paper's is howto-i21k-B/16; `none` starts from scratch.
   font: "unifont" is fetched; or a file, see core/pp/render/fonts.py.
   variant, res: of the tower.
-  tests: what is evaluated, see core/evaluators/standard.py, or none.
+  tests: what is evaluated, see core/evaluators/published_evals.py, or none.
 
 The number of images seen does not go down with c4 up to 50 %: 250,000 steps become 333,333 and 500,000.
 Weights that the authors published, to evaluate: --weights=yfcc100m_i21k_init_25c4 (core/checkpoint/catalog.json).
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 _IMAGENET21K_CLASSES = 21_843
 
@@ -85,7 +85,7 @@ def get_config(arg=None):
   config.wd = 1e-4
   config.schedule = dict(decay_type="rsqrt", timescale_steps=10_000, warmup_steps=10_000, cooldown_steps=10_000)
 
-  config.evals = standard.image_text(
+  config.evals = published_evals.image_text(
     f"{pp_img}|value_range(-1,1)",
     f"{draw('text', 'labels')}|value_range(-1,1,key='labels')",
     tests=arg.tests,

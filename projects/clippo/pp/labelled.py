@@ -3,7 +3,7 @@
 import numpy as np
 
 from core.errors import UserError
-from core.pp.registry import Forms, op
+from core.pp.registry import OpFunctions, op
 
 UNLABELLED = -1
 
@@ -12,12 +12,12 @@ UNLABELLED = -1
 def paired():
   """Marks a pair, of `image` and `labels`, as one without a label: `label` is -1."""
 
-  def one(data):
+  def per_example(data):
     import tensorflow as tf
 
     return {**data, "label": tf.constant(UNLABELLED, tf.int32)}
 
-  return Forms(one, lambda data: {**data, "label": np.full(len(data["image"]), UNLABELLED, np.int32)})
+  return OpFunctions(per_example, lambda data: {**data, "label": np.full(len(data["image"]), UNLABELLED, np.int32)})
 
 
 @op()
@@ -31,7 +31,7 @@ def labelled(num_classes, key="label"):
   if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
     raise UserError(f"num_classes must be a whole number from 1 on, got {num_classes!r}")
 
-  def one(data):
+  def per_example(data):
     import tensorflow as tf
 
     if not data[key].dtype.is_integer or data[key].shape.rank:
@@ -42,7 +42,7 @@ def labelled(num_classes, key="label"):
     with tf.control_dependencies([check]):
       return {**data, "labels": tf.zeros_like(data["image"]), "label": tf.identity(label)}
 
-  def many(data):
+  def batched(data):
     label = np.asarray(data[key])
     if label.dtype.kind not in "iu" or label.ndim != 1:
       raise UserError(f"{key!r} must hold one label, an integer, not {label.dtype.name} {label.shape[1:]}")
@@ -50,4 +50,4 @@ def labelled(num_classes, key="label"):
       raise UserError(f"labels outside [0, {num_classes}) under key {key!r}: {', '.join(map(str, sorted(wrong)[:8]))}")
     return {**data, "labels": np.zeros_like(data["image"]), "label": label.astype(np.int32)}
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)

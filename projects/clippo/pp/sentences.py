@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from core.errors import UserError
 from core.pp import text as text_lib
-from core.pp.registry import Forms, op
+from core.pp.registry import OpFunctions, op
 
 # The end of a sentence, with what closes quotes and brackets; or a line's.
 _END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？]+[」』”’）]*|[\n\r\u2028\u2029]+")
@@ -55,12 +55,12 @@ def sentence_pair(inkey="text", outkeys=("first", "second"), short="halve"):
     raise UserError(f"outkeys are two keys, got {outkeys!r}")
   parts = lambda text: _parts(text, short == "halve")
 
-  def many(data, rng):
+  def batched(data, rng):
     lists = [parts(text) for text in data[inkey]]
     index = rng.integer(0, np.array([max(1, len(each) - 1) for each in lists], np.int64))
     return {**data, **{key: _column(lists, index + n) for n, key in enumerate(outkeys)}}
 
-  def one(data, rng):
+  def per_example(data, rng):
     import tensorflow as tf
 
     if data[inkey].dtype != tf.string or data[inkey].shape.rank:
@@ -71,7 +71,7 @@ def sentence_pair(inkey="text", outkeys=("first", "second"), short="halve"):
     index = rng.integer(0, tf.size(sentences) - 1)
     return {**data, **{key: tf.ensure_shape(sentences[index + n], []) for n, key in enumerate(outkeys)}}
 
-  return Forms(one, many)
+  return OpFunctions(per_example, batched)
 
 
 def _parts(text: bytes, halve: bool) -> list[bytes]:

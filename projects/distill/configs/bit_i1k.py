@@ -14,7 +14,7 @@ whether all goes well, 1,200 are a middle way.
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 # The published weights of a teacher, and the pixels that it sees the crop with.
 TEACHERS = {
@@ -74,11 +74,11 @@ def get_config(arg=None):
   seen = lambda key: f"{pp}|resize({pixels[key]})|value_range(-1,1)"
   config.evals = dict(
     minival=dict(type="classification", pp_fn=f"{seen('image')}|{labels}|keep('image','labels')", **minival),
-    **standard.imagenet(seen("image"), tests=arg.tests, **options),
+    **published_evals.imagenet(seen("image"), tests=arg.tests, **options),
   )
   for prof in config.teachers:
     # A teacher stays what it is: once is enough.
-    config.evals[prof] = standard.imagenet(seen(prof), tests="val", batch_size=4_096, log_percent=1.0)["val"]
+    config.evals[prof] = published_evals.imagenet(seen(prof), tests="val", batch_size=4_096, log_percent=1.0)["val"]
     config.evals[prof].pred = prof
     config.evals[f"agreement_{prof}"] = dict(
       type="agreement",

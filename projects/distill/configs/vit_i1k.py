@@ -18,7 +18,7 @@ import re
 
 from core import config as config_lib
 from core.errors import UserError
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 
 def get_config(arg=None):
@@ -63,10 +63,10 @@ def get_config(arg=None):
 
   options = dict(batch_size=1_024, log_steps=2_500)
   pp = f"decode|resize_small({res * 8 // 7})|central_crop({res})"
-  config.evals = standard.imagenet(f"{pp}|value_range(-1,1)", tests=arg.tests, **options)
+  config.evals = published_evals.imagenet(f"{pp}|value_range(-1,1)", tests=arg.tests, **options)
   # A teacher stays what it is: once is enough.
   pp_teacher = f"decode|resize_small({res},method='bicubic',antialias=True)|central_crop({res})|vgg_value_range"
-  prof = standard.imagenet(pp_teacher, tests="val", batch_size=1_024, log_percent=1.0)["val"]
+  prof = published_evals.imagenet(pp_teacher, tests="val", batch_size=1_024, log_percent=1.0)["val"]
   config.evals.prof = dict(pred="prof", **prof)
   data = dict(name="imagenet2012", split="train[99%:]")
   pred = dict(student="student", teacher="prof")

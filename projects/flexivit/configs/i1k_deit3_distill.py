@@ -16,7 +16,7 @@ by timm. Not run here; batch size, rates and mixup are from knowledge of the pap
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 from projects.flexivit import sizes
 
 
@@ -63,7 +63,7 @@ def get_config(arg=None):
   minival = dict(data=dict(name="imagenet2012", split="train[99%:]"), pp_fn=f"{pp}|{labels}", batch_size=1_024)
   config.evals = dict(
     minival=dict(type="classification", log_steps=2_500, **minival),
-    **standard.imagenet(pp, tests=arg.tests, batch_size=1_024, log_steps=10_000),
+    **published_evals.imagenet(pp, tests=arg.tests, batch_size=1_024, log_steps=10_000),
   )
   config.log_training_steps = 50
   config.ckpt_steps = 1_000

@@ -16,7 +16,7 @@ rates and augmentation are from knowledge of the paper.
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 from projects.flexivit import sizes
 
 
@@ -67,7 +67,7 @@ def get_config(arg=None):
       loss_name="sigmoid_xent",
       log_steps=5_000,
     ),
-    **standard.fewshot(arg.fewshot, crop=240, batch_size=4_096, log_steps=25_000),
+    **published_evals.fewshot(arg.fewshot, crop=240, batch_size=4_096, log_steps=25_000),
   )
   config.log_training_steps = 50
   config.ckpt_steps = 1_000

@@ -12,7 +12,7 @@ batch size, rates and augmentation are from knowledge of the paper.
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 from projects.flexivit import sizes
 
 
@@ -62,7 +62,7 @@ def get_config(arg=None):
       loss_name=config.loss,
       log_steps=5_000,
     ),
-    **standard.fewshot(arg.fewshot, crop=240, batch_size=4_096, log_steps=25_000),
+    **published_evals.fewshot(arg.fewshot, crop=240, batch_size=4_096, log_steps=25_000),
   )
   config.log_training_steps = 50
   config.ckpt_steps = 1_000

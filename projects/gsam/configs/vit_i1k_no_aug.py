@@ -12,7 +12,7 @@ above AdamW and 3.2 above SAM. Not run here.
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 
 def get_config(arg=None):
@@ -53,7 +53,7 @@ def get_config(arg=None):
   config.evals = dict(
     train=evaluate("train[:2%]"),
     minival=evaluate("train[99%:]"),
-    **standard.imagenet(pp, tests=arg.tests, **options),
+    **published_evals.imagenet(pp, tests=arg.tests, **options),
   )
   config.log_training_steps = 50
   config.ckpt_steps = 1_000

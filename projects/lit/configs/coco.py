@@ -14,7 +14,7 @@ of such a run were published as `coco_B16B`, see `published`.
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 DIMS = {"Ti": 192, "S": 384, "B": 768, "L": 1024}
 
@@ -76,7 +76,7 @@ def get_config(arg=None):
   config.schedule = [*([("img/head/.*", trained)] if arg.img_head else []), ("img/.*", None), (".*", trained)]
 
   pp_img = f"decode|resize({arg.res})|value_range(-1,1)"
-  config.evals = standard.image_text(pp_img, tokens, tests=arg.tests, batch_size=1_024, log_steps=500)
+  config.evals = published_evals.image_text(pp_img, tokens, tests=arg.tests, batch_size=1_024, log_steps=500)
   config.log_training_steps = 50
   config.ckpt_steps = 1_000
 

@@ -16,7 +16,7 @@ with public data (weights: `mixed_L16L`, see `published`).
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 DIMS = {"Ti": 192, "S": 384, "B": 768, "L": 1024, "H": 1280, "g": 1408, "G": 1664}
 
@@ -82,7 +82,7 @@ def get_config(arg=None):
   config.schedule = [*([("img/head/.*", trained)] if arg.img_head else []), ("img/.*", None), (".*", trained)]
 
   options = dict(batch_size=1_024, log_steps=5_000)
-  config.evals = standard.image_text(pp_img, tokens("text"), tests=arg.tests, **options)
+  config.evals = published_evals.image_text(pp_img, tokens("text"), tests=arg.tests, **options)
   config.log_training_steps = 50
   config.ckpt_steps = 1_000
 

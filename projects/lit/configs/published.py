@@ -14,7 +14,7 @@ Expected: 75.7 % on ImageNet with mixed_L16L.
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 # The image tower, BERT, the size of the embedding, and whether there is a head on the image tower.
 MODELS = {
@@ -51,7 +51,7 @@ def get_config(arg=None):
   pp_img = f"decode|resize({arg.res})|value_range(-1,1)"
   vocabulary = "digit_words" if arg.runlocal else f"bert_{txt}"
   tokens = f"bert_tokenize({TOKENS},'{vocabulary}')"
-  config.evals = standard.image_text(pp_img, tokens, tests=arg.tests, batch_size=256)
+  config.evals = published_evals.image_text(pp_img, tokens, tests=arg.tests, batch_size=256)
 
   # What is left is not for training: the loop wants an input, and an optimizer that changes nothing.
   config.input = dict(

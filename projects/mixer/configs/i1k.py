@@ -10,7 +10,7 @@ FLOPs: a day and a half on a TPU v3-8 at half its peak.
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 
 def get_config(arg=None):
@@ -50,7 +50,7 @@ def get_config(arg=None):
   config.evals = dict(
     train=evaluate("train[:2%]"),
     minival=evaluate("train[99%:]"),
-    **standard.imagenet(pp, tests=arg.tests, **options),
+    **published_evals.imagenet(pp, tests=arg.tests, **options),
   )
   config.log_training_steps = 50
   config.ckpt_steps = 1_000

@@ -14,7 +14,7 @@ none).
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 DIMS = {"Ti": 192, "S": 384, "B": 768, "L": 1024, "So400m": 1152}
 
@@ -67,7 +67,7 @@ def get_config(arg=None):
   config.wd = 0.1 * config.lr
 
   options = dict(batch_size=512, log_steps=500)
-  config.evals = standard.image_text(f"{pp_img}|value_range(-1,1)", tokens, tests=arg.tests, **options)
+  config.evals = published_evals.image_text(f"{pp_img}|value_range(-1,1)", tokens, tests=arg.tests, **options)
   config.log_training_steps = 50
   config.ckpt_steps = 1_000
 

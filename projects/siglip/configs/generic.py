@@ -18,7 +18,7 @@ recall@1 of 64.5 % and 47.2 % on COCO, image to text and back, of the published 
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 from core.pp import tokenizers
 
 VOCAB_SIZES = {"c4_en": 32_000, "cc_all": 32_000, "mc4": 250_000, "gemma": 256_000}
@@ -84,7 +84,7 @@ def get_config(arg=None):
   config.schedule = dict(decay_type="cosine", warmup_percent=0.05)
 
   options = dict(batch_size=1_024, log_percent=0.05)
-  config.evals = standard.image_text(pp_img, tokens("text"), tests=arg.tests, **options)
+  config.evals = published_evals.image_text(pp_img, tokens("text"), tests=arg.tests, **options)
   config.log_training_steps = 50
   config.ckpt_steps = 1_000
 

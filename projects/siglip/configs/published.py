@@ -20,7 +20,7 @@ import re
 
 from core import config as config_lib
 from core.errors import UserError
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 # Of an image tower, the text tower and the size of the embedding.
 TOWERS = {"B": ("B", 768), "L": ("L", 1024), "So400m": ("So400m", 1152), "g-opt": ("So400m", 1536)}
@@ -62,7 +62,7 @@ def get_config(arg=None):
   config.model_init = arg.model
 
   pp_img = f"decode|resize({res})|value_range(-1,1)"
-  config.evals = standard.image_text(pp_img, tokens("text"), tests=arg.tests, batch_size=256)
+  config.evals = published_evals.image_text(pp_img, tokens("text"), tests=arg.tests, batch_size=256)
 
   # What is left is not for training: the loop wants an input, and an optimizer that changes nothing.
   config.input = dict(

@@ -17,7 +17,7 @@ Expected (the paper's table 1, BiT-M of 152x4): cifar10 98.91 %, cifar100 92.17 
 
 from core import config as config_lib
 from core.errors import UserError
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 # The dataset: split to test on, classes, examples to train on, height or width in pixels.
 DATASETS = {
@@ -89,7 +89,7 @@ def get_config(arg=None):
   pp = f"decode|resize({low})|value_range(-1,1)"
   options = dict(batch_size=512, log_steps=max(100, steps // 10))
   if arg.dataset == "imagenet2012":
-    config.evals = standard.imagenet(pp, tests=arg.tests, **options)
+    config.evals = published_evals.imagenet(pp, tests=arg.tests, **options)
   else:
     data = dict(name=arg.dataset, split=test)
     config.evals = dict(test=dict(type="classification", data=data, pp_fn=f"{pp}|{labels}", **options))

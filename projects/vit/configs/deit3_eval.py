@@ -17,7 +17,7 @@ import re
 
 from core import config as config_lib
 from core.errors import UserError
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 
 def get_config(arg=None):
@@ -38,7 +38,7 @@ def get_config(arg=None):
   config.model_init = arg.model
 
   pp = f"decode|resize_small({res},method='bicubic',antialias=True)|central_crop({res})|vgg_value_range"
-  config.evals = standard.imagenet(pp, tests=arg.tests, alone=True, batch_size=512)
+  config.evals = published_evals.imagenet(pp, tests=arg.tests, alone=True, batch_size=512)
 
   # What is left is not for training: the loop wants an input, and an optimizer that changes nothing.
   first = next(iter(config.evals.values()))

@@ -13,7 +13,7 @@ its peak, 16 hours on 256 cores.
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 from projects.vit.configs.i1k import AUGMENTATION
 
 # Variant: (augmentation, weight decay) of the published checkpoints.
@@ -68,7 +68,7 @@ def get_config(arg=None):
       loss_name=config.loss,
       log_steps=5_000,
     ),
-    **standard.fewshot(arg.fewshot, batch_size=4_096, log_steps=25_000),
+    **published_evals.fewshot(arg.fewshot, batch_size=4_096, log_steps=25_000),
   )
   config.log_training_steps = 50
   config.ckpt_steps = 1_000
@@ -78,7 +78,7 @@ def get_config(arg=None):
     config.total_epochs = 1
     config.input.batch_size = 8
     config.schedule.warmup_steps = 2
-    config.evals = dict(val=config.evals.val, **standard.fewshot("pets", shots=1, log_steps=10))
+    config.evals = dict(val=config.evals.val, **published_evals.fewshot("pets", shots=1, log_steps=10))
     for each in config.evals.values():
       each.batch_size = 8
     config.input.data.split = "full[50%:]"

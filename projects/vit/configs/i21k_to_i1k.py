@@ -13,7 +13,7 @@ L/16 85.6 %. 20,000 steps of B/16 at 384 px cost 3.4e18 FLOPs: four and a half h
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 
 def get_config(arg=None):
@@ -51,7 +51,7 @@ def get_config(arg=None):
   minival = dict(name="imagenet2012", split="train[99%:]")
   config.evals = dict(
     minival=dict(type="classification", data=minival, pp_fn=f"{pp}|{labels}", **options),
-    **standard.imagenet(pp, tests=arg.tests, **options),
+    **published_evals.imagenet(pp, tests=arg.tests, **options),
   )
   config.log_training_steps = 50
   config.ckpt_steps = 1_000

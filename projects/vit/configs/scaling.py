@@ -24,7 +24,7 @@ from pathlib import Path
 
 from core import config as config_lib
 from core.errors import UserError
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 
 def get_config(arg=None):
@@ -86,7 +86,7 @@ def get_config(arg=None):
       loss_name=config.loss,
       log_steps=10_000,
     ),
-    **standard.fewshot(arg.fewshot, batch_size=arg.batch_size, log_steps=50_000),
+    **published_evals.fewshot(arg.fewshot, batch_size=arg.batch_size, log_steps=50_000),
   )
   config.log_training_steps = 50
   config.ckpt_steps = 1_000
@@ -97,7 +97,7 @@ def get_config(arg=None):
     config.total_steps = 20
     config.input.batch_size = 8
     config.schedule.warmup_steps = 2
-    config.evals = dict(val=config.evals.val, **standard.fewshot("pets", shots=1, log_steps=10))
+    config.evals = dict(val=config.evals.val, **published_evals.fewshot("pets", shots=1, log_steps=10))
     for each in config.evals.values():
       each.batch_size = 8
     config.input.data.split = "full[50%:]"

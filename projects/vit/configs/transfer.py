@@ -16,7 +16,7 @@ steps at 384 px cost 4.0e17 FLOPs: half an hour on a TPU v3-8 at half its peak.
 """
 
 from core import config as config_lib
-from core.evaluators import standard
+from core.evaluators import published_evals
 
 # The model's name here: its family, options, and published weights.
 MODELS = {
@@ -95,7 +95,7 @@ def get_config(arg=None):
 
   config.evals = dict(minival=evaluate(minival))
   if arg.dataset == "imagenet2012":
-    config.evals.update(standard.imagenet(pp, tests=arg.tests, **options))
+    config.evals.update(published_evals.imagenet(pp, tests=arg.tests, **options))
   else:
     config.evals.test = evaluate(test)
   config.log_training_steps = 10

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
-from core.evaluators import save
-from core.testing import linear
+from core.evaluators import save_outputs
+from core.testing import linear_classifier
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 
-def evaluator(folder, predict=linear.predict, **options):
-  config = dict(type="save", data=dict(name="digits", split="test"), pp_fn=linear.IMAGES_AND_LABELS, batch_size=104)
-  return linear.evaluator(config | options, predict, output_dir=folder)
+def evaluator(folder, predict=linear_classifier.predict, **options):
+  config = dict(
+    type="save", data=dict(name="digits", split="test"), pp_fn=linear_classifier.IMAGES_AND_LABELS, batch_size=104
+  )
+  return linear_classifier.evaluator(config | options, predict, output_dir=folder)
 
 
 def load(path):
@@ -25,25 +27,27 @@ def load(path):
 @pytest.mark.parametrize("batch_size", [8, 104, 512])
 def test_rows_stand_in_the_order_of_the_split(tmp_path, batch_size):
   outputs = ["output", "encoder/.*rows", "batch/label", "pre_.*"]
-  found = evaluator(tmp_path, outputs=outputs, batch_size=batch_size).run(linear.state())
+  found = evaluator(tmp_path, outputs=outputs, batch_size=batch_size).run(linear_classifier.state())
   assert found == {"examples": 360.0}
   saved = load(tmp_path / "test" / "outputs.npz")
-  images = linear.images("test")
+  images = linear_classifier.images("test")
   assert set(saved) == {"_id", "output", "encoder/block00/rows", "batch/label", "pre_logits"}
   np.testing.assert_array_equal(saved["_id"], np.arange(360))
   assert saved["_id"].dtype == np.int64
-  np.testing.assert_array_equal(saved["batch/label"], linear.labels("test"))
+  np.testing.assert_array_equal(saved["batch/label"], linear_classifier.labels("test"))
   np.testing.assert_allclose(saved["pre_logits"], images, rtol=1e-6)
   np.testing.assert_allclose(saved["encoder/block00/rows"], images.reshape(-1, 8, 8), rtol=1e-6)
-  np.testing.assert_allclose(saved["output"], images @ linear.PARAMS["w"].astype(np.float64), rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    saved["output"], images @ linear_classifier.PARAMS["w"].astype(np.float64), rtol=1e-4, atol=1e-5
+  )
   assert [path.name for path in (tmp_path / "test").iterdir()] == ["outputs.npz"]
 
 
 def test_saving_again_replaces_the_file_with_the_same_bytes(tmp_path):
   evaluation = evaluator(tmp_path, outfile="logits.npz")
-  evaluation.run(linear.state())
+  evaluation.run(linear_classifier.state())
   first = (tmp_path / "test" / "logits.npz").read_bytes()
-  evaluation.run(linear.state())
+  evaluation.run(linear_classifier.state())
   assert (tmp_path / "test" / "logits.npz").read_bytes() == first
 
 
@@ -52,8 +56,8 @@ def test_outputs_of_every_type_and_shape(tmp_path):
     label = batch["label"]
     return {"whole": label, "truth": label > 4, "half": label.astype(jnp.bfloat16), "deep": jnp.ones((104, 1, 2, 3))}
 
-  evaluator(tmp_path, predict=lambda *args: (predict(*args),), outputs="output/.*").run(linear.state())
-  saved, labels = load(tmp_path / "test" / "outputs.npz"), linear.labels("test")
+  evaluator(tmp_path, predict=lambda *args: (predict(*args),), outputs="output/.*").run(linear_classifier.state())
+  saved, labels = load(tmp_path / "test" / "outputs.npz"), linear_classifier.labels("test")
   np.testing.assert_array_equal(saved["output/whole"], labels)
   np.testing.assert_array_equal(saved["output/truth"], labels > 4)
   np.testing.assert_array_equal(saved["output/half"], labels)
@@ -64,7 +68,7 @@ def test_outputs_of_every_type_and_shape(tmp_path):
 def test_rows_of_several_processes_find_their_places(tmp_path):
   # A batch of two processes holds a run of rows of each, and the last ones are padded.
   values = np.arange(20, dtype=np.float32).reshape(10, 2)
-  with save._Rows(tmp_path / "x.npz", 10) as rows:
+  with save_outputs._Rows(tmp_path / "x.npz", 10) as rows:
     for ids in ([0, 1, 2, 6, 7, 8], [3, 4, 5, 9], []):
       rows.write(np.array(ids, np.int32), {"x": values[np.array(ids, int)]})
     rows.finish()
@@ -76,15 +80,15 @@ def test_rows_of_several_processes_find_their_places(tmp_path):
 def test_the_file_of_before_stays_when_an_evaluation_does_not_finish(tmp_path, monkeypatch):
   path = tmp_path / "test" / "outputs.npz"
   evaluation = evaluator(tmp_path)
-  assert evaluation.run(linear.state(), interrupted=lambda: True) is None
+  assert evaluation.run(linear_classifier.state(), interrupted=lambda: True) is None
   assert list(path.parent.iterdir()) == []
-  evaluation.run(linear.state())
+  evaluation.run(linear_classifier.state())
   first = path.read_bytes()
   calls = iter([False, False, True])
-  assert evaluation.run(linear.state(), interrupted=lambda: next(calls)) is None
-  monkeypatch.setattr(save._Rows, "write", full_disk)
+  assert evaluation.run(linear_classifier.state(), interrupted=lambda: next(calls)) is None
+  monkeypatch.setattr(save_outputs._Rows, "write", full_disk)
   with pytest.raises(OSError, match="No space left"):
-    evaluation.run(linear.state())
+    evaluation.run(linear_classifier.state())
   assert path.read_bytes() == first
   assert list(path.parent.iterdir()) == [path]
 
@@ -122,10 +126,10 @@ def test_without_a_folder_to_write_to_it_is_refused():
 )
 def test_what_is_not_there_is_refused_before_the_first_evaluation(tmp_path, outputs, words):
   def predict(params, batch):
-    output, out = linear.predict(params, batch)
+    output, out = linear_classifier.predict(params, batch)
     return output, {**out, "sum": output.sum()} if outputs == ["sum"] else out
 
   evaluation = evaluator(tmp_path, predict, outputs=outputs)
   with pytest.raises(UserError, match=words):
-    evaluation.check(linear.state())
+    evaluation.check(linear_classifier.state())
   assert list(tmp_path.iterdir()) == []

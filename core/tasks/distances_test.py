@@ -5,7 +5,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
 from core.errors import UserError
-from core.training import distances
+from core.tasks import distances
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = (RNG.normal(size=(5, 7)).astype(np.float32) * 3 for _ in range(2))

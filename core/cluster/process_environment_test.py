@@ -2,9 +2,9 @@
 
 import pytest
 
+from core.cluster import process_environment
+from core.cluster.process_environment import ProcessInfo
 from core.errors import UserError
-from core.training import places
-from core.training.places import Place
 
 FLAGS = {"coordinator": "host0:1234", "processes": "4", "process_id": "3"}
 NAMED = {"JAX_COORDINATOR_ADDRESS": "host0:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
@@ -44,23 +44,23 @@ TPU_VM_SLICES = TPU_VM | {
 @pytest.mark.parametrize(
   "flags, env, metadata, place",
   [
-    (FLAGS, SRUN, None, Place("host0:1234", 4, 3)),
-    ({}, NAMED | SRUN, None, Place("host0:1234", 4, 3)),
-    ({"processes": "auto"}, GKE, None, Place("vit-0.svc:8482", 4, 3)),
-    ({}, GKE | SLICES, None, Place("vit-slice-0-0.svc:8482", 8, 7)),
-    ({}, {}, TPU_VM, Place("10.0.0.2:8482", 4, 3)),
-    ({}, {}, TPU_VM_SLICES, Place("10.0.0.2:8482", 8, 7)),
-    ({}, SRUN, None, Place("gpu07:62441", 4, 3, local_device=1)),
-    ({}, SRUN | {"CUDA_VISIBLE_DEVICES": "1"}, None, Place("gpu07:62441", 4, 3)),
-    ({}, SRUN | {"CUDA_VISIBLE_DEVICES": "0,1"}, None, Place("gpu07:62441", 4, 3, local_device=1)),
-    ({}, SRUN | {"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "SLURM_LOCALID": "0"}, None, Place("gpu07:62441", 4, 3)),
-    ({}, SRUN | {"JAX_COORDINATOR_ADDRESS": "gpu07-ib:9"}, None, Place("gpu07-ib:9", 4, 3, local_device=1)),
-    ({}, OPEN_MPI, None, Place("10.96.0.1:62624", 4, 3)),
-    ({}, OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "", "JAX_COORDINATOR_ADDRESS": "h:1"}, None, Place("h:1", 4, 3)),
+    (FLAGS, SRUN, None, ProcessInfo("host0:1234", 4, 3)),
+    ({}, NAMED | SRUN, None, ProcessInfo("host0:1234", 4, 3)),
+    ({"processes": "auto"}, GKE, None, ProcessInfo("vit-0.svc:8482", 4, 3)),
+    ({}, GKE | SLICES, None, ProcessInfo("vit-slice-0-0.svc:8482", 8, 7)),
+    ({}, {}, TPU_VM, ProcessInfo("10.0.0.2:8482", 4, 3)),
+    ({}, {}, TPU_VM_SLICES, ProcessInfo("10.0.0.2:8482", 8, 7)),
+    ({}, SRUN, None, ProcessInfo("gpu07:62441", 4, 3, local_device=1)),
+    ({}, SRUN | {"CUDA_VISIBLE_DEVICES": "1"}, None, ProcessInfo("gpu07:62441", 4, 3)),
+    ({}, SRUN | {"CUDA_VISIBLE_DEVICES": "0,1"}, None, ProcessInfo("gpu07:62441", 4, 3, local_device=1)),
+    ({}, SRUN | {"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "SLURM_LOCALID": "0"}, None, ProcessInfo("gpu07:62441", 4, 3)),
+    ({}, SRUN | {"JAX_COORDINATOR_ADDRESS": "gpu07-ib:9"}, None, ProcessInfo("gpu07-ib:9", 4, 3, local_device=1)),
+    ({}, OPEN_MPI, None, ProcessInfo("10.96.0.1:62624", 4, 3)),
+    ({}, OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "", "JAX_COORDINATOR_ADDRESS": "h:1"}, None, ProcessInfo("h:1", 4, 3)),
   ],
 )
 def test_each_way_of_starting_gives_the_place(flags, env, metadata, place):
-  assert places.find(flags, env, metadata and metadata.get) == place
+  assert process_environment.detect(flags, env, metadata and metadata.get) == place
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_each_way_of_starting_gives_the_place(flags, env, metadata, place):
   ],
 )
 def test_one_process_is_alone(flags, env, metadata):
-  assert places.find(flags, env, None if metadata is None else metadata.get) is None
+  assert process_environment.detect(flags, env, None if metadata is None else metadata.get) is None
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_one_process_is_alone(flags, env, metadata):
   ],
 )
 def test_the_first_node_of_slurm_is_the_coordinator(host, nodes):
-  assert places.find({}, SRUN | {"SLURM_STEP_NODELIST": nodes}).coordinator == f"{host}:62441"
+  assert process_environment.detect({}, SRUN | {"SLURM_STEP_NODELIST": nodes}).coordinator == f"{host}:62441"
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_the_first_node_of_slurm_is_the_coordinator(host, nodes):
 )
 def test_what_is_missing_or_wrong_is_named(flags, env, words):
   with pytest.raises(UserError) as error:
-    places.find(flags, env)
+    process_environment.detect(flags, env)
   assert words in str(error.value)
 
 
 def test_a_machine_without_tpus_has_no_metadata_to_ask(tmp_path, monkeypatch):
   monkeypatch.setattr(places, "Path", lambda path: tmp_path / path.strip("/"))
-  assert places.tpu_vm({}) is None
+  assert process_environment.tpu_vm({}) is None
   (tmp_path / "dev").mkdir()
   (tmp_path / "dev" / "accel0").touch()
-  assert places.tpu_vm({}) is not None
-  assert places.tpu_vm({"JAX_PLATFORMS": "cpu"}) is None
+  assert process_environment.tpu_vm({}) is not None
+  assert process_environment.tpu_vm({"JAX_PLATFORMS": "cpu"}) is None

@@ -7,9 +7,9 @@ import pytest
 
 from core import sharding
 from core.errors import UserError
-from core.evaluators import registry, standard
-from core.testing import standin
-from core.training.state import TrainState
+from core.evaluators import published_evals, registry
+from core.state import TrainState
+from core.testing import generated_tfds
 
 PP = "decode|resize(8)|value_range(-1,1)"
 GUESS = 7  # The class of which the model below is always sure.
@@ -35,11 +35,11 @@ def test_real_counts_any_of_an_images_labels_and_leaves_images_without_one_out(t
 
   def example(features, rng):
     number = next(numbers)
-    made = standin.example(features, rng)
+    made = generated_tfds.example(features, rng)
     return {**made, "original_label": GUESS if number < 2 else 1, "real_label": real[number]}
 
-  standin.write(tmp_path, "imagenet2012_real", splits={"validation": len(real)}, make_example=example)
-  entries = standard.imagenet(PP, alone=True, batch_size=4)
+  generated_tfds.write(tmp_path, "imagenet2012_real", splits={"validation": len(real)}, make_example=example)
+  entries = published_evals.imagenet(PP, alone=True, batch_size=4)
   assert list(entries) == ["val", "real", "v2"]
   assert results(entries, "real")["prec@1"] == pytest.approx(3 / 5)
   assert results(entries, "val")["prec@1"] == pytest.approx(2 / 7)
@@ -48,8 +48,8 @@ def test_real_counts_any_of_an_images_labels_and_leaves_images_without_one_out(t
 def test_few_shot_transfer_reports_what_the_configs_ask_for(tmp_path, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
   for name in ("uc_merced", "dtd"):
-    standin.write(tmp_path, name)
-  entries = standard.fewshot("dtd+uc_merced", resize=12, crop=8, batch_size=32, shots=(1, 5))
+    generated_tfds.write(tmp_path, name)
+  entries = published_evals.fewshot("dtd+uc_merced", resize=12, crop=8, batch_size=32, shots=(1, 5))
   # Of uc_merced, the published splits are parts of `train`, more than the stand-in has.
   entries["fewshot"]["datasets"]["uc_merced"] = ("uc_merced", "train[:50]", "train[50:]")
   found = results(entries, "fewshot")
@@ -58,24 +58,24 @@ def test_few_shot_transfer_reports_what_the_configs_ask_for(tmp_path, monkeypatc
 
 
 def test_the_tests_and_datasets_can_be_chosen():
-  assert list(standard.imagenet(PP, tests="v2", batch_size=4)) == ["v2"]
-  assert standard.imagenet(PP, tests="val", batch_size=4)["val"]["data"]["name"] == "imagenet2012"
-  assert standard.fewshot("none", batch_size=4) == {}
-  assert list(standard.fewshot("all", batch_size=4)["fewshot"]["datasets"]) == list(standard.FEWSHOT)
-  entries = standard.image_text(PP, "lower", tests="imagenet_v2+coco+cifar100", batch_size=4)
+  assert list(published_evals.imagenet(PP, tests="v2", batch_size=4)) == ["v2"]
+  assert published_evals.imagenet(PP, tests="val", batch_size=4)["val"]["data"]["name"] == "imagenet2012"
+  assert published_evals.fewshot("none", batch_size=4) == {}
+  assert list(published_evals.fewshot("all", batch_size=4)["fewshot"]["datasets"]) == list(published_evals.FEWSHOT)
+  entries = published_evals.image_text(PP, "lower", tests="imagenet_v2+coco+cifar100", batch_size=4)
   assert list(entries) == ["zeroshot", "coco"]
   assert entries["zeroshot"]["dataset_names"] == ["imagenet_v2", "cifar100"]
-  assert list(standard.image_text(PP, "lower", tests="coco")) == ["coco"]
-  assert standard.image_text(PP, "lower", tests="none") == {}
+  assert list(published_evals.image_text(PP, "lower", tests="coco")) == ["coco"]
+  assert published_evals.image_text(PP, "lower", tests="none") == {}
 
 
 @pytest.mark.parametrize(
   "make, words",
   [
-    (lambda: standard.imagenet(PP, tests="val+reel"), "tests='reel' is unknown.*did you mean 'real'"),
-    (lambda: standard.fewshot("pet"), "fewshot='pet' is unknown.*did you mean 'pets'"),
+    (lambda: published_evals.imagenet(PP, tests="val+reel"), "tests='reel' is unknown.*did you mean 'real'"),
+    (lambda: published_evals.fewshot("pet"), "fewshot='pet' is unknown.*did you mean 'pets'"),
     (
-      lambda: standard.image_text(PP, "", tests="coco+cifar1000"),
+      lambda: published_evals.image_text(PP, "", tests="coco+cifar1000"),
       "tests='cifar1000' is unknown.*did you mean 'cifar10",
     ),
   ],

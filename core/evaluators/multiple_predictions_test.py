@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from core import sharding
 from core.errors import UserError
 from core.evaluators import registry
-from core.training.state import TrainState
+from core.state import TrainState
 
 # Each prediction gives the share of its own; the digits' test split is small and comes with the pins.
 PREDICT = {f"predict_{k}": (lambda params, batch, k=k: {"value": params["w"] * k + 0 * batch["label"]}) for k in (2, 5)}

@@ -16,8 +16,9 @@ from core.models import one_tower, two_towers
 from core.models import registry as models
 from core.optim import masks
 from core.pp import vocabulary
-from core.training import contrastive_losses
-from core.training.task import Batch, Params, Predict, Task
+from core.state import Batch, Params, Predict
+from core.tasks import contrastive_losses
+from core.tasks.task import Task
 
 _LOSSES = ("softmax", "sigmoid")
 _KEYS = {"image": "image", "text": "labels"}
@@ -30,7 +31,7 @@ class Contrastive(Task):
   """A contrastive loss of the embeddings that a model of images and texts gives, "two_towers" or "one_tower".
 
   Reads from the config: `model_name` and `model`; `loss`, "softmax" or "sigmoid", and `loss_form`, "plain", "chunked"
-  or "ring", see `core.training.contrastive_losses`; `mesh` and `sharding_rules`, for the loss compares the examples of
+  or "ring", see `core.tasks.contrastive_losses`; `mesh` and `sharding_rules`, for the loss compares the examples of
   all devices; `schedule`, `init_shapes`; and `model_init` with `model_load`, the weights to start from.
 
   Batches hold images under `image`, and texts under `labels`: ids of tokens, or for one tower images of the texts.

@@ -9,7 +9,7 @@ from scipy.special import expit, log_softmax, softmax
 
 from core import sharding
 from core.errors import UserError
-from core.training import contrastive_losses
+from core.tasks import contrastive_losses
 
 jax.config.update("jax_num_cpu_devices", 8)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from core.training.state import TrainState
+from core.state import TrainState
 
 
 class Evaluator:

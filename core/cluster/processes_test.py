@@ -11,15 +11,16 @@ import time
 
 import pytest
 
+from core.cluster import processes
+from core.cluster.processes import Standing
 from core.testing import trainer
-from core.training import processes
-from core.training.processes import Standing
 
 # What a process of the job does when told, by a line on its standard input; it prints what it has come to.
 CHILD = """
 import json, sys
 from core.errors import UserError
-from core.training import places, processes
+from core.cluster import processes
+from core.cluster import process_environment
 address, count, index, lost_after, facts = sys.argv[1:]
 def program():
   print("in", flush=True)
@@ -31,11 +32,11 @@ def program():
       raise UserError("no such file")
     if word == "raise":
       raise RuntimeError("out of luck")
-    processes.entered(int(word))
+    processes.report_step(int(word))
   return 0
-place = places.Place(address, int(count), int(index))
+this = ProcessInfo(address, int(count), int(index))
 try:
-  sys.exit(processes.together(place, program, facts=json.loads(facts), advice="again", lost_after=int(lost_after)))
+  sys.exit(processes.run_as_one_job(this, program, facts=json.loads(facts), advice="again", lost_after=int(lost_after)))
 except UserError as error:
   print(f"error: {error}", file=sys.stderr)
   sys.exit(2)

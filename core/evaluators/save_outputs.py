@@ -17,8 +17,7 @@ from jaxtyping import Array, Int
 from core import files
 from core.errors import UserError
 from core.evaluators import batches, features
-from core.training.state import TrainState
-from core.training.task import Batch, Predict
+from core.state import Batch, Predict, TrainState
 
 
 class Evaluator:

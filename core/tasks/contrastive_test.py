@@ -8,10 +8,11 @@ from core.checkpoint import pretrained
 from core.config import ConfigDict, validate
 from core.errors import UserError
 from core.optim import optimizer
+from core.state import TrainState
+from core.tasks import contrastive_losses
+from core.tasks.contrastive import Contrastive
 from core.testing import params as test_params
-from core.training import contrastive_losses, loop
-from core.training.contrastive import Contrastive
-from core.training.state import TrainState
+from core.training import loop
 from core.training.step import make_update
 
 jax.config.update("jax_num_cpu_devices", 2)

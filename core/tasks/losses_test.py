@@ -4,7 +4,7 @@ import pytest
 from scipy.special import expit, log_softmax
 
 from core.errors import UserError
-from core.training import losses
+from core.tasks import losses
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(5, 7)).astype(np.float32) * 3

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from core import sharding
 from core.optim import ema, optimizer
-from core.training.state import TrainState, step_rng
-from core.training.task import Batch, Params, Task
+from core.state import Batch, Params, TrainState, step_rng
+from core.tasks.task import Task
 
 
 def make_mesh(

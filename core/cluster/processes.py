@@ -27,9 +27,9 @@ from typing import Any, NoReturn
 import jax
 
 from core import config as config_lib
+from core.cluster import preemption, relay
+from core.cluster.process_environment import ProcessInfo
 from core.errors import EXIT_USER_ERROR, UserError, first_few
-from core.training import preemption, relay
-from core.training.places import Place
 
 EXIT_LOST_PROCESS = 4
 LOST_AFTER = 60
@@ -48,14 +48,14 @@ class MissingProcess(Exception):
   """Not all processes came in time."""
 
 
-def entered(step: int) -> None:
+def report_step(step: int) -> None:
   """Notes that this process has come to `step`; to be called by each once a step."""
   if _watch is not None:
     _watch.me.step = step
 
 
-def together(
-  place: Place | None, program: Callable[[], int], *, facts: Mapping[str, Any], advice: str, lost_after: float
+def run_as_one_job(
+  process: ProcessInfo | None, program: Callable[[], int], *, facts: Mapping[str, Any], advice: str, lost_after: float
 ) -> int:
   """Runs `program` as one process of a job, under `jax.distributed`, and returns its exit status.
 
@@ -64,7 +64,7 @@ def together(
   Where `program` fails, so does the process, without waiting for the others.
 
   Args:
-    place: this process's; None where it is alone.
+    process: this process's; None where it is alone.
     program: what to run; returns an exit status.
     facts: what must be the same in all processes, as JSON has it: `{"config": {...}, "code": {file: digest}}`.
     advice: ends the line that says who is lost.
@@ -74,9 +74,9 @@ def together(
     UserError: two have one number, or they are not about to run the same; all get the same line.
   """
   global _watch
-  if place is None:
+  if process is None:
     return program()
-  watch = (_Member if place.index else _First)(place, advice, lost_after)
+  watch = (_Member if process.index else _First)(process, advice, lost_after)
   try:
     address = watch.meet(facts)
   except MissingProcess as error:
@@ -86,9 +86,9 @@ def together(
   try:
     jax.distributed.initialize(
       address,
-      place.count,
-      place.index,
-      local_device_ids=place.local_device,
+      process.count,
+      process.index,
+      local_device_ids=process.local_device,
       cluster_detection_method="deactivate",
       initialization_timeout=round(_TO_JOIN * lost_after),
       # Never before we have noticed: it ends the process without a word that a person would understand.
@@ -203,11 +203,11 @@ def lost(processes: Sequence[Standing], waited: int, lost_after: float) -> str |
 class _Watch(abc.ABC):
   """What process 0 and the others do alike: an event loop in a thread beside the program, and how to end."""
 
-  def __init__(self, place: Place, advice: str, lost_after: float):
+  def __init__(self, process: ProcessInfo, advice: str, lost_after: float):
     self.period = lost_after / _LOOKS
-    self.me = Standing(f"process {place.index} ({socket.gethostname()})")
+    self.me = Standing(f"process {process.index} ({socket.gethostname()})")
     self.names: list[str] = []
-    self._place, self._advice, self._lost_after = place, advice, lost_after
+    self._process, self._advice, self._lost_after = process, advice, lost_after
     self._looked = time.monotonic()
     self._over = threading.Event()
     self._loop = asyncio.new_event_loop()
@@ -216,7 +216,7 @@ class _Watch(abc.ABC):
 
   def meet(self, facts: Mapping[str, Any]) -> str:
     """Waits until all processes are there, and returns the address at which JAX finds the coordinator."""
-    hello = dict(index=self._place.index, count=self._place.count, name=self.me.name, facts=facts)
+    hello = dict(index=self._process.index, count=self._process.count, name=self.me.name, facts=facts)
     return self._run(self._meet(json.loads(json.dumps(hello))))
 
   def finish(self) -> None:
@@ -268,7 +268,7 @@ class _First(_Watch):
     self._others: dict[asyncio.StreamWriter, tuple[dict, Standing]] = {}
     self._begun, self._all_here = False, asyncio.Event()
     self._waited, self._steps, self._status = 0, (), 0
-    port, bound = int(self._place.coordinator.rsplit(":", 1)[1]), _TO_JOIN * self._lost_after
+    port, bound = int(self._process.coordinator.rsplit(":", 1)[1]), _TO_JOIN * self._lost_after
     try:
       self._server = await asyncio.start_server(self._hear, None, port, limit=_MOST_BYTES)
     except OSError as error:
@@ -302,7 +302,7 @@ class _First(_Watch):
       _write(writer, {"busy": True})
       return writer.close()
     _, standing = self._others[writer] = hello, Standing(hello["name"])
-    if len(self._others) == self._place.count - 1:
+    if len(self._others) == self._process.count - 1:
       self._all_here.set()
     while (message := await _read(reader)) is not None:
       standing.silent = 0
@@ -363,7 +363,7 @@ class _Member(_Watch):
   """Any other process, which hears process 0."""
 
   async def _meet(self, hello: dict[str, Any]) -> str:
-    host, port = self._place.coordinator.rsplit(":", 1)
+    host, port = self._process.coordinator.rsplit(":", 1)
     host, patience = host.strip("[]"), _TO_JOIN * self._lost_after
     deadline, fault = time.monotonic() + patience, "no answer"
     while (left := deadline - time.monotonic()) > 0:
@@ -382,7 +382,7 @@ class _Member(_Watch):
         fault = error.strerror or "no answer"
       await asyncio.sleep(self.period)
     else:
-      where = f"process 0 cannot be reached at {self._place.coordinator}"
+      where = f"process 0 cannot be reached at {self._process.coordinator}"
       raise MissingProcess(f"{where} for {patience:g} s ({fault}); is it started, and is this its address?")
     self.names = answer["names"]
     self._silent = 0

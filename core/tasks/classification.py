@@ -10,9 +10,10 @@ from ml_collections import ConfigDict
 
 from core.errors import UserError
 from core.models import registry as models
-from core.training import losses
-from core.training.mixup import mixup
-from core.training.task import Batch, Params, Predict, Task
+from core.state import Batch, Params, Predict
+from core.tasks import losses
+from core.tasks.mixup import mixup
+from core.tasks.task import Task
 
 
 class Classification(Task):

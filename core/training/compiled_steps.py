@@ -12,8 +12,8 @@ import jax
 _STEPS_AHEAD = 1_000
 
 
-class Updates:
-  """A step's program for each of its forms (see `core.training.task.Task.form`).
+class CompiledSteps:
+  """A step's program for each of its forms (see `core.tasks.task.Task.form`).
 
   A form is traced and compiled once. The first that is needed is there when this object is; those that the next
   thousand steps need follow in the background, in the order of their need, and one that comes later is compiled when it
@@ -39,7 +39,7 @@ class Updates:
     for step in range(start + 2, min(start + _STEPS_AHEAD, total) + 1):
       self._program(form(step))
 
-  def at(self, step: int) -> tuple[Callable[..., Any], float]:
+  def for_step(self, step: int) -> tuple[Callable[..., Any], float]:
     """The program of `step`, and the seconds for which it had to be waited for.
 
     Raises:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
-from core.training.mixup import mixup
+from core.tasks.mixup import mixup
 
 IMAGES = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
 LABELS = np.eye(4, dtype=np.float32)

@@ -20,9 +20,10 @@ from core.data import input_config
 from core.errors import UserError, nearest
 from core.models import registry as models
 from core.optim import masks
-from core.training import distances
-from core.training.mixup import mixup
-from core.training.task import Batch, Params, Predict, Task
+from core.state import Batch, Params, Predict
+from core.tasks import distances
+from core.tasks.mixup import mixup
+from core.tasks.task import Task
 
 _DTYPES = ("float32", "bfloat16")
 _TAKEN = ("student", "predict", "image", "labels")
@@ -58,7 +59,7 @@ class Distillation(Task):
   Reads from the config: `teachers`, a list of names; of the teacher `prof`, `prof_name`, `prof` and `prof_load` as
   others read `model_name`, `model` and `model_load`, `prof_init`, its weights (None for random ones, to try a config),
   and `prof_dtype`, "bfloat16" to keep and use its parameters in less memory; of the student `student_name`, `student`,
-  `student_init` and `student_load`; `num_classes`, `distance` with `distance_kw` (`core.training.distances`; "kl"),
+  `student_init` and `student_load`; `num_classes`, `distance` with `distance_kw` (`core.tasks.distances`; "kl"),
   `mixup`, `init_head_bias` of the student; and `model_init`, the `params.npz` of a run, for all of them.
 
   The loss is the mean of the distances to each teacher. For "kl" its gradient is that of the distance to the mean of

@@ -12,7 +12,7 @@ from core.data.columns import bytes_column
 from core.data.sources import digit_captions
 from core.evaluators import registry
 from core.pp import builder
-from core.training.state import TrainState
+from core.state import TrainState
 
 PP_IMG = "value_range(-1,1)"
 PP_TXT = "bert_tokenize(12, 'digit_words')"

@@ -16,7 +16,7 @@ from core.data.columns import bytes_column
 from core.errors import UserError
 from core.evaluators import batches, features
 from core.pp import builder
-from core.training.task import Batch, Params, Predict
+from core.state import Batch, Params, Predict
 
 # The predictions of a task of images and texts that embed one side alone.
 SIDES = {"image": "image", "text": "text"}

@@ -9,7 +9,7 @@ import numpy as np
 from core import sharding
 from core.data.sources import digits
 from core.evaluators import registry
-from core.training.state import TrainState
+from core.state import TrainState
 
 IMAGES_AND_LABELS = "value_range(0,1)|keep('image','label')"
 PARAMS = {"w": np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)}

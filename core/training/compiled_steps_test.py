@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from core.errors import UserError
-from core.training import compiled
+from core.training import compiled_steps
 
 
 class Program:
@@ -26,13 +26,13 @@ class Program:
 
 
 def updates(form, log, *, total=20, start=0, gates=None):
-  return compiled.Updates(lambda f: Program(f, log, (gates or {}).get(f)), form, start=start, total=total)
+  return compiled_steps.CompiledSteps(lambda f: Program(f, log, (gates or {}).get(f)), form, start=start, total=total)
 
 
 def test_each_form_is_compiled_once_and_serves_its_steps():
   log = []
   forms = updates(lambda step: step % 3, log)
-  assert [forms.at(step)[0] for step in range(1, 21)] == [step % 3 for step in range(1, 21)]
+  assert [forms.for_step(step)[0] for step in range(1, 21)] == [step % 3 for step in range(1, 21)]
   assert Counter(log) == {0: 1, 1: 1, 2: 1}
 
 
@@ -40,13 +40,13 @@ def test_the_first_form_is_there_before_training_and_the_others_come_meanwhile()
   log, gate = [], threading.Event()
   forms = updates(lambda step: "rare" if step == 5 else "usual", log, gates={"rare": gate})
   assert log == ["usual"]
-  assert forms.at(4) == ("usual", 0.0)
+  assert forms.for_step(4) == ("usual", 0.0)
   threading.Timer(0.1, gate.set).start()
   began = time.perf_counter()
-  program, waited = forms.at(5)
+  program, waited = forms.for_step(5)
   assert program == "rare"
   assert 0.0 < waited <= time.perf_counter() - began
-  assert forms.at(5) == ("rare", 0.0)
+  assert forms.for_step(5) == ("rare", 0.0)
 
 
 def test_a_resumed_run_begins_with_the_form_of_its_own_first_step():
@@ -61,7 +61,7 @@ def test_forms_far_ahead_are_compiled_when_they_come():
   log = []
   forms = updates(lambda step: step > 5_000, log, total=10_000)
   assert log == [False]
-  assert forms.at(5_001)[0] is True
+  assert forms.for_step(5_001)[0] is True
   assert log == [False, True]
 
 
@@ -71,12 +71,12 @@ def test_what_tracing_refuses_is_raised_where_the_form_is_needed():
       raise UserError("this size does not fit")
     return Program(form, [])
 
-  forms = compiled.Updates(lower, lambda step: "bad" if step == 2 else "good", start=0, total=2)
-  assert forms.at(1)[0] == "good"
+  forms = compiled_steps.CompiledSteps(lower, lambda step: "bad" if step == 2 else "good", start=0, total=2)
+  assert forms.for_step(1)[0] == "good"
   with pytest.raises(UserError, match="does not fit"):
-    forms.at(2)
+    forms.for_step(2)
   with pytest.raises(UserError, match="does not fit"):
-    compiled.Updates(lower, lambda step: "bad", start=0, total=2)
+    compiled_steps.CompiledSteps(lower, lambda step: "bad", start=0, total=2)
 
 
 def test_what_has_not_begun_is_left_when_the_run_ends():
@@ -91,7 +91,9 @@ def test_what_has_not_begun_is_left_when_the_run_ends():
 def test_a_real_step_is_compiled_beside_the_one_that_runs_and_takes_no_other_shapes():
   double = jax.jit(lambda x, form: x * form, static_argnums=1)
   shape = jax.ShapeDtypeStruct((4,), jnp.float32)
-  forms = compiled.Updates(lambda form: double.lower(shape, form), lambda step: step % 2 + 2, start=0, total=4)
-  assert [float(forms.at(step)[0](jnp.ones(4))[0]) for step in (1, 2)] == [3.0, 2.0]
+  forms = compiled_steps.CompiledSteps(
+    lambda form: double.lower(shape, form), lambda step: step % 2 + 2, start=0, total=4
+  )
+  assert [float(forms.for_step(step)[0](jnp.ones(4))[0]) for step in (1, 2)] == [3.0, 2.0]
   with pytest.raises(TypeError):
-    forms.at(1)[0](jnp.ones(5))
+    forms.for_step(1)[0](jnp.ones(5))

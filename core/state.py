@@ -1,11 +1,16 @@
 """What a run carries from step to step, and what a checkpoint holds."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int
+
+Batch = Mapping[str, jax.Array]
+Params = Any
+Predict = Callable[[Params, Batch], tuple[Any, Any]]
 
 
 @struct.dataclass

@@ -7,9 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Key
 
-Batch = Mapping[str, jax.Array]
-Params = Any
-Predict = Callable[[Params, Batch], tuple[Any, Any]]
+from core.state import Batch, Params, Predict
 
 
 class Task(abc.ABC):

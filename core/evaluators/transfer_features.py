@@ -13,7 +13,7 @@ from core import sharding as sharding_lib
 from core.data import input_config, pipeline
 from core.errors import UserError, nearest
 from core.evaluators import batches, features
-from core.training.task import Params, Predict
+from core.state import Params, Predict
 
 _DATASET_KEYS = ("train", "test", "pp_train", "pp_eval")
 
@@ -26,7 +26,7 @@ class Split:
   labels: Int[np.ndarray, "examples"]
 
 
-class Pairs:
+class TransferFeatures:
   """The datasets of an evaluator and how their features are made; all layers in one pass over a split.
 
   Args:

@@ -10,8 +10,7 @@ from jaxtyping import Array
 from core import trees
 from core.errors import UserError
 from core.evaluators import batches
-from core.training.state import TrainState
-from core.training.task import Batch, Params, Predict
+from core.state import Batch, Params, Predict, TrainState
 
 
 class Evaluator:

@@ -27,7 +27,7 @@ _SERVER = "http://metadata.google.internal/computeMetadata/v1/instance/attribute
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ProcessInfo:
   """One process among those of a job.
 
   Attributes:
@@ -43,9 +43,9 @@ class Place:
   local_device: int | None = None
 
 
-def find(
+def detect(
   flags: Mapping[str, str], env: Mapping[str, str], metadata: Callable[[str], str | None] | None = None
-) -> Place | None:
+) -> ProcessInfo | None:
   """This process's place in its job; None where it is alone.
 
   Args:
@@ -108,7 +108,7 @@ def tpu_vm(env: Mapping[str, str]) -> Callable[[str], str | None] | None:
 
 def _of_slices(
   env: Mapping[str, str], hosts: list[str], worker: tuple[str, Mapping], settings: Mapping[str, str]
-) -> Place | None:
+) -> ProcessInfo | None:
   """The place of worker `worker` of a slice of `hosts`; of several slices, one after the other."""
   slices = int(settings.get("MEGASCALE_NUM_SLICES") or 1)
   if len(hosts) * slices == 1:
@@ -116,7 +116,7 @@ def _of_slices(
   first = (settings.get("MEGASCALE_COORDINATOR_ADDRESS") if slices > 1 else "") or hosts[0]
   address = _address(env, f"{first.split(':')[0]}:{_TPU_PORT}")
   index = _whole(*worker) + int(settings.get("MEGASCALE_SLICE_ID") or 0) * len(hosts)
-  return _in_range(Place(address, len(hosts) * slices, index), worker[0])
+  return _in_range(ProcessInfo(address, len(hosts) * slices, index), worker[0])
 
 
 def _address(env: Mapping[str, str], found: str = "") -> str:
@@ -142,14 +142,14 @@ def _local_device(env: Mapping[str, str], on_this_host: str, index: str | None) 
 
 def _checked(
   where: str, address: str, count: tuple[str, Mapping], index: tuple[str, Mapping], local_device: int | None = None
-) -> Place | None:
+) -> ProcessInfo | None:
   if not re.fullmatch(r".+:\d+", address):
     raise UserError(f"{where} must be HOST:PORT, where process 0 listens, got {address!r}")
-  place = Place(address, _whole(*count), _whole(*index), local_device)
+  place = ProcessInfo(address, _whole(*count), _whole(*index), local_device)
   return None if place.count == 1 and place.index == 0 else _in_range(place, index[0])
 
 
-def _in_range(place: Place, name: str) -> Place:
+def _in_range(place: ProcessInfo, name: str) -> ProcessInfo:
   if place.index >= place.count:
     raise UserError(f"{name}={place.index} is out of range: {place.count} processes are 0 to {place.count - 1}")
   return place

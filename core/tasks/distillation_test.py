@@ -11,12 +11,12 @@ from core.checkpoint import pretrained
 from core.config import ConfigDict, validate
 from core.errors import UserError
 from core.optim import masks, optimizer
+from core.state import TrainState
+from core.tasks.classification import Classification
+from core.tasks.distillation import Distillation
+from core.tasks.mixup import mixup
 from core.testing import params as test_params
 from core.training import step as step_lib
-from core.training.classification import Classification
-from core.training.distillation import Distillation
-from core.training.mixup import mixup
-from core.training.state import TrainState
 
 jax.config.update("jax_num_cpu_devices", 2)
 
