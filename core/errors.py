@@ -7,6 +7,8 @@ from typing import Any
 
 EXIT_USER_ERROR = 2
 
+_SHOWN = 10  # Names of a long list.
+
 
 class UserError(Exception):
   """A mistake in a config, path, dataset or checkpoint that the person running the job can mend.
@@ -17,10 +19,18 @@ class UserError(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """Ends an error line: ` (did you mean X?)` where a known name is close, else ` (known: A, B, C)`."""
+  """Ends an error line: ` (did you mean X?)` where a known name is close, else ` (known: A, B, C)`.
+
+  Of more than ten names the ten that are nearest stand there, and how many more there are.
+  """
   known = sorted(known)
   close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-  return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
+  if close:
+    return f" (did you mean {close[0]!r}?)"
+  if len(known) <= _SHOWN:
+    return f" (known: {', '.join(known)})"
+  shown = difflib.get_close_matches(name, known, n=_SHOWN, cutoff=0.0)
+  return f" (nearest: {', '.join(shown)}; there are {len(known)})"
 
 
 def first_few(items: Sequence[str], *, joint: str = ", ", rest: str = " and {} more", shown: int = 3) -> str:

@@ -15,7 +15,7 @@ SOURCES = sorted(
 # named one by one; rooms that share a floor know nothing of each other.
 FLOORS = (
   ("errors", "files", "trees", "durations", "terminal", "plots"),
-  ("config",),
+  ("config", "recipe"),
   ("sharding", "state", "checkpoint"),
   ("optim", "models", "pp"),
   ("data",),
