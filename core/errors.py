@@ -34,12 +34,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_few(items: Sequence[str], *, joint: str = ", ", rest: str = " and {} more", shown: int = 3) -> str:
-  """The first of many for an error line: `a, b, c and 2 more`."""
+  """Returns the first of many for an error line: `a, b, c and 2 more`."""
   return joint.join(items[:shown]) + (rest.format(len(items) - shown) if len(items) > shown else "")
 
 
 def multiples_near(number: int, of: int) -> str:
-  """What a size that does not divide could be instead: `8 or 16` for 12 of 8, `8` for 3 of 8."""
+  """Returns what a size that does not divide could be instead: `8 or 16` for 12 of 8, `8` for 3 of 8."""
   below = number // of * of
   return f"{below} or {below + of}" if below > 0 else str(below + of)
 

@@ -1,31 +1,330 @@
-"""Files that appear whole or not at all, and paths as a person means them."""
+"""Paths as a person means them, on disk or in a bucket, and files that appear whole or not at all.
+
+A path is pathlib's where it is local, and else an `etils.epath.Path`, which has the same methods: `gs://BUCKET/NAME`
+(by gcsfs) and what epath speaks besides where its package is installed. What a bucket's library raises comes out of
+here as an `OSError` of one line.
+"""
 
 import contextlib
 import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import IO
+import pathlib
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+# Read by epath at the first use of a bucket. TensorFlow, which it would take otherwise, takes seconds to import.
+os.environ.setdefault("EPATH_USE_TF", "false")
+
+from etils import epath
+
+from core.errors import UserError
+
+_NO_PLACE = ("http", "https", "hf")  # Read by `core.checkpoint.remote`; nothing is written there.
+_TRIAL_SECONDS = 60.0  # A bucket that does not answer for so long counts as not writable.
+_REWRITE_SECONDS = 30.0  # Between two uploads of a file that grows.
+
+
+def from_here(path: str | os.PathLike) -> pathlib.Path | epath.Path:
+  """Returns `path` as seen from the folder in which the person typed the command, which Bazel tells; `~` is their home.
+
+  `file://` stands for a local path. Buckets' paths come back as they are.
+
+  Raises:
+    UserError: a scheme that nothing here writes to, or a path that no system has.
+  """
+  text = os.fspath(path)
+  if fault := _impossible(text):
+    raise UserError(f"path {text[:100]!r}{'...' * (len(text) > 100)}: {fault}")
+  scheme, mark, rest = text.partition("://")
+  if mark and scheme == "file":
+    text = f"/{rest.lstrip('/')}"
+  elif mark and "/" not in scheme:
+    return _in_bucket(text, scheme)
+  folder = os.environ.get("BUILD_WORKING_DIRECTORY", ".")
+  return pathlib.Path(folder, os.path.expanduser(text)).absolute()
+
+
+def local(path: str | os.PathLike, where: str) -> pathlib.Path:
+  """Returns a path as `from_here` does, and refuses one in a bucket.
+
+  Args:
+    path: the path.
+    where: what it is to a reader, `config.input.data.path` say, which begins the line.
+
+  Raises:
+    UserError: it is not on this machine, or no path at all.
+  """
+  try:
+    found = from_here(path)
+  except UserError as error:
+    raise UserError(f"{where}: {error}") from None
+  if is_remote(found):
+    raise UserError(f"{where}: {found} is not on this machine; give a local path")
+  return pathlib.Path(found)
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Returns whether a path is in a bucket, where nothing is renamed at once and no file grows."""
+  return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-  """A binary file to write, which takes the place of `path` when it is complete and on disk.
+def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+  """Gives a binary file to write, which takes the place of `path` when it is complete and safe.
 
   Raises:
     OSError: it cannot be written; nothing of it is left then.
   """
+  path = epath.Path(path)
   # One writer a process and file; the dot keeps a half-written file out of `*.npz` and its like.
   part = path.with_name(f".{path.name}.{os.getpid()}.part")
+  if is_remote(path):
+    with tempfile.TemporaryFile() as file:
+      yield file
+      file.seek(0)
+      with as_os_error(path):
+        _upload(file, part, path)
+    return
   try:
-    with part.open("wb") as file:
+    with open(part, "wb") as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
-    part.replace(path)
+    os.replace(part, path)
   finally:
-    part.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(part)
 
 
-def from_here(path: str | os.PathLike) -> Path:
-  """`path` as seen from the folder in which the person typed the command, which Bazel tells; `~` is their home."""
-  return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), Path(path).expanduser()).absolute()
+def make_folder(path: str | os.PathLike) -> None:
+  """Makes a folder and those above it where they are not there; a bucket needs none.
+
+  Raises:
+    OSError: it cannot be made, or a file is in its place.
+  """
+  if not is_remote(path):
+    os.makedirs(path, exist_ok=True)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes | None:
+  """Returns the content of a file, or None where there is none.
+
+  Raises:
+    OSError: it cannot be read.
+  """
+  try:
+    with as_os_error(path):
+      return epath.Path(path).read_bytes()
+  except FileNotFoundError:
+    return None
+
+
+def inside(folder: str | os.PathLike) -> list[epath.Path]:
+  """Returns the files and folders right in `folder`, in order; none where it is no folder.
+
+  Raises:
+    OSError: it cannot be read.
+  """
+  try:
+    with as_os_error(folder):
+      return sorted(path for path in epath.Path(folder).iterdir() if path.name)
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+
+
+def below(folder: str | os.PathLike) -> list[epath.Path]:
+  """Returns all files under `folder`, in order."""
+  root = epath.Path(folder)
+  with as_os_error(root):
+    if not is_remote(root):
+      return sorted(epath.Path(top) / name for top, _, names in os.walk(root) for name in names)
+    scheme = os.fspath(root).partition("://")[0]
+    found = []
+    for top, _, names in root.walk():
+      top = top if is_remote(top) else epath.Path(f"{scheme}://{os.fspath(top).lstrip('/')}")
+      found += [top / name for name in names if name]
+    return sorted(found)
+
+
+def check_writable(path: str | os.PathLike, where: str) -> None:
+  """Tries to write into the folder `path`, which is made where it is not there; the trial's file is removed again.
+
+  Args:
+    path: a folder.
+    where: what it is to a reader, `--workdir` say, which begins the line.
+
+  Raises:
+    UserError: it cannot be written to, or a bucket does not answer within a minute.
+  """
+  folder = from_here(path)
+  trial = folder / f".writable.{uuid.uuid4().hex}"
+
+  def write() -> None:
+    make_folder(folder)
+    with replacing(trial) as file:
+      file.write(b"a trial")
+    with as_os_error(trial):
+      if trial.read_bytes() != b"a trial":
+        raise OSError("what is written does not come back")
+      trial.unlink()
+
+  try:
+    _within(_TRIAL_SECONDS if is_remote(folder) else None, write)
+  except OSError as error:
+    raise UserError(f"{where} {folder} cannot be written: {reason(error)}") from None
+
+
+class GrowingFile:
+  """A text file that lines are added to, each on disk at once; in a bucket the file is sent anew from time to time.
+
+  Lines that cannot be written now are kept and written with the next ones.
+
+  Args:
+    path: the file.
+    text: what it holds at first, in place of what is there.
+    warn: is called with one line when lines cannot be written.
+
+  Raises:
+    OSError: it cannot be made.
+  """
+
+  def __init__(self, path: str | os.PathLike, text: str = "", *, warn: Callable[[str], None] | None = None):
+    self._path = epath.Path(path)
+    self._warn = warn or _say
+    self._text, self._sent_at = text, time.monotonic()
+    self._pending = ""
+    with replacing(self._path) as file:
+      file.write(text.encode())
+    # Unbuffered, so that what could not be written is here and nowhere else.
+    self._file = None if is_remote(path) else open(self._path, "ab", buffering=0)  # noqa: SIM115 (`close` closes it)
+
+  def write(self, line: str) -> None:
+    """Adds a line, which ends in a newline."""
+    self._pending += line
+    if self._file is not None or time.monotonic() - self._sent_at > _REWRITE_SECONDS:
+      self.flush()
+
+  def flush(self) -> bool:
+    """Writes what is not written yet; returns False, after a warning, where that fails."""
+    try:
+      self._append() if self._file is not None else self._send()
+    except OSError as error:
+      self._warn(f"warning: {self._path} could not be written ({reason(error)})")
+      return False
+    return True
+
+  def close(self) -> None:
+    """Writes the rest and closes the file."""
+    self.flush()
+    if self._file is not None:
+      self._file.close()
+
+  def _append(self) -> None:
+    pending = self._pending.encode()
+    while pending:
+      pending = pending[self._file.write(pending) :]
+      self._pending = pending.decode(errors="replace")
+
+  def _send(self) -> None:
+    if not self._pending:
+      return
+    self._sent_at = time.monotonic()
+    with replacing(self._path) as file:
+      file.write((self._text + self._pending).encode())
+    self._text, self._pending = self._text + self._pending, ""
+
+
+@contextlib.contextmanager
+def as_os_error(path: str | os.PathLike) -> Iterator[None]:
+  """Turns whatever a bucket's library raises into an `OSError` of one line; what concerns a local file stays as it is.
+
+  Raises:
+    OSError: instead.
+  """
+  try:
+    yield
+  except OSError:
+    raise
+  except Exception as error:
+    if not is_remote(path):
+      raise
+    raise OSError(_one_line(error)) from None
+
+
+def reason(error: BaseException) -> str:
+  """Returns the words of an error that a reader wants: the system's own where there are any, in one short line."""
+  return getattr(error, "strerror", None) or _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
+  line = " ".join(str(error).split())
+  return (line if len(line) <= 150 else f"{line[:147]}...") or type(error).__name__
+
+
+def _impossible(text: str) -> str | None:
+  """Returns why no file has such a path, or None; lines of errors must be able to hold it as well."""
+  if any(ord(character) < 32 for character in text):
+    return "holds a line break or another control character"
+  if len(text) > 4_000 or any(len(name.encode(errors="surrogateescape")) > 255 for name in text.split("/")):
+    return f"too long ({len(text):,} characters)"
+  return None
+
+
+def _in_bucket(text: str, scheme: str) -> epath.Path:
+  try:
+    path = None if scheme in _NO_PLACE else epath.Path(text)
+  except KeyError:
+    path = None
+  if path is None or not os.fspath(path).startswith(f"{scheme}://"):
+    shown = f"{scheme}://{text.partition('://')[2].rpartition('@')[2]}"  # Without a password.
+    raise UserError(f"{shown}: {scheme}:// is no place for files here; give a local path, or gs://BUCKET/NAME")
+  if not os.fspath(path).removeprefix(f"{scheme}://").strip("/"):
+    raise UserError(f"{text}: names no bucket; give {scheme}://BUCKET/NAME")
+  return path
+
+
+def _upload(file: IO[bytes], part: epath.Path, path: epath.Path) -> None:
+  """Sends a file under another name first: half of it must not stand under its own when the connection breaks."""
+  try:
+    with part.open("wb") as target:
+      shutil.copyfileobj(file, target, 1 << 22)
+    part.replace(path)
+  except BaseException:
+    with contextlib.suppress(Exception):
+      part.unlink(missing_ok=True)
+    raise
+
+
+def _within(seconds: float | None, call: Callable[[], Any]) -> None:
+  """Runs `call`, for at most so many seconds: libraries of buckets try again and again.
+
+  Raises:
+    OSError: of `call`, or that it takes longer.
+  """
+  if seconds is None:
+    call()
+    return
+  raised: list[BaseException] = []
+
+  def run() -> None:
+    try:
+      call()
+    except BaseException as error:
+      raised.append(error)
+
+  thread = threading.Thread(target=run, daemon=True)
+  thread.start()
+  thread.join(seconds)
+  if thread.is_alive():
+    raise OSError(f"no answer in {seconds:.0f} s")
+  if raised:
+    raise raised[0]
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)

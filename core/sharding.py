@@ -13,7 +13,6 @@ A strategy is `"replicate"`; `"fsdp(axis=..., tensor=..., min_size_to_shard_mb=.
 last dimensions by hand: `(None, "model")`. Optimizer state follows its parameter.
 """
 
-import ast
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,10 +26,14 @@ from jaxtyping import Array, Float
 
 from core import trees
 from core.errors import UserError, multiples_near, nearest
+from core.recipe import rules as recipe_rules
+from core.recipe import words
+from core.recipe.sharding import Fsdp
 
-Strategy = str | tuple[str | None, ...]
+Strategy = str | Fsdp | tuple[str | None, ...]
+ActivationRules = Sequence[tuple[str, str | Sequence[str] | None]]
 
-# The kinds of dimensions that activations have, and the axes over which each is split where a config says nothing.
+# The kinds of dimensions that activations have, and the mesh axes over which each is split unless a config says more.
 ACTIVATIONS = {
   "act_batch": ("slice", "replica", "data", "fsdp"),
   "act_len": ("sequence",),  # Tokens of a sequence.
@@ -40,19 +43,28 @@ ACTIVATIONS = {
   "act_classes": ("tensor",),
 }
 
+# The kinds that stand in one array, over which an axis can split one dimension only.
+_IN_ONE_ARRAY = (
+  *(("act_batch", "act_len", last) for last in ("act_emb", "act_heads", "act_mlp")),
+  ("act_batch", "act_classes"),
+)
+
 AUTO = "auto"
 
 # Which dimension of a transformer's parameters goes over the axis "tensor"; all else is split as the others.
-_TENSOR = [
-  (r".*/(query|key|value)/kernel", "fsdp(tensor=-2)"),
-  (r".*/out/kernel", "fsdp(tensor=-3)"),
-  (r".*/MlpBlock_0/Dense_0/kernel", "fsdp(tensor=-1)"),
-  (r".*/MlpBlock_0/Dense_1/kernel", "fsdp(tensor=-2)"),
-  (r"(.*/)?head/kernel", "fsdp(tensor=-1)"),
-]
+_TENSOR = (
+  (r".*/(query|key|value)/kernel", Fsdp(tensor=-2)),
+  (r".*/out/kernel", Fsdp(tensor=-3)),
+  (r".*/MlpBlock_0/Dense_0/kernel", Fsdp(tensor=-1)),
+  (r".*/MlpBlock_0/Dense_1/kernel", Fsdp(tensor=-2)),
+  (r"(.*/)?head/kernel", Fsdp(tensor=-1)),
+)
 
-# What `auto_axes` lets the state before a step take on a device: less saves little, and costs longer gathers.
+# `auto_axes` splits parameters until the state before a step takes at most this on a device. A smaller bound would save
+# little memory, and split over more devices, from which each layer is gathered more slowly.
 _STATE_BYTES = 512 << 20
+
+_KEY, _RULES = "config.sharding_strategy", "config.sharding_rules"
 
 _held: tuple[Mesh, Mapping[str, tuple[str, ...]]] | None = None
 
@@ -60,7 +72,7 @@ _held: tuple[Mesh, Mapping[str, tuple[str, ...]]] | None = None
 def make_mesh(
   axes: Sequence[tuple[str, int]] | str = (("data", -1),), devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-  """The mesh of a config's `mesh` entry over all devices (of all processes).
+  """Returns the mesh of a config's `mesh` entry over all devices (of all processes).
 
   Args:
     axes: (name, size) pairs; at most one size is -1 and takes what is left. "auto", which a training run weighs by
@@ -71,24 +83,18 @@ def make_mesh(
     UserError: the sizes do not multiply to the number of devices.
   """
   devices = list(jax.devices() if devices is None else devices)
-  if isinstance(axes, str):
-    if axes != AUTO:
-      raise UserError(f"config.mesh must be {AUTO!r} or (axis, size) pairs, [('data', -1)] say, got {axes!r}")
-    axes = [("fsdp", -1)]
-  names, sizes = [name for name, _ in axes], [size for _, size in axes]
-  known = math.prod(size for size in sizes if size != -1)
-  if sizes.count(-1) > 1 or min(known, len(devices)) < 1 or len(devices) % known:
-    raise UserError(f"config.mesh: {dict(axes)} does not fit on {len(devices)} devices")
-  sizes = [len(devices) // known if size == -1 else size for size in sizes]
-  if math.prod(sizes) != len(devices):
-    raise UserError(
-      f"config.mesh: {dict(zip(names, sizes))} needs {math.prod(sizes)} devices, there are {len(devices)}"
-    )
-  return Mesh(_arranged(devices, dict(zip(names, sizes))), names)
+  sizes = dict([("fsdp", -1)] if axes == AUTO else axes)
+  known = math.prod(size for size in sizes.values() if size != -1)
+  rest = max(1, len(devices) // known)
+  sizes = {name: rest if size == -1 else size for name, size in sizes.items()}
+  if math.prod(sizes.values()) != len(devices):
+    line = f"config.mesh: {sizes} needs {math.prod(sizes.values())} devices, there are {len(devices)}"
+    raise UserError(words.line(line))
+  return Mesh(_arranged(devices, sizes), tuple(sizes))
 
 
 def _arranged(devices: Sequence[jax.Device], sizes: Mapping[str, int]) -> np.ndarray:
-  """The devices [*sizes] such that neighbours along an axis are neighbours in the machine, as far as can be.
+  """Returns the devices [*sizes], such that neighbours along an axis are neighbours in the machine, if that can be.
 
   The axis "slice" runs over the slices of a multi-slice job, which the data-center network joins; all others stay
   within one.
@@ -101,7 +107,7 @@ def _arranged(devices: Sequence[jax.Device], sizes: Mapping[str, int]) -> np.nda
 
 
 def auto_axes(params: Any, state_bytes: int, batch_size: int, devices: int, slices: int = 1) -> list[tuple[str, int]]:
-  """The mesh that `mesh="auto"` stands for, by this rule:
+  """Returns the mesh that `mesh="auto"` stands for, by this rule:
 
   - "tensor" takes the devices that are more than the examples of a batch; they must divide it otherwise.
   - "fsdp" is as small as lets each device hold half a GiB of parameters and optimizer state, or where none does, what
@@ -121,9 +127,9 @@ def auto_axes(params: Any, state_bytes: int, batch_size: int, devices: int, slic
   whole = sum(math.prod(shape) * itemsize for _, shape, itemsize in leaves)
 
   def held(fsdp: int) -> float:
-    """Bytes of state on a device: what of the parameters is not split weighs as much in the rest of it."""
+    """Returns bytes of state on a device; optimizer state is taken to be split as the parameters are."""
     mesh = AbstractMesh((fsdp, tensor), ("fsdp", "tensor"))
-    specs = [NamedSharding(mesh, _spec_fsdp(name, shape, itemsize, mesh)) for name, shape, itemsize in leaves]
+    specs = [NamedSharding(mesh, _spec_fsdp(name, shape, itemsize, mesh, Fsdp())) for name, shape, itemsize in leaves]
     parts = sum(math.prod(spec.shard_shape(shape)) * itemsize for spec, (_, shape, itemsize) in zip(specs, leaves))
     return state_bytes * parts / whole
 
@@ -135,21 +141,21 @@ def auto_axes(params: Any, state_bytes: int, batch_size: int, devices: int, slic
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """A whole copy on every device."""
+  """Returns the sharding of a whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh, rules: Sequence[tuple[str, Any]] = ()) -> NamedSharding:
-  """The first dimension split over the axes of the rule `act_batch`, see ACTIVATIONS."""
+def batch_sharding(mesh: Mesh, rules: ActivationRules = ()) -> NamedSharding:
+  """Returns the sharding of a batch: its first dimension is split over the axes of `act_batch`, see ACTIVATIONS."""
   return NamedSharding(mesh, PartitionSpec(_activation_axes(mesh, rules)["act_batch"]))
 
 
 @contextlib.contextmanager
-def activations(mesh: Mesh, rules: Sequence[tuple[str, Any]] = ()) -> Iterator[None]:
-  """While it is open, `constrain` holds activations to `mesh` by `rules`, a config's `sharding_rules`.
+def activations(mesh: Mesh, rules: ActivationRules = ()) -> Iterator[None]:
+  """Opens a block in which `constrain` holds activations to `mesh` by `rules`, a config's `sharding_rules`.
 
   Raises:
-    UserError: a rule names a kind of dimension that there is not, or an axis that the mesh lacks.
+    UserError: a rule names an axis that the mesh lacks, or one that splits two dimensions of an array.
   """
   global _held  # Not a context variable: threads that compile in the background are to see it, too.
   outer, _held = _held, (mesh, _activation_axes(mesh, rules))
@@ -160,29 +166,32 @@ def activations(mesh: Mesh, rules: Sequence[tuple[str, Any]] = ()) -> Iterator[N
 
 
 def held_batch() -> NamedSharding | None:
-  """How `activations` that are held split a batch; None where none are."""
+  """Returns how an open `activations` splits a batch; None where none is open."""
   return _held and NamedSharding(_held[0], PartitionSpec(_held[1]["act_batch"]))
 
 
 def constrain(x: Float[Array, "..."], *dims: str | None) -> Float[Array, "..."]:
-  """`x`, whose dimensions are of the kinds `dims`, laid out over the mesh as `activations` says; elsewhere as it is.
+  """Lays `x`, whose dimensions are of the kinds `dims`, out over the mesh as an open `activations` says.
 
-  Without it the compiler may well split the activations as the parameters are, of which each device then holds those
-  of all the batch. Dimensions that are not named (None, or left out at the end) are whole on each device; so is one
-  that its axes do not divide.
+  Where none is open `x` is returned as it is. Without it the compiler may well split the activations as the parameters
+  are, of which each device then holds those of all the batch. Dimensions that are not named (None, or left out at the
+  end) are whole on each device; so is one that its axes do not divide.
   """
   if _held is None or jax.sharding.get_abstract_mesh().manual_axes:  # In shard_map a device sees its own part alone.
     return x
   mesh, axes = _held
-  fits = lambda size, names: names if names and size % math.prod(mesh.shape[name] for name in names) == 0 else None
-  spec = [fits(size, axes[dim]) if dim else None for size, dim in zip(x.shape, dims)]
+
+  def fitting(size: int, names: tuple[str, ...]) -> tuple[str, ...] | None:
+    return names if names and size % math.prod(mesh.shape[name] for name in names) == 0 else None
+
+  spec = [fitting(size, axes[dim]) if dim else None for size, dim in zip(x.shape, dims)]
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
 def on_own_examples(
   fn: Callable[..., Float[Array, "batch ..."]], x: Float[Array, "batch ..."], *whole: Float[Array, "..."]
 ) -> Float[Array, "batch ..."]:
-  """`fn(x, *whole)`, where each device is made to take its own examples of `x`; for what the compiler cannot split."""
+  """Returns `fn(x, *whole)`, of which each device computes its own examples; for what the compiler cannot split."""
   if _held is None or jax.sharding.get_abstract_mesh().manual_axes:
     return fn(x, *whole)
   mesh, axes = _held
@@ -193,13 +202,13 @@ def on_own_examples(
 
 
 def batch_axes(sharding: NamedSharding) -> tuple[str, ...]:
-  """The mesh axes over which a batch is split."""
+  """Returns the mesh axes over which a batch is split."""
   axes = sharding.spec[0]
   return (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def batch_parts(sharding: NamedSharding) -> int:
-  """Into how many parts a batch is split."""
+  """Returns the number of parts into which a batch is split."""
   return math.prod(sharding.mesh.shape[axis] for axis in batch_axes(sharding))
 
 
@@ -212,15 +221,19 @@ def check_batch_size(batch_size: int, sharding: NamedSharding, key: str) -> None
 
 
 def params_shardings(params: Any, mesh: Mesh, strategy: Sequence[tuple[str, Strategy]] = ()) -> Any:
-  """A sharding for each parameter, of arrays or of shapes; what no rule matches is replicated.
+  """Returns a sharding for each parameter, of arrays or of shapes; what no rule matches is replicated.
 
   Without rules, a mesh with an axis "fsdp" splits the parameters over it, and those of transformers over "tensor".
 
   Raises:
-    UserError: an unknown strategy, an axis that the mesh lacks, or a dimension that does not divide.
+    UserError: a regex that matches no parameter, an axis that the mesh lacks, or a dimension that does not divide.
   """
-  if not strategy and "fsdp" in mesh.axis_names:
-    strategy = [*(_TENSOR if "tensor" in mesh.axis_names else ()), (".*", "fsdp")]
+  if strategy:
+    recipe_rules.refuse_idle([regex for regex, _ in strategy], [n for n, _ in trees.flatten_with_names(params)], _KEY)
+    for i, (_, how) in enumerate(strategy):
+      _refuse_unknown_axes(mesh, how, f"{_KEY}[{i}][1]")
+  elif "fsdp" in mesh.axis_names:
+    strategy = [*(_TENSOR if "tensor" in mesh.axis_names else ()), (".*", Fsdp())]
   patterns, hows = [regex for regex, _ in strategy], [how for _, how in strategy]
 
   def sharding(name: str, leaf: Any) -> NamedSharding:
@@ -232,7 +245,7 @@ def params_shardings(params: Any, mesh: Mesh, strategy: Sequence[tuple[str, Stra
 
 
 def follow_params(state: Any, params: Any, shardings: Any) -> Any:
-  """Shardings for a tree that holds parameter-like leaves (moments, averages) under names that end in the parameter's.
+  """Returns shardings for a tree of parameter-like leaves (moments, averages) whose names end in the parameter's.
 
   A leaf of its parameter's shape is sharded alike, and so is one that lacks a dimension of it (a factored moment), in
   those that it has. All else (a count) is replicated.
@@ -255,7 +268,7 @@ def follow_params(state: Any, params: Any, shardings: Any) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-  """Whole NumPy arrays, also of arrays that are split over processes; all processes must call it."""
+  """Returns whole NumPy arrays, also of arrays that are split over processes; all processes must call it."""
 
   def fetch(x: jax.Array) -> np.ndarray:
     # One array at a time: a process need not hold more of the tree twice than its largest leaf.
@@ -265,35 +278,18 @@ def to_host(tree: Any) -> Any:
 
 
 def _spec(name: str, shape: tuple[int, ...], itemsize: int, how: Strategy, mesh: Mesh) -> PartitionSpec:
-  if isinstance(how, list | tuple):
-    return _spec_by_dimension(name, shape, tuple(how), mesh)
-  kind, kwargs = _parse(how)
-  if kind == "replicate":
-    return PartitionSpec()
-  return _spec_fsdp(name, shape, itemsize, mesh, **kwargs)
+  if isinstance(how, tuple):
+    return _spec_by_dimension(name, shape, how, mesh)
+  return PartitionSpec() if how == "replicate" else _spec_fsdp(name, shape, itemsize, mesh, how)
 
 
-def _spec_fsdp(
-  name: str,
-  shape: tuple[int, ...],
-  itemsize: int,
-  mesh: Mesh | AbstractMesh,
-  axis: str | Sequence[str] | None = None,
-  tensor: int | None = None,
-  min_size_to_shard_mb: float = 4,
-) -> PartitionSpec:
+def _spec_fsdp(name: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh | AbstractMesh, how: Fsdp) -> PartitionSpec:
   """Splits over each axis in turn the largest dimension that is whole and divides, or else a part that does.
 
   A small array costs more to gather than it saves and stays whole. So does the first dimension of blocks stacked by
   `scan`, of which each step of the loop is to gather its own.
-
-  Args:
-    axis: or several; by default "fsdp", or where there is none the mesh's first.
-    tensor: the dimension that goes over the axis "tensor", if it divides.
   """
-  default = "fsdp" if "fsdp" in mesh.axis_names else mesh.axis_names[0]
-  axes = _axes(mesh, axis or default, "config.sharding_strategy")
-  if math.prod(shape) * itemsize < min_size_to_shard_mb * 2**20:
+  if math.prod(shape) * itemsize < how.min_size_to_shard_mb * 2**20:
     return PartitionSpec()
   taken: list[tuple[str, ...]] = [()] * len(shape)
   held = list(shape)
@@ -302,12 +298,11 @@ def _spec_fsdp(
     taken[dimension] += (axis,)
     held[dimension] //= mesh.shape[axis]
 
-  if tensor is not None:
-    (by,) = _axes(mesh, "tensor", "config.sharding_strategy")
-    if -len(shape) <= tensor < len(shape) and shape[tensor] % mesh.shape[by] == 0:
-      split(tensor % len(shape), by)
+  tensor = how.tensor
+  if tensor is not None and -len(shape) <= tensor < len(shape) and shape[tensor] % mesh.shape["tensor"] == 0:
+    split(tensor % len(shape), "tensor")
   stacked = "encoderblock" in name.split("/")
-  for by in axes:
+  for by in _axes_of(mesh, how):
     divisible = [i for i, size in enumerate(held) if size % mesh.shape[by] == 0 and not (stacked and i == 0)]
     if divisible:
       split(max(divisible, key=lambda i: (not taken[i], held[i], i)), by)
@@ -315,7 +310,7 @@ def _spec_fsdp(
 
 
 def _spec_of_state(shape: tuple[int, ...], of_param: tuple[int, ...], spec: PartitionSpec) -> PartitionSpec:
-  """Of a leaf of optimizer state by its parameter's shape and spec."""
+  """Returns the spec of a leaf of optimizer state by its parameter's shape and spec."""
   if shape == of_param:
     return spec
   axes = (*spec, *[None] * (len(of_param) - len(spec)))
@@ -325,57 +320,60 @@ def _spec_of_state(shape: tuple[int, ...], of_param: tuple[int, ...], spec: Part
   return PartitionSpec()
 
 
-def _spec_by_dimension(name: str, shape, axes: tuple[str | None, ...], mesh: Mesh) -> PartitionSpec:
-  """Aligned to the last dimensions, so one rule serves a block and the same blocks stacked by `scan`."""
+def _spec_by_dimension(name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh) -> PartitionSpec:
+  """Returns a spec for the last dimensions, so that one rule serves a block and the same blocks stacked by `scan`."""
   if len(axes) > len(shape):
-    raise UserError(f"config.sharding_strategy: {axes} names {len(axes)} dimensions, {name} has shape {shape}")
+    line = f"{_KEY}: {words.shown(axes)} names {len(axes)} dimensions, {name} has shape {shape}"
+    raise UserError(words.line(line))
   axes = (None,) * (len(shape) - len(axes)) + axes
   for size, axis in zip(shape, axes):
-    if axis is not None:
-      _axes(mesh, axis, "config.sharding_strategy")
-      if size % mesh.shape[axis]:
-        raise UserError(
-          f"config.sharding_strategy: {name} {shape}: {size} is not divisible by {axis}={mesh.shape[axis]}"
-        )
+    if axis is not None and size % mesh.shape[axis]:
+      raise UserError(words.line(f"{_KEY}: {name} {shape}: {size} is not divisible by {axis}={mesh.shape[axis]}"))
   return PartitionSpec(*axes)
 
 
-def _parse(how: str) -> tuple[str, Mapping[str, Any]]:
-  """`"fsdp(axis='data')"` -> `("fsdp", {"axis": "data"})`."""
-  options = {"replicate": (), "fsdp": ("axis", "tensor", "min_size_to_shard_mb")}
-  try:
-    node = ast.parse(how, mode="eval").body
-    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-    kind = call.func.id
-    kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    readable = not call.args
-  except (SyntaxError, ValueError, AttributeError):
-    readable = False
-  if not readable:
-    raise UserError(f'config.sharding_strategy: cannot read {how!r}; write "fsdp(axis=\'data\')" or "replicate"')
-  if kind not in options:
-    raise UserError(f"config.sharding_strategy: no strategy {kind!r}{nearest(kind, options)}")
-  for option in kwargs:
-    if option not in options[kind]:
-      raise UserError(f"config.sharding_strategy: {kind} has no option {option!r}{nearest(option, options[kind])}")
-  return kind, kwargs
+def _axes_of(mesh: Mesh | AbstractMesh, how: Fsdp) -> tuple[str, ...]:
+  """Returns the axes over which a strategy splits, beside "tensor"."""
+  if how.axis is not None:
+    return _as_tuple(how.axis)
+  free = [axis for axis in mesh.axis_names if how.tensor is None or axis != "tensor"]
+  return ("fsdp",) if "fsdp" in free else tuple(free[:1])
 
 
-def _activation_axes(mesh: Mesh, rules: Sequence[tuple[str, Any]]) -> dict[str, tuple[str, ...]]:
-  """The mesh's axes over which each kind of dimension is split."""
-  axes = {dim: tuple(axis for axis in known if axis in mesh.axis_names) for dim, known in ACTIVATIONS.items()}
-  axes["act_batch"] = axes["act_batch"] or mesh.axis_names[:1]
-  for dim, names in rules:
-    if dim not in axes:
-      raise UserError(f"config.sharding_rules: no kind of dimension {dim!r}{nearest(dim, axes)}")
-    axes[dim] = _axes(mesh, names or (), "config.sharding_rules")
+def _refuse_unknown_axes(mesh: Mesh, how: Strategy, where: str) -> None:
+  """Refuses a strategy over axes that the mesh lacks."""
+  if isinstance(how, Fsdp):
+    how = (*_axes_of(mesh, how), "tensor" if how.tensor is not None else None)
+  if isinstance(how, tuple):
+    _known(mesh, [axis for axis in how if axis is not None], where)
+
+
+def _activation_axes(mesh: Mesh, rules: ActivationRules) -> dict[str, tuple[str, ...]]:
+  """Returns the mesh's axes over which each kind of dimension is split."""
+  said = {kind: _known(mesh, _as_tuple(names or ()), f"{_RULES}[{i}][1]") for i, (kind, names) in enumerate(rules)}
+  axes: dict[str, tuple[str, ...]] = {}
+  for kind, usual in ACTIVATIONS.items():
+    # An axis that a rule gives to the examples, or to the tokens, splits by default nothing else.
+    taken = {*axes.get("act_batch", ()), *axes.get("act_len", ())}
+    found = tuple(axis for axis in usual if axis in mesh.axis_names and axis not in taken)
+    axes[kind] = said.get(kind, found or mesh.axis_names[:1] if kind == "act_batch" else found)
+  for kinds in _IN_ONE_ARRAY:
+    names = [name for kind in kinds for name in axes[kind]]
+    for name in names:
+      if names.count(name) > 1:
+        both = " and ".join(kind for kind in kinds if name in axes[kind])
+        raise UserError(f"{_RULES}: {words.shown(name)} would split both {both} of an array; give it to one of them")
   return axes
 
 
-def _axes(mesh: Mesh | AbstractMesh, names: str | Sequence[str], key: str) -> tuple[str, ...]:
-  """One axis or several as a tuple, each of them known to the mesh."""
-  names = (names,) if isinstance(names, str) else tuple(names)
+def _as_tuple(names: str | Sequence[str]) -> tuple[str, ...]:
+  return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _known(mesh: Mesh | AbstractMesh, names: Sequence[str], where: str) -> tuple[str, ...]:
+  """Returns axes as a tuple, once each of them is known to the mesh."""
   for name in names:
     if name not in mesh.axis_names:
-      raise UserError(f"{key}: the mesh has no axis {name!r}{nearest(name, mesh.axis_names)}")
-  return names
+      line = f"{where}: the mesh has no axis {words.shown(name)}{nearest(name, mesh.axis_names)}"
+      raise UserError(words.line(line))
+  return tuple(names)

@@ -6,6 +6,8 @@ from jax.sharding import PartitionSpec
 
 from core import sharding, trees
 from core.errors import UserError
+from core.recipe.parse import parse
+from core.recipe.sharding import Fsdp, Sharding
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -18,8 +20,13 @@ PARAMS = {
 }
 
 
+def read(strategy):
+  return parse(Sharding, dict(sharding_strategy=strategy)).sharding_strategy
+
+
 def specs(strategy, mesh):
-  return {n: s.spec for n, s in trees.flatten_with_names(sharding.params_shardings(PARAMS, mesh, strategy))}
+  found = sharding.params_shardings(PARAMS, mesh, read(strategy))
+  return {n: s.spec for n, s in trees.flatten_with_names(found)}
 
 
 def test_a_mesh_takes_what_is_left():
@@ -54,23 +61,55 @@ def test_the_first_rule_that_matches_decides_and_dimensions_count_from_the_last(
 @pytest.mark.parametrize(
   "how, words",
   [
-    ("fsdpp(axis='data')", "did you mean 'fsdp'"),
-    ("fsdp(axsi='data')", "did you mean 'axis'"),
-    ("fsdp(axis='model')", "no axis 'model'"),
-    ("fsdp('data'", "cannot read"),
-    ((None, "dta"), "did you mean 'data'"),
-    (("data", None), "not divisible"),
-    ((None, None, None, "data"), "names 4 dimensions"),
+    ("fsdp(axis='model')", r"config\.sharding_strategy\[0\]\[1\]: the mesh has no axis 'model'"),
+    ("fsdp(axis=('data', 'model'))", r"config\.sharding_strategy\[0\]\[1\]: the mesh has no axis 'model'"),
+    ("fsdp(tensor=-1)", r"config\.sharding_strategy\[0\]\[1\]: the mesh has no axis 'tensor'"),
+    ((None, "dta"), r"config\.sharding_strategy\[0\]\[1\]: the mesh has no axis 'dta' \(did you mean 'data'"),
+    (("data", None), r"config\.sharding_strategy: a \(7, 7\): 7 is not divisible by data=8"),
+    ((None, None, None, "data"), r"config\.sharding_strategy: .* names 4 dimensions, a has shape \(7, 7\)"),
   ],
 )
 def test_a_rule_that_cannot_hold_is_refused(how, words):
+  params = {"a": jax.ShapeDtypeStruct((7, 7), jnp.float32)}
   with pytest.raises(UserError, match=words):
-    sharding.params_shardings({"a": jax.ShapeDtypeStruct((7, 7), jnp.float32)}, sharding.make_mesh(), [("a", how)])
+    sharding.params_shardings(params, sharding.make_mesh(), read([("a", how)]))
+
+
+def test_a_last_rule_that_is_left_with_no_parameter_must_be_right_all_the_same():
+  rules = [("block/.*|head/.*", "replicate"), (".*", "fsdp(axis='dta')")]
+  with pytest.raises(UserError, match=r"config\.sharding_strategy\[1\]\[1\]: the mesh has no axis 'dta'"):
+    specs(rules, sharding.make_mesh())
+
+
+@pytest.mark.parametrize(
+  "patterns, words",
+  [
+    (["hed/.*", ".*"], "'hed/.*' matches no parameter by its whole name .nearest: head/kernel"),
+    (["block", ".*"], "'block' matches no parameter"),
+    ([".*", "head/.*"], "'head/.*' comes after '.*', which takes all it would match; put it first"),
+  ],
+)
+def test_a_rule_without_effect_is_refused_but_a_last_one_for_the_rest(patterns, words):
+  with pytest.raises(UserError, match=rf"config\.sharding_strategy: {words}"):
+    specs([(pattern, "replicate") for pattern in patterns], sharding.make_mesh())
+  assert specs([("block/.*|head/.*", "replicate"), (".*", "fsdp")], sharding.make_mesh())
+
+
+def test_rules_that_come_with_the_mesh_may_match_nothing():
+  mesh = sharding.make_mesh([("fsdp", 4), ("tensor", 2)])  # There are no heads and hidden layers.
+  assert specs((), mesh)["block/kernel"] == PartitionSpec(None, None, "fsdp")
+
+
+def test_the_tensor_axis_is_not_taken_twice():
+  params = {"a": jax.ShapeDtypeStruct((1024, 2048), jnp.float32)}
+  mesh = sharding.make_mesh([("tensor", 2), ("data", 4)])
+  found = sharding.params_shardings(params, mesh, [(".*", Fsdp(tensor=-1))])
+  assert found["a"].spec == PartitionSpec("data", "tensor")
 
 
 def test_optimizer_state_follows_its_parameter():
   mesh = sharding.make_mesh()
-  of_params = sharding.params_shardings(PARAMS, mesh, [(".*", "fsdp(axis='data')")])
+  of_params = sharding.params_shardings(PARAMS, mesh, [(".*", Fsdp(axis="data"))])
   state = jax.eval_shape(optax.adam(1e-3).init, PARAMS)
   found = {n: s.spec for n, s in trees.flatten_with_names(sharding.follow_params(state, PARAMS, of_params))}
   assert found["0/mu/block/kernel"] == found["0/nu/block/kernel"] == PartitionSpec(None, None, "data")
@@ -109,7 +148,7 @@ def test_several_axes_take_what_divides_and_a_stack_of_blocks_is_not_cut():
     "odd": jax.ShapeDtypeStruct((999, 1154), jnp.float32),
   }
   strategy = [(".*", "fsdp(axis=('fsdp', 'tensor'), min_size_to_shard_mb=0)")]
-  found = {n: s.spec for n, s in trees.flatten_with_names(sharding.params_shardings(params, mesh, strategy))}
+  found = {n: s.spec for n, s in trees.flatten_with_names(sharding.params_shardings(params, mesh, read(strategy)))}
   assert found["encoderblock/kernel"] == PartitionSpec(None, None, "tensor")  # 258 = 2 x 129; 1,152 blocks stay whole.
   assert found["odd"] == PartitionSpec(None, "tensor")
 
@@ -149,7 +188,10 @@ def test_auto_takes_the_smallest_fsdp_that_holds_half_a_gib_a_device(gib, batch,
 
 def test_activations_are_constrained_only_while_they_are_held():
   x = jnp.zeros((16, 6, 8))
-  fn = lambda x: sharding.constrain(x, "act_batch", None, "act_mlp")
+
+  def fn(x):
+    return sharding.constrain(x, "act_batch", None, "act_mlp")
+
   assert "sharding_constraint" not in str(jax.make_jaxpr(fn)(x))
   mesh = sharding.make_mesh([("replica", 2), ("fsdp", 2), ("tensor", 2)])
   with sharding.activations(mesh):
@@ -160,14 +202,42 @@ def test_activations_are_constrained_only_while_they_are_held():
 
 @pytest.mark.parametrize(
   "rules, words",
-  [([("act_btach", ("data",))], "did you mean 'act_batch'"), ([("act_len", "dta")], "did you mean 'data'")],
+  [
+    ([("act_len", "dta")], r"config\.sharding_rules\[0\]\[1\]: the mesh has no axis 'dta' \(did you mean 'data'"),
+    ([("act_batch", ("data", "model"))], r"config\.sharding_rules\[0\]\[1\]: the mesh has no axis 'model'"),
+    ([("act_len", "data")], "'data' would split both act_batch and act_len of an array; give it to one of them"),
+    ([("act_classes", "data"), ("act_mlp", None)], "'data' would split both act_batch and act_classes"),
+  ],
 )
 def test_a_rule_of_activations_that_cannot_hold_is_refused(rules, words):
   with pytest.raises(UserError, match=words):
     sharding.batch_sharding(sharding.make_mesh(), rules)
 
 
-def test_a_mesh_is_auto_or_a_list():
+def test_an_axis_may_split_two_kinds_that_stand_in_no_array_together():
+  rules = [("act_heads", "tensor"), ("act_mlp", ("tensor",)), ("act_emb", "tensor"), ("act_len", None)]
+  mesh = sharding.make_mesh([("data", 4), ("tensor", 2)])
+  assert sharding.batch_sharding(mesh, rules).spec == PartitionSpec(("data",))
+  with pytest.raises(UserError, match="'tensor' would split both act_len and act_emb"):
+    sharding.batch_sharding(mesh, [*rules[:3], ("act_len", "tensor")])
+
+
+def test_what_splits_the_batch_splits_by_default_nothing_else():
+  x = jnp.zeros((8, 8, 8, 8))
+  for axes, rules in [([("tensor", 8)], ()), ([("fsdp", 4), ("tensor", 2)], [("act_batch", ("fsdp", "tensor"))])]:
+    mesh = sharding.make_mesh(axes)
+    with sharding.activations(mesh, rules):
+      found = jax.jit(lambda x: sharding.constrain(x, "act_batch", "act_len", "act_heads"))(x).sharding
+    assert found.shard_shape(x.shape) == (1, 8, 8, 8)
+
+
+def test_the_kinds_of_dimensions_are_those_of_the_recipe():
+  with pytest.raises(UserError) as error:
+    parse(Sharding, dict(sharding_rules=[("act_btach", "data")]))
+  assert str(error.value).startswith(
+    f"config.sharding_rules[0][0] must be one of {', '.join(map(repr, sharding.ACTIVATIONS))}, got 'act_btach'"
+  )
+
+
+def test_auto_is_to_a_program_that_does_not_train_one_axis():
   assert dict(sharding.make_mesh("auto").shape) == {"fsdp": 8}
-  with pytest.raises(UserError, match="'auto' or"):
-    sharding.make_mesh("atuo")

@@ -9,13 +9,16 @@ def _bundle_impl(ctx):
         template = ctx.file._start,
         output = start,
         substitutions = {
+            "@bootstrap@": ctx.file._bootstrap.short_path,
+            "@cpython@": ctx.file._cpython.short_path,
             "@lock@": ctx.file.lock.short_path,
             "@module@": ctx.attr.module,
             "@uv_lock@": ctx.file._uv_lock.short_path,
         },
     )
     runfiles = depset(transitive = [dep[DefaultInfo].default_runfiles.files for dep in ctx.attr.deps]).to_list()
-    files = [f for f in runfiles if not f.short_path.startswith("../")] + [ctx.file._uv_lock]
+    files = [f for f in runfiles if not f.short_path.startswith("../")]
+    files += [ctx.file._bootstrap, ctx.file._cpython, ctx.file._uv_lock]
     entries = ctx.actions.args()
     entries.add("start=" + start.path)
     entries.add_all(files, map_each = _in_archive)
@@ -39,6 +42,8 @@ bundle = rule(
         "module": attr.string(doc = "what `start` runs, by `python -m`", mandatory = True),
         "out": attr.output(mandatory = True),
         "_archive": attr.label(default = "//tools:bundle", executable = True, cfg = "exec"),
+        "_bootstrap": attr.label(default = "//third_party/python:bootstrap.sh", allow_single_file = True),
+        "_cpython": attr.label(default = "//third_party/python:cpython.json", allow_single_file = True),
         "_start": attr.label(default = "//tools:bundle_start.sh", allow_single_file = True),
         "_uv_lock": attr.label(default = "//third_party/python:uv.lock", allow_single_file = True),
     },

@@ -26,6 +26,7 @@ def write(output: Path, folder: str, entries: Iterable[tuple[str, Path]]) -> Non
 
 
 def main() -> None:
+  """Packs what Bazel's rule names, which calls this before any package is there."""
   output, folder, listing = sys.argv[1:]
   lines = Path(listing.removeprefix("@")).read_text().splitlines()
   entries = {tuple(line.split("=", 1)) for line in lines}

@@ -33,7 +33,8 @@ def test_packing_the_contents_again_in_any_order_gives_the_same_bytes(unpacked, 
 
 def test_it_holds_sources_configs_and_one_lock_but_no_test(unpacked):
   names = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*")}
-  assert {"start", "core/errors.py", "core/training/loop.py", "third_party/python/uv.lock"} <= names
+  assert {"start", "core/errors.py", "core/training/loop.py"} <= names
+  assert {f"third_party/python/{name}" for name in ("bootstrap.sh", "cpython.json", "uv.lock")} <= names
   assert len([name for name in names if name.startswith("projects/") and name.endswith(".lock")]) == 1
   assert any("/configs/" in name for name in names)
   assert not [name for name in names if name.endswith("_test.py") or "/testdata/" in name]

@@ -6,17 +6,16 @@ here=$(cd "$(dirname "$0")" && pwd)
 unset PYTHONHOME PYTHONPATH
 
 # One environment a lock: a bundle unpacked over an older one makes its own.
-digest=$(cat "$here/@uv_lock@" "$here/@lock@" | sha256sum | cut -c 1-16)
+digest=$(cat "$here/@uv_lock@" "$here/@cpython@" "$here/@lock@" | sha256sum | cut -c 1-16)
 environment=$here/.environment-$digest
 
+bootstrap() {
+  sh "$here/@bootstrap@" "$@"
+}
+
 if [ ! -d "$environment" ]; then
-  for python in python3.11 python3 python none; do
-    if "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then break; fi
-  done
-  if [ "$python" = none ]; then
-    echo "error: Python 3.11 is needed and is not on PATH" >&2
-    exit 2
-  fi
+  python=$(bootstrap find) ||
+    echo "Python 3.11 is not on PATH: installing uv's CPython $(bootstrap build "$here/@cpython@") (once)" >&2
   echo "Installing the packages of @lock@ (once)" >&2
 
   # Made aside and renamed when whole: an interrupted installation is not mistaken for an environment, and of two that
@@ -26,12 +25,13 @@ if [ ! -d "$environment" ]; then
   trap 'exit 130' INT
   trap 'exit 143' TERM
   quietly() {
-    "$@" >"$making/log" 2>&1 || { cat "$making/log" >&2; echo "error: this failed: $*" >&2; exit 2; }
+    "$@" 2>"$making/log" || { cat "$making/log" >&2; echo "error: this failed: $*" >&2; exit 2; }
   }
-  quietly "$python" -m pip install --no-user --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: \
-    --target "$making/uv" --requirement "$here/@uv_lock@"
+  quietly bootstrap uv "$here/@uv_lock@" "$making/uv"
+  [ -n "$python" ] ||
+    python=$(quietly bootstrap python "$making/uv/bin/uv" "$here/@cpython@" "$here/.python-$digest")
   quietly "$python" -m venv --without-pip "$making/environment"
-  quietly "$making/uv/bin/uv" pip install --no-progress --require-hashes --no-deps --build-constraints "$here/@uv_lock@" \
+  quietly "$making/uv/bin/uv" pip install --quiet --no-progress --require-hashes --no-deps --build-constraints "$here/@uv_lock@" \
     --python "$making/environment/bin/python" --requirements "$here/@lock@"
   mv -T "$making/environment" "$environment" 2>/dev/null || [ -d "$environment" ]
   rm -rf "$making"

@@ -52,7 +52,7 @@ def run(workdir, data, val, *more):
     "--config.model.patch_size=(4,4)",
   )
   with pytest.raises(SystemExit) as exit_:
-    cli.main(train.make_task, project=Path(train.__file__).parent, default="digits", argv=[*arguments, *more])
+    cli.main(train.TASK, project=Path(train.__file__).parent, default="digits", argv=[*arguments, *more])
   return exit_.value.code
 
 
@@ -76,6 +76,6 @@ def test_more_classes_than_the_config_says_are_one_line(photos, tmp_path, capfd)
   status = run(tmp_path / "run", data, data, f"--config.input.pp={pp}", "--config.num_classes=2", "--config.evals={}")
   assert status == 2
   line = capfd.readouterr().err.strip().splitlines()[-1]
-  assert line.startswith("error: data: ")
+  assert line.startswith("error: config.input.data: ")
   assert "cow/" in line
-  assert "labels outside [0, 2) under key label" in line
+  assert "labels outside [0, 2) under key 'label'" in line

@@ -12,43 +12,47 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from core import files
+from core import command, files
 from core.errors import UserError, nearest
 from core.training import cli
 from tools import embedding
 
-_USAGE = f"""\
-usage: embed --config=FILE.py[:ARGS] --weights=W [--images=WHICH | --data=EVAL] [--texts=FILE] --output=PATH [options]
-
-{embedding.USAGE}
-  --images=WHICH         a folder, with all below it; a pattern like "photos/*.jpg" in quotes; or files joined by commas
-  --data=EVAL            instead, the images of the data of one of the config's evals, or of its input
-  --texts=FILE           a text file, a text a line
-  --output=PATH          PATH.npz: zimg, image_id, ztxt, text_id; or PATH.parquet: rows of side, id and embedding.
-                         An image's id is its path (its index in the split, with --data); a text's id is the text
-"""
-_FLAGS = (*embedding.FLAGS, "images", "data", "texts", "output", "help")
+_COMMAND = command.Command(
+  "embed --config=FILE.py[:ARGS] --weights=W [--images=WHICH | --data=EVAL] [--texts=FILE] --output=PATH [options]",
+  configs=True,
+)
+embedding.define_flags(_COMMAND)
+_COMMAND.text(
+  "images",
+  'a folder, with all below it; a pattern like "photos/*.jpg" in quotes; or files joined by commas',
+  shown="WHICH",
+)
+_COMMAND.text("data", "instead, the images of the data of one of the config's evals, or of its input", shown="EVAL")
+_COMMAND.text("texts", "a text file, a text a line", shown="FILE")
+_COMMAND.text(
+  "output",
+  "PATH.npz: zimg, image_id, ztxt, text_id; or PATH.parquet: rows of side, id and embedding. An image's id is its path "
+  "(its index in the split, with --data); a text's id is the text",
+  shown="PATH",
+  required=True,
+)
 
 
 def main(argv: Sequence[str]) -> int:
-  flags, overrides = cli.parse(argv, _FLAGS)
-  if "help" in flags or not flags:
-    print(_USAGE)
-    return 0
-  if "images" in flags and "data" in flags:
+  """Embeds, and writes the file; returns the exit status."""
+  flags, overrides = _COMMAND.parse(argv or ["--help"])
+  if flags.images and flags.data:
     raise UserError("give one of --images=... and --data=...; see --help")
-  if not {"images", "data", "texts"} & flags.keys():
+  if not (flags.images or flags.data or flags.texts):
     raise UserError("nothing to embed: give --images=... or --data=..., --texts=..., or both; see --help")
-  if "output" not in flags:
-    raise UserError("--output=... is missing; see --help")
-  output = files.from_here(flags["output"])
+  output = files.from_here(flags.output)
   if output.suffix not in WRITERS:
-    raise UserError(f"--output={flags['output']} must end in {' or '.join(WRITERS)}{nearest(output.suffix, WRITERS)}")
+    raise UserError(f"--output={flags.output} must end in {' or '.join(WRITERS)}{nearest(output.suffix, WRITERS)}")
   if output.exists():
     raise UserError(f"--output: {output} is there already; nothing is overwritten")
   cli.start_jax(flags, output)
-  paths = embedding.find_images(flags["images"]) if "images" in flags else None
-  written = embedding.read_lines(flags["texts"], "texts") if "texts" in flags else None
+  paths = embedding.find_images(flags.images) if flags.images else None
+  written = embedding.read_lines(flags.texts, "texts") if flags.texts else None
   model = embedding.Model(flags, overrides)
 
   rows: list[Rows] = []
@@ -56,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     with model.images(paths) as data:
       rows = _embed(model, data, list(map(str, paths)), written)
   else:
-    data = model.dataset(flags["data"]) if "data" in flags else None
+    data = model.dataset(flags.data) if flags.data else None
     ids = [str(number) for number in range(data.num_examples)] if data is not None else []
     rows = _embed(model, data, ids, written)
   output.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +84,7 @@ def _embed(model: embedding.Model, images: Any, ids: list[str], written: Sequenc
 
 
 def write_npz(output: Path, rows: Sequence[Rows]) -> None:
-  """`zimg` float32 [images, dim] and `image_id`, `ztxt` and `text_id`."""
+  """Writes `zimg`, float32 [images, dim], and `image_id`; `ztxt` and `text_id`."""
   arrays: dict[str, np.ndarray] = {}
   for side, ids, z in rows:
     arrays |= {"zimg" if side == "image" else "ztxt": z, f"{side}_id": np.array(ids)}
@@ -89,7 +93,7 @@ def write_npz(output: Path, rows: Sequence[Rows]) -> None:
 
 
 def write_parquet(output: Path, rows: Sequence[Rows]) -> None:
-  """Columns `side` ("image" or "text"), `id`, and `embedding`, a list of float32."""
+  """Writes the columns `side` ("image" or "text"), `id`, and `embedding`, a list of float32."""
   import pyarrow as pa
   import pyarrow.parquet
 
@@ -111,4 +115,4 @@ WRITERS: Mapping[str, Callable[[Path, Sequence[Rows]], None]] = {".npz": write_n
 
 
 if __name__ == "__main__":
-  cli.exit_with(lambda: main(sys.argv[1:]))
+  command.run(main)

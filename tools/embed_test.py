@@ -7,12 +7,10 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from core import config as config_lib
 from core.checkpoint import pretrained
 from core.data.columns import bytes_column
 from core.data.sources import digit_captions
 from core.pp import builder
-from core.tasks.contrastive import Contrastive
 from core.testing import tiny_towers
 from tools import embed
 
@@ -55,11 +53,11 @@ def texts(tmp_path_factory):
 def by_hand(model, images=None, written=None):
   """The model applied to all at once."""
   config, weights = (Path(flag.partition("=")[2]) for flag in model[:2])
-  task, params = Contrastive(config_lib.load(str(config))), pretrained.load_params(str(weights))
+  task, variables = tiny_towers.task_of(Path(config)), pretrained.load_variables(str(weights))
   if images is not None:
-    return np.asarray(task.predict["image"](params, {"image": images.astype(np.float32) / 127.5 - 1})[0])
+    return np.asarray(task.predict["image"](variables, {"image": images.astype(np.float32) / 127.5 - 1})[0])
   labels = builder.get_batched_fn("bert_tokenize(12,'digit_words')")({"text": bytes_column(written)})["labels"]
-  return np.asarray(task.predict["text"](params, {"labels": labels})[0])
+  return np.asarray(task.predict["text"](variables, {"labels": labels})[0])
 
 
 def test_images_of_a_folder_and_lines_of_a_file_are_embedded(model, photos, texts, tmp_path, capsys):
@@ -114,7 +112,7 @@ def test_texts_alone_are_embedded_without_any_image(model, texts, tmp_path):
 @pytest.mark.parametrize(
   "arguments, words",
   [
-    ([], "nothing to embed"),
+    (["--output=x.npz"], "nothing to embed"),
     (["--texts={texts}"], "--output=... is missing"),
     (["--texts={texts}", "--output=x.csv"], "must end in .npz or .parquet"),
     (["--texts={texts}", "--output={texts}.npz"], "is there already; nothing is overwritten"),
@@ -123,7 +121,7 @@ def test_texts_alone_are_embedded_without_any_image(model, texts, tmp_path):
     (["--images={photos}/notes.txt", "--output=x.npz"], "notes.txt: no image by its name; make it one of .jpg"),
     (["--images={photos}", "--data=input", "--output=x.npz"], "give one of --images=... and --data"),
     (["--data=zerosht", "--output=x.npz"], "no eval 'zerosht' .did you mean 'zeroshot'"),
-    (["--texts={texts}", "--output=x.npz", "--batch_size=0"], "--batch_size=0 must be a whole number"),
+    (["--texts={texts}", "--output=x.npz", "--batch_size=0"], "--batch_size must be a whole number above 0"),
     (["--texts={texts}", "--output=x.npz", "--workdir=a"], "one of --weights=... and --workdir"),
     (["--texts={texts}", "--output=x.npz", "--pp_txt=tokenise(3)"], "'tokenise' is unknown"),
   ],

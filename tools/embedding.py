@@ -14,95 +14,97 @@ import jax
 import numpy as np
 import scipy.special
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
-from core import files, sharding, terminal
+from core import command, files, sharding
 from core.data import feed, pipeline
+from core.data.columns import bytes_column
 from core.data.source import open_source
 from core.data.sources import folder
 from core.errors import UserError, first_few, nearest
-from core.evaluators import batches, features, registry, text_embeddings, zeroshot
+from core.evaluators import features, text_embeddings
+from core.live import Line
 from core.pp import builder
-from core.training import progress, state_init
-from tools import subject
+from core.recipe import evaluators, sources
+from core.state import Variables
+from core.training import cli, progress, state_init
+from tools import trained_model
 
-FLAGS = ("config", "weights", "workdir", "project", "pp_img", "pp_txt", "batch_size", "cpu_devices", "cache_dir")
-USAGE = """\
-  --config=FILE.py:ARGS  a project's config, of which the model and its evals' pp_img and pp_txt are read
-  --config.KEY=VALUE     change one entry
-  --weights=W            a file, folder, URL or published name, all that the config's model_init may be
-                         (default: what the config's model_init is)
-  --workdir=DIR          instead, a run: its config, unless --config is given, and its newest checkpoint
-  --project=NAME         whose model it is, where the config lies outside of projects/NAME
-  --pp_img=..., --pp_txt=...  preprocessing of images, from their bytes, and of texts (default: that of the evals)
-  --batch_size=N         images, and texts, a step (default: 64)
-"""
 _BATCH_SIZE = 64
+
+
+def define_flags(made: command.Command) -> None:
+  """Declares the flags that `Model` reads."""
+  trained_model.define_flags(made)
+  made.text("weights", "all that the config's model_init may be (default: what the config's model_init is)", shown="W")
+  made.text("pp_img", "preprocessing of images, from their bytes (default: that of the evals)")
+  made.text("pp_txt", "preprocessing of texts (default: that of the evals)")
+  made.whole("batch_size", f"images, and texts, a step (default: {_BATCH_SIZE})", default=_BATCH_SIZE)
+  cli.define_jax(made)
 
 
 class Model:
   """A model of images and texts with its weights, and the preprocessing of both sides.
 
   Args:
-    flags: of the command line, see FLAGS.
+    flags: of the command line, see `define_flags`.
     overrides: entries of the config to be changed.
 
   Raises:
     UserError: what the config, or a flag, has wrong.
   """
 
-  def __init__(self, flags: Mapping[str, str], overrides: Sequence[tuple[str, str]]):
-    if "weights" in flags and "workdir" in flags:
+  def __init__(self, flags: Any, overrides: Sequence[tuple[str, str]]):
+    if flags.weights and flags.workdir:
       raise UserError("give one of --weights=... and --workdir=...; see --help")
     self._flags = flags
-    self._workdir = files.from_here(flags["workdir"]) if "workdir" in flags else None
-    self.project, self.config = subject.read_config(flags, overrides, self._workdir)
-    if not self._workdir and "weights" not in flags and not self.config.get("model_init"):
+    self._workdir = files.from_here(flags.workdir) if flags.workdir else None
+    self.project, task, self.recipe = trained_model.read_recipe(flags, overrides, self._workdir)
+    if not self._workdir and not flags.weights and not getattr(self.recipe, "model_init", None):
       raise UserError("--weights=... is missing; see --help")
-    self._make_task = subject.trainer(self.project).make_task
-    self._task = self._make_task(self.config)
-    for side in text_embeddings.SIDES.values():
+    self._task = task(self.recipe)
+    for side in text_embeddings.SIDES:
       if side not in self._task.predict:
         raise UserError(f"the model of {self.project} embeds no {side}s; lit, siglip and clippo have one that does")
-    self._mesh = sharding.make_mesh(self.config.get("mesh", sharding.AUTO))
-    self._rules = self.config.get("sharding_rules", ())
-    self._sharding = sharding.batch_sharding(self._mesh, self._rules)
-    self._batch_size = _batch_size(flags)
-    self._params: Any = None
+    self._mesh = sharding.make_mesh(self.recipe.mesh)
+    self._sharding = sharding.batch_sharding(self._mesh, self.recipe.sharding_rules)
+    self._batch_size = -(-flags.batch_size // len(jax.devices())) * len(jax.devices())
+    self._variables: Variables = {}
 
   def images(self, paths: Sequence[Path]) -> contextlib.AbstractContextManager[pipeline.EvalInput]:
-    """A context with the batches of image files.
+    """Returns a context with the batches of image files.
 
     Raises:
       UserError: a file that is no image, when its batch is read.
     """
-    return _listed(paths, lambda data: self._open(data, self.pp_img(), len(paths)))
+    return _listed(paths, lambda data: self._open(data, *self._pp_img(), len(paths), "--images"))
 
   def dataset(self, name: str) -> pipeline.EvalInput:
-    """The batches of the data that the config's eval `name`, or its `input`, has.
+    """Returns the batches of the data that the config's eval `name`, or its `input`, has.
 
     Raises:
       UserError: no such eval, or the data cannot be read.
     """
     if name == "input":
-      where, pp = self.config.input, self.pp_img()
-    elif name in (evals := self.config.get("evals", {})):
-      where, pp = evals[name], evals[name].get("pp_img") or evals[name].get("pp_fn") or self.pp_img()
+      data, where, (pp, pp_where) = _data_of(self.recipe.input), "config.input", self._pp_img()
+    elif name in self.recipe.evals:
+      options, where = self.recipe.evals[name], f"config.evals.{name}"
+      data, own = _data_of(options), next((key for key in ("pp_img", "pp_fn") if getattr(options, key, None)), None)
+      pp, pp_where = (getattr(options, own), f"{where}.{own}") if own else self._pp_img()
     else:
-      raise UserError(f"--data: the config has no eval {name!r}{nearest(name, ['input', *evals])}")
-    data = _data_of(where)
-    if not {"name", "source"} & data.keys():
+      raise UserError(f"--data: the config has no eval {name!r}{nearest(name, ['input', *self.recipe.evals])}")
+    if data is None:
       raise UserError(f"--data={name}: it names no dataset by data=dict(name=..., split=...)")
-    return self._open(data, pp, len(open_source(data, f"{name}.data")))
+    return self._open(data, pp, pp_where, len(open_source(data, f"{where}.data")), f"{where}.data")
 
   def texts(self, written: Sequence[str]) -> pipeline.EvalInput:
-    """The batches of texts.
+    """Returns the batches of texts.
 
     Raises:
       UserError: `pp_txt` refuses one.
     """
-    size = text_embeddings.text_batch_size(len(written), self._batch_size, self._sharding)
-    return text_embeddings.open_texts(written, self.pp_txt(), batch_size=size, sharding=self._sharding, cache=False)
+    column = bytes_column(written)
+    data = sources.Arrays(columns={"text": column, "texts": column}, name="texts")
+    return self._open(data, *self._pp_txt(), len(written), "--texts", key="labels")
 
   def load(self, images: pipeline.EvalInput | None, written: pipeline.EvalInput | None) -> None:
     """Loads the weights for inputs of these shapes; a side that is not given is made up.
@@ -120,36 +122,43 @@ class Model:
       labels = next(iter(written if written is not None else self.texts(["a"])))["labels"]
       batch["labels"] = labels[np.arange(len(batch.get("image", labels))) % len(labels)]
     on_devices = feed.put(batch, self._sharding)
-    shapes = state_init.abstract_without_schedules(self._task, self.config, self._mesh, on_devices)
-    if self._workdir:
-      (found,) = subject.checkpoints(self._workdir, None, shapes, average=False)
-      self._params = found.params()
-    elif "weights" in self._flags:
-      (found,) = subject.weights(self._flags["weights"], self.config, self._make_task, shapes, on_devices)
-      self._params = found.params()
-    else:
-      self._params = state_init.fresh_params(self._task, self.config, shapes.params, on_devices)
+    placement = state_init.place(self._task, self.recipe, on_devices, mesh=self._mesh)
+    with placement.activations():
+      if self._workdir:
+        (found,) = trained_model.from_checkpoints(self._workdir, None, placement.shapes, average=False)
+        self._variables = found.variables()
+      elif self._flags.weights:
+        (found,) = trained_model.from_files(self._flags.weights, placement)
+        self._variables = found.variables()
+      else:
+        self._variables = placement.fresh_variables(on_devices)
 
   def scale(self) -> tuple[float, float | None]:
-    """The factor on cosine similarities that the model has learned, and the bias where it has one."""
-    params = self._params
+    """Returns the factor on cosine similarities that the model has learned, and the bias where it has one."""
+    params = self._variables["params"]
     bias = None if "b" not in params else float(np.asarray(params["b"]).reshape(-1)[0])
     return (float(np.exp(np.asarray(params["t"]).reshape(-1)[0])) if "t" in params else 1.0), bias
 
   def embed(self, side: str, data: pipeline.EvalInput, *, stream: TextIO | None = None) -> Float[np.ndarray, "n dim"]:
-    """Embeddings of all examples, in their order.
+    """Returns the embeddings of all examples, in their order.
 
     Args:
       side: "image" or "text".
       data: of `images`, `dataset` or `texts`.
       stream: where to show how far it is.
     """
-    embedder = text_embeddings.Embedder(self._task.predict[side], self._sharding, side)
-    extractor = features.Extractor(lambda params, batch: {"z": embedder.of_batch(params, batch)}, self._sharding)
+    where = f"the model of {self.project}"
+    embedder = text_embeddings.Embedder(self._task.predict[side], self._sharding, side, where)
+
+    def embeddings(variables: Variables, batch: Mapping[str, Any]) -> dict[str, Any]:
+      return {"z": embedder.of_batch(variables, batch)}
+
+    extractor = features.Extractor(embeddings, self._sharding, where)
     found = np.zeros((0, 0), np.float32)
-    done, shown = 0, Shown(f"{side}s", data.num_examples, stream)
-    held = sharding.activations(self._mesh, self._rules)
-    with held, contextlib.closing(extractor.pieces(self._params, data)) as pieces:
+    done = 0
+    held = sharding.activations(self._mesh, self.recipe.sharding_rules)
+    shown = contextlib.closing(Shown(f"{side}s", data.num_examples, stream))
+    with held, shown as shown, contextlib.closing(extractor.pieces(self._variables, data)) as pieces:
       for ids, rows in pieces:
         if not done:
           found = np.empty((data.num_examples, rows["z"].shape[1]), np.float32)
@@ -158,56 +167,58 @@ class Model:
         shown.tick(done)
     return found
 
-  def pp_img(self) -> str:
-    """The preprocessing of an image from the bytes of its file.
+  def canonicalizes(self) -> bool:
+    """Tells whether the config's zero-shot evaluation makes prompts lower-case and drops their punctuation."""
+    return all(each.canonicalize for each in self.recipe.evals.values() if isinstance(each, evaluators.Zeroshot))
+
+  def _pp_img(self) -> tuple[str, str]:
+    """Returns the preprocessing of an image from the bytes of its file, and where it stands.
 
     That of the config's evals begins with their data. Where these are arrays, a file is decoded and resized to their
     size first.
     """
-    if "pp_img" in self._flags:
-      return self._flags["pp_img"]
+    if self._flags.pp_img:
+      return self._flags.pp_img, "--pp_img"
     name, pp = self._of_evals("pp_img")
-    if "decode" in [op for op, _, _ in builder.parse(pp)]:
-      return pp
-    source = open_source(_data_of(self.config.evals[name]), f"config.evals.{name}.data")
+    where = f"config.evals.{name}.pp_img"
+    if "decode" in [call.name for call in builder.parse(pp, where)]:
+      return pp, where
+    source = open_source(_data_of(self.recipe.evals[name]), f"config.evals.{name}.data")
     shape = getattr(source, "arrays", {}).get("image", np.empty(0)).shape[1:]
     if len(shape) != 3:
-      raise UserError(f"--pp_img=... is missing, and config.evals.{name}.pp_img takes no bytes of a file")
+      raise UserError(f"--pp_img=... is missing, and {where} takes no bytes of a file")
     height, width, channels = shape
-    return "|".join(filter(None, [f"decode({channels})|resize(({height},{width}),antialias=True)", pp]))
+    decoding = f"decode({channels})|resize(({height},{width}),antialias=True)"
+    return "|".join(filter(None, [decoding, pp])), where
 
-  def canonicalizes(self) -> bool:
-    """Whether the config's zero-shot evaluation makes prompts lower-case and drops their punctuation."""
-    kinds = [
-      each for each in self.config.get("evals", {}).values() if registry.module_of(each.get("type")) == "zeroshot"
-    ]
-    return all(each.get("canonicalize", True) for each in kinds)
-
-  def pp_txt(self) -> str:
-    """The preprocessing of a text under `text`."""
-    return self._flags["pp_txt"] if "pp_txt" in self._flags else self._of_evals("pp_txt")[1]
+  def _pp_txt(self) -> tuple[str, str]:
+    """Returns the preprocessing of a text under `text`, and where it stands."""
+    if self._flags.pp_txt:
+      return self._flags.pp_txt, "--pp_txt"
+    name, pp = self._of_evals("pp_txt")
+    return pp, f"config.evals.{name}.pp_txt"
 
   def _of_evals(self, key: str) -> tuple[str, str]:
-    for name, each in self.config.get("evals", {}).items():
-      if each.get(key):
-        return name, each[key]
+    for name, each in self.recipe.evals.items():
+      if getattr(each, key, None):
+        return name, getattr(each, key)
     raise _NoPreprocessing(f"--{key}=... is missing, and no eval of the config has one")
 
-  def _open(self, data: Mapping[str, Any], pp: str, count: int) -> pipeline.EvalInput:
+  def _open(
+    self, data: Any, pp: str, pp_where: str, count: int, where: str, *, key: str = "image"
+  ) -> pipeline.EvalInput:
+    """Returns the batches of a source, whose preprocessing leaves `key`."""
     size = text_embeddings.text_batch_size(count, self._batch_size, self._sharding)
-    pp = text_embeddings.with_keep(pp, "image")
-    return batches.open_batches(data, pp, batch_size=size, sharding=self._sharding, cache=False, key="images")
+    pp = text_embeddings.with_keep(pp, key)
+    return pipeline.eval_batches(data, pp, batch_size=size, cache=False, where=where, pp_where=pp_where)
 
-  def _open_one(self, data: Mapping[str, Any]) -> pipeline.EvalInput:
-    return self._open(data, self.pp_img(), 1)
+  def _open_one(self, data: Any) -> pipeline.EvalInput:
+    return self._open(data, *self._pp_img(), 1, "--images")
 
 
-def _data_of(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The first dataset of an evaluator's config."""
-  names = [*(config.get("datasets") or {}), *config.get("dataset_names", ())]
-  options = [config, *(config.get("datasets") or {}).values(), *(zeroshot.DATASETS.get(name, {}) for name in names)]
-  data = next((each["data"] for each in options if each.get("data")), {})
-  return data.to_dict() if isinstance(data, ConfigDict) else dict(data)
+def _data_of(options: Any) -> Any:
+  """Returns the first source of an input or an evaluator; None where it names none."""
+  return next(sources.sources_in(options), None)
 
 
 class _NoPreprocessing(UserError):
@@ -215,35 +226,42 @@ class _NoPreprocessing(UserError):
 
 
 class Shown:
-  """A line on `stream` that tells how far a long computation is: redrawn on a terminal, the last one only elsewhere."""
+  """Tells on `stream` how far a long computation is: in a live line on a terminal, in the last line only elsewhere.
+
+  Args:
+    what: is computed, in the plural.
+    total: how many of them.
+    stream: where to show it; None is nowhere.
+  """
 
   def __init__(self, what: str, total: int, stream: TextIO | None):
-    self._what, self._total, self._stream = what, total, stream
-    self._began = self._drawn = time.perf_counter()
+    self._what, self._total = what, total
+    self._line = Line(stream)
+    self._began = time.perf_counter()
 
   def tick(self, done: int) -> None:
-    """Call when `done` of the total are."""
-    if self._stream is None:
-      return
-    now, live, last = time.perf_counter(), self._stream.isatty(), done >= self._total
-    if not last and not (live and now - self._drawn > 0.2):
-      return
-    self._drawn = now
-    rate = done / max(now - self._began, 1e-9)
-    left = "" if last else f"  {progress.duration((self._total - done) / rate)} left"
-    line = f"{self._what} {done:,}/{self._total:,}  {rate:,.0f}/s{left}"
-    print(terminal.CLEAR + line if live else line, end="\n" if last else "", file=self._stream, flush=True)
+    """Shows that `done` of the total are done."""
+    rate = done / max(time.perf_counter() - self._began, 1e-9)
+    line = f"{self._what} {done:,}/{self._total:,}  {rate:,.0f}/s"
+    if done < self._total:
+      self._line.draw(f"{line}  {progress.duration((self._total - done) / rate)} left")
+    else:
+      self._line.say(line)
+
+  def close(self) -> None:
+    """Takes the live line away."""
+    self._line.close()
 
 
 def find_images(spec: str) -> list[Path]:
-  """Image files of a folder and all below it, a pattern like `photos/*.jpg`, or several joined by commas, sorted.
+  """Returns the image files of a folder and all below it, of a pattern like `photos/*.jpg`, or of several such, sorted.
 
   Raises:
     UserError: nothing is there, or a file that is no image by its name.
   """
   found: list[Path] = []
   for part in filter(None, (each.strip() for each in spec.split(","))):
-    path = files.from_here(part)
+    path = Path(files.from_here(part))
     if path.is_dir():
       here = sorted(p for p in path.rglob("*") if p.suffix.lower() in folder.IMAGE_SUFFIXES and p.is_file())
     elif path.is_file():
@@ -261,7 +279,7 @@ def find_images(spec: str) -> list[Path]:
 
 
 def read_lines(spec: str, flag: str) -> list[str]:
-  """The lines of a UTF-8 text file, without empty ones.
+  """Returns the lines of a UTF-8 text file, without empty ones.
 
   Raises:
     UserError: no such file, no text in it, or not UTF-8.
@@ -281,14 +299,14 @@ def read_lines(spec: str, flag: str) -> list[str]:
 
 @contextlib.contextmanager
 def _listed(paths: Sequence[Path | None], open_data: Any) -> Iterator[pipeline.EvalInput]:
-  """What `open_data` makes of the data of image files; None stands for a grey one that is made up."""
+  """Gives what `open_data` makes of the data of image files; None stands for a grey one that is made up."""
   with tempfile.TemporaryDirectory() as place:
     grey = Path(place) / "grey.png"
     if None in paths:
       grey.write_bytes(_png(512))
     lines = Path(place) / "images.jsonl"
     lines.write_text("".join(f"{json.dumps({'image': str(path or grey)})}\n" for path in paths))
-    yield open_data(dict(source="jsonl", path=str(lines)))
+    yield open_data(sources.Jsonl(path=str(lines)))
 
 
 def _png(size: int) -> bytes:
@@ -299,24 +317,17 @@ def _png(size: int) -> bytes:
   return out.getvalue()
 
 
-def _batch_size(flags: Mapping[str, str]) -> int:
-  text = flags.get("batch_size", str(_BATCH_SIZE))
-  if not text.isdecimal() or int(text) < 1:
-    raise UserError(f"--batch_size={text} must be a whole number from 1 on")
-  return -(-int(text) // len(jax.devices())) * len(jax.devices())
-
-
 def similarities(
   zimg: Float[np.ndarray, "images dim"], ztxt: Float[np.ndarray, "texts dim"]
 ) -> Float[np.ndarray, "images texts"]:
-  """Inner products in double precision."""
+  """Returns inner products in double precision."""
   return np.asarray(zimg, np.float64) @ np.asarray(ztxt, np.float64).T
 
 
 def probabilities(
   similarity: Float[np.ndarray, "images texts"], scale: float, bias: float | None
 ) -> Float[np.ndarray, "images texts"]:
-  """How probable each text is: of all texts given (softmax), or by itself where the model has a bias (sigmoid)."""
+  """Returns how probable each text is: of all that are given (softmax), or alone where the model has a bias."""
   if bias is not None:
     return scipy.special.expit(scale * similarity + bias)
   return scipy.special.softmax(scale * similarity, axis=1)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from core import config as config_lib
+from core import data_files
 from core.checkpoint import pretrained
+from core.recipe import load
 from core.testing import tiny_towers, trainer
-from core.training import loop
-from projects.vit.train import make_task
+from core.training import cli, loop
+from projects.vit.train import TASK
 from tools import evaluate
 
 WEIGHTS = Path("core/models/witness")
@@ -31,7 +32,8 @@ def get_config(arg=None):
   pp = "value_range(-1,1)|onehot(7,key='label',key_result='labels')|keep('image','labels')"
   data = dict(source="arrays", path={data!r})
   return config_lib.ConfigDict(dict(
-    num_classes=7, model_name={name!r}, model={model!r}, optax_name="scale_by_adam", lr=1e-3,
+    num_classes=7, model_name={name!r}, model={model!r}, optax_name="scale_by_adam", lr=1e-3, total_steps=1,
+    input=dict(data=data, pp=pp, batch_size=32),
     evals=dict(images=dict(type="classification", data=data, pp_fn=pp, batch_size=32)),
   ))
 """
@@ -39,7 +41,7 @@ def get_config(arg=None):
 
 @pytest.fixture(scope="module")
 def images():
-  with np.load(Path(__file__).parent / "witness" / "evaluate_timm.npz") as file:
+  with np.load(data_files.find("tools/witness/evaluate_timm.npz")) as file:
     return dict(file)
 
 
@@ -65,8 +67,8 @@ def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run")
   small = [("model.depth", "1"), ("model.width", "16"), ("model.num_heads", "2"), ("model.mlp_dim", "32")]
   steps = [("total_steps", "4"), ("ckpt_steps", "2"), ("evals.test.log_steps", "2"), ("ema.decay", "0.5")]
-  config = config_lib.load("projects/vit/configs/digits.py", small + steps)
-  loop.run(make_task(config), config, workdir, project="vit", name="digits")
+  task, recipe = cli.read_recipe(TASK, load.read("projects/vit/configs/digits.py", small + steps))
+  loop.run(task(recipe), recipe, workdir, project="vit", name="digits")
   return workdir
 
 
@@ -80,6 +82,19 @@ def test_all_checkpoints_of_a_run_give_what_the_run_itself_found(run):
     assert results[f"step {step}"].items() <= logged[step].items()
     as_raw = {key.replace("test_ema/", "test/"): value for key, value in averaged[step].items()}
     assert results[f"step {step} ema"].items() <= as_raw.items()
+
+
+def test_a_trained_head_is_evaluated_though_training_began_with_a_fresh_one(run, tmp_path):
+  """As of a fine-tuned model, whose config says what of the weights before it was left out (vision_transformer#91)."""
+  output = tmp_path / "out.json"
+  sizes = ["depth=1", "width=16", "num_heads=2", "mlp_dim=32"]
+  arguments = ["--config=projects/vit/configs/digits.py", *(f"--config.model.{size}" for size in sizes)]
+  arguments += ["--config.model_init=elsewhere.npz", "--config.model_load={'dont_load': ['head/.*']}"]
+  assert evaluate.main([*arguments, f"--weights={run / 'params.npz'}", f"--output={output}"]) == 0
+  (found,) = json.loads(output.read_text())["results"]
+  found.pop("weights")
+  assert found
+  assert found.items() <= trainer.repeatable_metrics(run)[-2].items()
 
 
 def test_an_evaluator_that_the_config_lacks_can_be_added(run, tmp_path):
@@ -142,7 +157,7 @@ def test_weights_of_another_model_are_refused(run, tmp_path):
     evaluate.main(["--config=projects/vit/configs/digits.py", f"--weights={tmp_path / 'w.npz'}"])
 
 
-def test_more_subjects_than_metrics_are_rows():
+def test_of_more_weights_than_metrics_the_weights_are_rows():
   rows = evaluate.table([{"weights": f"step {n}", "val/prec@1": n / 4} for n in range(3)]).splitlines()
   assert rows == ["        val/prec@1", "step 0       0.00%", "step 1      25.00%", "step 2      50.00%"]
   assert evaluate.table([{"weights": "w", "a": 1.0, "b": 2.0}]).splitlines() == ["   w", "a  1", "b  2"]

@@ -3,51 +3,72 @@
 ./bazelw run //tools:export -- --config=projects/vit/configs/digits.py --weights=runs/a/params.npz --to=hf --output=vit
 """
 
+import contextlib
+import dataclasses
 import json
 import os
 import re
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from jax import export as jax_export
-from ml_collections import ConfigDict
 
-from core import config as config_lib
-from core import files, trees
+from core import command, files, trees
 from core.checkpoint import pretrained
-from core.data import input_config
-from core.errors import UserError, nearest
-from core.models import one_tower, text_transformer, towers, two_towers, weights
+from core.errors import UserError
 from core.models import registry as models
+from core.models import weights
 from core.models.foreign import registry as foreign
 from core.models.foreign import table
+from core.recipe import load
+from core.recipe.models.registry import MODELS
+from core.recipe.models.text_transformer import TextTransformer
+from core.recipe.models.towers import OneTower, TwoTowers
+from core.recipe.parse import parse
+from core.recipe.types import OneOf, Text, Whole
 from core.training import cli
-from tools import subject
+from tools import trained_model
 
-_USAGE = """\
-usage: export --config=FILE.py[:ARGS] --weights=W --to=npz|timm|hf|stablehlo --output=PATH [options]
-
-  --config=FILE.py:ARGS  a config: of its entries model_name, model and num_classes are read
-  --config.KEY=VALUE     change one of them, e.g. --config.model.pool_type=tok --config.num_classes=0
-  --weights=W            a file, folder, URL or published name, all that the config's model_init may be
-  --to=npz               a file in the published layout, for this repository and big_vision
-  --to=timm              a folder for timm.create_model("local-dir:PATH", pretrained=True)
-  --to=hf                a folder for transformers' from_pretrained("PATH")
-  --to=stablehlo         a folder with the compiled model and its weights in one file, which runs where only JAX is
-  --image_size=N         side of the images in pixels, or HEIGHTxWIDTH
-                         (default: that of the last crop or resize in config.input.pp)
-  --text_length=N        tokens of a text, for models that have a text tower
-                         (default: that of the model's max_len, or of the tokenizer in config.input.pp)
-"""
-_FLAGS = ("config", "weights", "to", "output", "image_size", "text_length", "help")
+_FORMS = {
+  "npz": "a file in the published layout, for this repository and big_vision",
+  "timm": 'a folder for timm.create_model("local-dir:PATH", pretrained=True)',
+  "hf": 'a folder for transformers\' from_pretrained("PATH")',
+  "stablehlo": "a folder with the compiled model and its weights in one file, which runs where only JAX is",
+}
+_COMMAND = command.Command(
+  f"export --config=FILE.py[:ARGS] --weights=W --to={'|'.join(_FORMS)} --output=PATH [options]", configs=True
+)
+_COMMAND.text(
+  "config",
+  "a config: of its entries model_name, model and num_classes are read",
+  shown="FILE.py:ARGS",
+  required=True,
+)
+_COMMAND.text(
+  "weights",
+  "a file, folder, URL or published name, all that the config's model_init may be",
+  shown="W",
+  required=True,
+)
+_COMMAND.choice("to", tuple(_FORMS), "; ".join(f"{name}: {text}" for name, text in _FORMS.items()), required=True)
+_COMMAND.text("output", "the file or folder", shown="PATH", required=True)
+_COMMAND.text(
+  "image_size",
+  "side of the images in pixels, or HEIGHTxWIDTH (default: that of the last crop or resize in config.input.pp)",
+  shown="N",
+)
+_COMMAND.whole(
+  "text_length",
+  "tokens of a text, for models that have a text tower (default: that of the model's max_len, or of the tokenizer in "
+  "config.input.pp)",
+)
 
 # Read with JAX alone: what lies in the folder of a StableHLO export.
 _RUN = '''\
@@ -73,38 +94,45 @@ else:
 '''
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+  """What an export reads of a config.
+
+  Attributes:
+    model_name: the model's family.
+    model: the options of that model.
+    num_classes: the number of classes. None or 0 leaves the head away.
+  """
+
+  model_name: Text
+  model: Annotated[Any, OneOf("model_name", MODELS, beside=True)]
+  num_classes: Whole | None = None
+
+
 def main(argv: Sequence[str]) -> int:
-  flags, overrides = cli.parse(argv, _FLAGS)
-  if "help" in flags or not flags:
-    print(_USAGE)
-    return 0
-  for flag in ("config", "weights", "to", "output"):
-    if flag not in flags:
-      raise UserError(f"--{flag}=... is missing; see --help")
-  if flags["to"] not in WRITERS:
-    raise UserError(f"--to={flags['to']} is unknown{nearest(flags['to'], WRITERS)}")
-  output = files.from_here(flags["output"])
+  """Writes the model in the form that is asked for; returns the exit status."""
+  flags, overrides = _COMMAND.parse(argv or ["--help"])
+  output = files.from_here(flags.output)
   if output.is_file() or (output.is_dir() and any(output.iterdir())):
     raise UserError(f"--output: {output} is there already; nothing is overwritten")
-  config = config_lib.load(_config_spec(flags["config"]), overrides)
-  image_size = _image_size(flags.get("image_size"), config)
-  family = models.get(config.get("model_name"))
-  options = input_config.as_dict(config.get("model", {}), "config.model")
-  if family in (two_towers, one_tower):
-    options |= _texts_of(options, flags.get("text_length"), config) if family is two_towers else {}
-    model = family.Model(**options)
-  else:
-    model = family.Model(num_classes=config.get("num_classes") or None, **options)
+  config = load.read(_config_spec(flags.config), overrides)
+  known = [field.name for field in dataclasses.fields(Exported)]
+  exported = parse(Exported, {key: value for key, value in config.items() if key in known})
+  pp = _preprocessing(config)
+  image_size = _image_size(flags.image_size, pp)
+  family, options = models.get(exported.model_name), _with_text_length(exported.model, flags.text_length, pp)
+  embeds = isinstance(options, TwoTowers | OneTower)
+  model = family.make(None if embeds else exported.num_classes or None, options)
   inputs = _example(model, image_size).values()
   shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
-  params = family.load(shapes, flags["weights"], options)
-  WRITERS[flags["to"]](output, family.__name__.rpartition(".")[2], model, params, image_size)
+  params = family.load(shapes, flags.weights, options)
+  WRITERS[flags.to](output, family.__name__.rpartition(".")[2], model, params, image_size)
   print(f"written to {output}")
   return 0
 
 
 def write_npz(output: Path, family: str, model: Any, params: Any, image_size: tuple[int, int]) -> None:
-  """The published layout, without `scan`'s stacking, which other readers do not know."""
+  """Writes the published layout, without `scan`'s stacking, which other readers do not know."""
   del family, model, image_size
   if output.suffix != ".npz":
     raise UserError(f"--output={output} must end in .npz")
@@ -112,7 +140,7 @@ def write_npz(output: Path, family: str, model: Any, params: Any, image_size: tu
 
 
 def write_folder(library: str) -> Callable[..., None]:
-  """A writer of the folder that a library loads: config.json, model.safetensors, and an example."""
+  """Returns a writer of the folder that a library loads: config.json, model.safetensors, and an example."""
 
   def write(output: Path, family: str, model: Any, params: Any, image_size: tuple[int, int]) -> None:
     forms = foreign.get(family)
@@ -132,7 +160,7 @@ def write_folder(library: str) -> Callable[..., None]:
 
 
 def write_stablehlo(output: Path, family: str, model: Any, params: Any, image_size: tuple[int, int]) -> None:
-  """One file that JAX runs by itself on CPU, CUDA and TPU, for any batch size; and how to run it.
+  """Writes one file that JAX runs by itself on CPU, CUDA and TPU, for any batch size; and how to run it.
 
   Raises:
     UserError: the parameters exceed what the format holds, 2 GiB; a model of more than images.
@@ -150,7 +178,7 @@ def write_stablehlo(output: Path, family: str, model: Any, params: Any, image_si
 
 
 def stablehlo(model: Any, params: Any, image_size: tuple[int, int]) -> jax_export.Exported:
-  """The function from images [batch, height, width, 3] in [-1, 1] to outputs, with its parameters inside."""
+  """Returns the function from images [batch, height, width, 3] in [-1, 1] to outputs, with its parameters inside."""
   (batch,) = jax_export.symbolic_shape("batch")
   image = jax.ShapeDtypeStruct((batch, *image_size, 3), jnp.float32)
   run = jax.jit(lambda image: model.apply({"params": params}, image)[0])
@@ -166,20 +194,27 @@ WRITERS: dict[str, Callable[..., None]] = {
 
 
 def _config_spec(spec: str) -> str:
-  return cli.config_spec(spec, Path(__file__).parents[1] / "projects" / (subject.project_of(spec) or "vit"))
+  return cli.config_spec(spec, Path(__file__).parents[1] / "projects" / (trained_model.project_of(spec) or "vit"))
 
 
-def _image_size(text: str | None, config: ConfigDict) -> tuple[int, int]:
-  """(height, width) in pixels, as given or as the config's training images have it."""
+def _preprocessing(config: dict[str, Any]) -> str:
+  """Returns the pp string of the training images; "" where the config has none."""
+  inputs = config.get("input")
+  pp = inputs.get("pp") if isinstance(inputs, dict) else None
+  return pp if isinstance(pp, str) else ""
+
+
+def _image_size(text: str | None, pp: str) -> tuple[int, int]:
+  """Returns (height, width) in pixels, as given or as the config's training images have it."""
   if text is None:
-    sizes = re.findall(r"(?:crop|resize)\w*\((\d+)\)", config.get("input", {}).get("pp", ""))
+    sizes = re.findall(r"(?:crop|resize)\w*\((\d+)\)", pp)
     if not sizes:
       raise UserError("--image_size=... is missing, and config.input.pp neither crops nor resizes to a size")
     text = sizes[-1]
-  height, x, width = text.partition("x")
-  if not height.isdecimal() or (x and not width.isdecimal()):
+  match = re.fullmatch(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", text, flags=re.ASCII)
+  if not match:
     raise UserError(f"--image_size={text} must be a number of pixels or HEIGHTxWIDTH")
-  return int(height), int(width or height)
+  return int(match[1]), int(match[2] or match[1])
 
 
 def _flat(params: Any) -> dict[str, np.ndarray]:
@@ -187,38 +222,39 @@ def _flat(params: Any) -> dict[str, np.ndarray]:
 
 
 def _in_float32(model: Any) -> Any:
-  """`model` and its towers, computing in float32."""
+  """Returns `model`, and so its towers, computing in float32."""
   changes = {tower: _in_float32(getattr(model, tower)) for tower in ("img", "txt") if hasattr(model, tower)}
-  return model.clone(**changes, **({"dtype_mm": "float32"} if hasattr(model, "dtype_mm") else {}))
+  if hasattr(model.options, "dtype_mm"):
+    changes["options"] = dataclasses.replace(model.options, dtype_mm="float32")
+  return model.clone(**changes)
 
 
-def _texts_of(options: dict[str, Any], stated: str | None, config: ConfigDict) -> dict[str, Any]:
-  """The options of two towers' texts, with their length where the text tower's parameters tell it."""
-  text = dict(options.get("text") or {})
-  if towers.get("text", options.get("text_model", "text_transformer")) is not text_transformer:
-    return {}
-  if stated is None and not text.get("max_len"):
-    lengths = re.findall(r"tokenize\((?:max_len=)?(\d+)", config.get("input", {}).get("pp", ""))
+def _with_text_length(options: Any, stated: int | None, pp: str) -> Any:
+  """Returns the options with the length of the texts, where a text tower's parameters depend on it."""
+  text = getattr(options, "text", None)
+  if not isinstance(text, TextTransformer):
+    return options
+  if stated is None and not text.max_len:
+    lengths = re.findall(r"tokenize\((?:max_len=)?(\d+)", pp)
     if not lengths:
       raise UserError("--text_length=... is missing, and config.input.pp tokenizes to no length")
-    stated = lengths[-1]
-  if stated is not None and not (stated.isdecimal() and int(stated)):
-    raise UserError(f"--text_length={stated} must be a number of tokens")
-  return {"text": text | ({"max_len": int(stated)} if stated else {})}
+    stated = int(lengths[-1])
+  return dataclasses.replace(options, text=dataclasses.replace(text, max_len=stated)) if stated else options
 
 
 def _example(model: Any, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
-  """Inputs of a model, made up: images, and for one of texts token ids too."""
+  """Returns inputs of a model, made up: images, and for one of texts token ids too."""
   rng = np.random.default_rng(0)
   image = rng.uniform(-1, 1, (2, *image_size, 3)).astype(np.float32)
   if not hasattr(model, "txt"):
     return {"image": image}
-  length = min(model.txt.max_len, 64)  # BERT has positions for more than anyone needs here.
-  return {"image": image, "text": rng.integers(1, model.txt.vocab_size, (3, length)).astype(np.int32)}
+  text = model.txt.options
+  length = min(text.max_len, 64)  # BERT has positions for more than anyone needs here.
+  return {"image": image, "text": rng.integers(1, text.vocab_size, (3, length)).astype(np.int32)}
 
 
 def _write_example(folder: Path, model: Any, params: Any, image_size: tuple[int, int]) -> None:
-  """Inputs and what they give, by which whoever has the folder can tell that it works."""
+  """Writes inputs and what they give, by which whoever has the folder can tell that it works."""
   inputs = _example(model, image_size)
 
   def run(params: Any, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -231,24 +267,18 @@ def _write_example(folder: Path, model: Any, params: Any, image_size: tuple[int,
   np.savez(folder / "example.npz", **inputs, **{name: np.asarray(x, np.float32) for name, x in outputs.items()})
 
 
-class _new_folder:
-  """A folder to fill, which takes the place of `path` when all has been written, and is gone if it has not."""
-
-  def __init__(self, path: Path):
-    self._path = path
-
-  def __enter__(self) -> Path:
-    self._path.parent.mkdir(parents=True, exist_ok=True)
-    self._part = Path(tempfile.mkdtemp(prefix=f".{self._path.name}.", dir=self._path.parent))
-    return self._part
-
-  def __exit__(self, kind: Any, *_: Any) -> None:
-    if kind is None:
-      self._part.chmod(0o755)
-      os.replace(self._part, self._path)
-    else:
-      shutil.rmtree(self._part, ignore_errors=True)
+@contextlib.contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+  """Gives a folder to fill, which takes the place of `path` when all has been written, and is gone if it has not."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+  try:
+    yield part
+    part.chmod(0o755)
+    os.replace(part, path)
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
 
 
 if __name__ == "__main__":
-  cli.exit_with(lambda: main(sys.argv[1:]))
+  command.run(main)

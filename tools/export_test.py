@@ -67,7 +67,7 @@ def test_a_folder_for_another_library_holds_the_same_model(library, here):
   assert run(f"--to={library}", "--output=out") == 0
   model = vit.Model(7, **TINY)
   params = pretrained.load_params(str(here / "params.npz"))
-  assert_same(vit.load(shapes(model), str(here / "out"), TINY), params)
+  assert_same(vit.load(shapes(model), str(here / "out"), model.options), params)
   with np.load(here / "out" / "example.npz") as example:
     assert example["image"].shape == (2, 32, 32, 3)
     np.testing.assert_allclose(example["output"], outputs(model, params, example["image"]), atol=1e-4)
@@ -187,7 +187,7 @@ def test_two_towers_become_a_folder_for_transformers_and_published_weights_again
   [
     (["--to=timm"], "--to=timm: two_towers has no form there (it has: hf)"),
     (["--to=stablehlo"], "--to=stablehlo: takes models of images alone, and two_towers is of texts too"),
-    (["--to=hf", "--text_length=x"], "--text_length=x must be a number of tokens"),
+    (["--to=hf", "--text_length=x"], "flag --text_length must be a whole number above 0, got 'x'"),
     (["--to=hf", "--text_length=8"], "txt: params.npz:txt: for texts of 6 tokens, and those here have 8"),
     (["--to=hf", "--config.input.pp=resize(32)"], "--text_length=... is missing, and config.input.pp tokenizes to no"),
   ],
@@ -211,13 +211,16 @@ def test_nothing_is_left_of_an_export_that_failed(here, monkeypatch):
   "arguments, line",
   [
     (["--to=timm"], "--output=... is missing"),
-    (["--to=tim", "--output=out"], "--to=tim is unknown (did you mean 'timm'?)"),
+    (["--to=tim", "--output=out"], "flag --to must be one of npz, timm, hf, stablehlo, got 'tim'"),
     (["--to=npz", "--output=out"], "must end in .npz"),
     (["--to=npz", "--output=params.npz"], "params.npz is there already; nothing is overwritten"),
     (["--to=timm", "--output=out", "--image_size=x"], "--image_size=x must be a number of pixels or HEIGHTxWIDTH"),
     (["--to=timm", "--output=out", "--config.input.pp=flip_lr"], "--image_size=... is missing, and config.input.pp"),
     (["--to=hf", "--output=out", "--config.model.pool_type=map"], "not the weights of this model"),
-    (["--to=timm", "--output=out", "--config.model_name=vitt"], "model_name 'vitt' is unknown"),
+    (
+      ["--to=timm", "--output=out", "--config.model_name=vitt"],
+      "model_name: there is no 'vitt' (did you mean 'vit'?)",
+    ),
   ],
 )
 def test_what_cannot_be_is_one_line(arguments, line, here):

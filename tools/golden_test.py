@@ -39,3 +39,11 @@ PINNED = {"digits": {"losses": [2.3, 2.0], "results": {"test/prec@1": 0.5, "test
 )
 def test_what_moved_is_told_by_name(found, words):
   assert golden.differences(PINNED, found) == words
+
+
+def test_a_surrogate_gap_is_held_by_its_own_size_and_an_eigenvalue_of_trained_parameters_not_at_all():
+  results = {"sharpness/surrogate_gap": 0.0142, "test/prec@1": 0.5}
+  assert golden.pinnable(results | {"sharpness/top_eigenvalue": 8.2, "sharpness/iterations": 6}) == results
+  pinned, near, far = ({"digits": {"losses": [], "results": {"sharpness/surrogate_gap": x}}} for x in (1, 1.01, 1.03))
+  assert golden.differences(pinned, near) == []
+  assert golden.differences(pinned, far) == ["digits sharpness/surrogate_gap: 1.03, pinned 1"]

@@ -1,7 +1,11 @@
-"""The rules of the house that an import can break. Bazel's visibility holds the first two as well, target by target."""
+"""The rules of the house: what may import what, how long functions and files may be, how docstrings begin.
+
+Bazel's visibility holds the first two as well, target by target.
+"""
 
 import ast
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +13,12 @@ import pytest
 
 # The programs that asked other libraries, in witness/, run in environments of their own.
 SOURCES = sorted(
-  path for folder in ("core", "projects") for path in Path(folder).rglob("*.py") if "witness" not in path.parts
+  path for folder in ("core", "projects", "tools") for path in Path(folder).rglob("*.py") if "witness" not in path.parts
 )
 # The floors of core from the ground up: a file imports from its own and from those below. What stands in core itself is
 # named one by one; rooms that share a floor know nothing of each other.
 FLOORS = (
-  ("errors", "files", "trees", "durations", "terminal", "plots"),
+  ("errors", "files", "data_files", "import_tensorflow", "trees", "flag_parsers", "command", "live", "late", "plots"),
   ("config", "recipe"),
   ("sharding", "state", "checkpoint"),
   ("optim", "models", "pp"),
@@ -24,12 +28,16 @@ FLOORS = (
   ("training",),
   ("testing",),
 )
+_LONGEST_FUNCTION = 60  # Lines. A config's `get_config` is a table and may be longer.
+_LONGEST_FILE = 400  # Lines.
+# A file whose docstrings are being rewritten; goes with them.
+_OLD_DOCSTRINGS = ("core/training/progress.py",)
 # Where TensorFlow may be imported at the top of a file; their users import such a file only when a run needs it.
 TENSORFLOW = ("core/data/", "core/pp/")
 
 
 def imports(tree: ast.AST, nested: bool = True) -> Iterator[str]:
-  """Names of the modules a file imports: everywhere, or (`nested=False`) only outside functions, as it is loaded."""
+  """Yields the modules a file imports: everywhere, or (`nested=False`) only outside functions, as it is loaded."""
   for node in ast.iter_child_nodes(tree):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
@@ -39,13 +47,58 @@ def imports(tree: ast.AST, nested: bool = True) -> Iterator[str]:
       yield from imports(node, nested)
 
 
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+  """Yields the functions and methods of a file that can be called from others: none within functions."""
+  for node in ast.iter_child_nodes(tree):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      yield node
+    else:
+      yield from functions(node)
+
+
+def is_verb(word: str) -> bool:
+  """Tells whether a docstring's first word may be a verb in the third person, "Returns" or "Lower-cases"."""
+  return re.fullmatch(r"[A-Z][a-z]+(-[a-z]+)*s", word.rstrip(",.:;")) is not None and not word.endswith("ss")
+
+
+def too_long(path: str, source: str) -> list[str]:
+  """Returns where a file or a function of it is too long, one line each."""
+  found = []
+  if (lines := source.count("\n")) > _LONGEST_FILE:
+    found.append(f"{path}: a file has at most {_LONGEST_FILE} lines, this one {lines}")
+  for node in ast.walk(ast.parse(source, path)):
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name == "get_config":
+      continue
+    if (lines := node.end_lineno - node.lineno + 1) > _LONGEST_FUNCTION:
+      found.append(f"{path}:{node.lineno}: a function has at most {_LONGEST_FUNCTION} lines, {node.name} {lines}")
+  return found
+
+
+def no_verbs(path: str, source: str) -> list[str]:
+  """Returns the public functions of core whose docstring does not begin with a verb, one line each.
+
+  A property is a noun and may be told as one.
+  """
+  if not path.startswith("core/") or path.endswith("_test.py") or path.startswith(_OLD_DOCSTRINGS):
+    return []
+  found = []
+  for node in functions(ast.parse(source, path)):
+    decorators = {getattr(each, "attr", getattr(each, "id", "")) for each in node.decorator_list}
+    doc = ast.get_docstring(node) or ""
+    if node.name.startswith("_") or not doc or decorators & {"property", "cached_property"}:
+      continue
+    if not is_verb(doc.split()[0]):
+      found.append(f"{path}:{node.lineno}: the docstring of {node.name} begins with no verb: {doc.splitlines()[0]}")
+  return found
+
+
 def floor_of(room: str) -> int:
-  """The floor of `sharding`, `optim`, ...; a new room must be given one."""
+  """Returns the floor of `sharding`, `optim`, ...; a new room must be given one."""
   return next(floor for floor, rooms in enumerate(FLOORS) if room in rooms)
 
 
 def climbs(path: str, name: str) -> bool:
-  """Whether a file of core imports from a floor above its own, or from another room of its own floor but the ground."""
+  """Tells whether a file of core imports from a floor above its own, or another room of its own but the ground."""
   if not path.startswith("core/") or not name.startswith("core.") or path.endswith("_test.py"):
     return False
   room, other = path.split("/")[1].removesuffix(".py"), name.split(".")[1]
@@ -54,7 +107,7 @@ def climbs(path: str, name: str) -> bool:
 
 
 def breaches(path: str, source: str) -> list[str]:
-  """The rules that a file breaks, one line each."""
+  """Returns the rules that a file breaks, one line each."""
   tree = ast.parse(source, path)
   package, owner = itertools.islice([*path.split("/"), ""], 2)
   found = []
@@ -81,6 +134,46 @@ def test_the_sources_are_all_here():
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_the_rules_hold(path):
   assert not breaches(str(path), path.read_text())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_files_and_functions_are_short(path):
+  assert not too_long(str(path), path.read_text())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_docstrings_of_core_begin_with_a_verb(path):
+  assert not no_verbs(str(path), path.read_text())
+
+
+def test_what_is_too_long_is_found_by_its_line():
+  body = "  x = 1\n" * _LONGEST_FUNCTION
+  assert too_long("a.py", f"def get_config():\n{body}") == []
+  assert too_long("a.py", f"class A:\n  def f(self):\n{body.replace('  x', '    x')}") == [
+    "a.py:2: a function has at most 60 lines, f 61"
+  ]
+  assert too_long("a_test.py", "x = 1\n" * 401) == ["a_test.py: a file has at most 400 lines, this one 401"]
+
+
+@pytest.mark.parametrize(
+  "docstring, is_told",
+  [
+    ("Returns the size.", False),
+    ("Lower-cases letters.", False),
+    ("Yields, in order, all.", False),
+    ("The size.", True),
+    ("Return the size.", True),
+    ("`a` or `b`.", True),
+    ("Class of a thing.", True),
+  ],
+)
+def test_a_docstring_without_a_verb_is_found_by_its_line(docstring, is_told):
+  source = f'import os\n\ndef f():\n  """{docstring}"""\n'
+  assert [line.partition(" ")[0] for line in no_verbs("core/trees.py", source)] == ["core/trees.py:3:"] * is_told
+  assert no_verbs("core/trees_test.py", source) == no_verbs("tools/lock.py", source) == []
+  for free in ("_f", "f"):
+    private = source.replace("def f", f"@property\ndef {free}" if free == "f" else f"def {free}")
+    assert no_verbs("core/trees.py", private) == []
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ Each `requirements.in` gives a `requirements.lock`, and for a project one more f
 versions and hashes. Versions that are locked stay as they are unless the `.in` changes or `--upgrade` is given.
 """
 
-import argparse
+import argparse  # And not core.command: what makes the locks runs where nothing that they lock is there yet.
 import os
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ PYTHON = "3.11"
 
 
 def locks(root: Path) -> Iterator[tuple[str, list[Path], Path]]:
-  """Every lock of the repository: whose it is, the files it is made from, and its own path."""
+  """Yields every lock of the repository: whose it is, the files it is made from, and its own path."""
   pins = Path("third_party/python")
   yield "uv", [pins / "uv.in"], pins / "uv.lock"
   yield "core", [Path("core/requirements.in")], Path("core/requirements.lock")
@@ -46,6 +46,7 @@ def compile_lock(uv: str, root: Path, sources: list[Path], lock: Path, output: P
 
 
 def main() -> int:
+  """Writes or checks the locks that the command line names; returns the exit status."""
   parser = argparse.ArgumentParser(prog="lock", description=__doc__.split("\n")[0])
   parser.add_argument("names", nargs="*", help="projects (or core, uv) to lock; all by default")
   parser.add_argument("--check", action="store_true", help="write nothing; fail where a lock is not what its .in asks")

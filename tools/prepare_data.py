@@ -10,7 +10,6 @@ Files that a licence keeps from being downloaded, and any download that TFDS has
 not at all, also after Ctrl-C or a kill; what is prepared already is left as it is.
 """
 
-import argparse
 import collections
 import contextlib
 import multiprocessing
@@ -22,35 +21,37 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from core import terminal
+from core import command
 from core.data.preparation import Dataset, check, discard, known_names, prepare
 from core.errors import UserError
 from core.files import from_here
+from core.live import Line
 
 _PLAIN_SECONDS = 30.0  # Between two lines on the same step, where the output is no terminal.
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+_COMMAND = command.Command(
+  "prepare_data NAME ... [options]",
+  about=__doc__,
+  words="names of datasets: cifar10, imagenet2012, imagenet_v2/matched-frequency, ...",
+)
+_COMMAND.text("data_dir", "where they go (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)", shown="DIR")
+_COMMAND.text("manual_dir", "files fetched by hand (default: downloads/manual in data_dir)", shown="DIR")
+_COMMAND.whole("jobs", "datasets prepared at the same time (default: one a processor)")
+_COMMAND.text("list", "print the names there are, with WORD in them, and end", shown="WORD", bare="")
+
+
+def main(argv: Sequence[str]) -> int:
   """Prepares the datasets named on the command line; returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="prepare_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("names", nargs="*", help="cifar10, imagenet2012, imagenet_v2/matched-frequency, ...")
-  parser.add_argument("--data_dir", default=os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
-  parser.add_argument("--manual_dir", help="files fetched by hand (default: downloads/manual in data_dir)")
-  parser.add_argument("--jobs", type=int, help="datasets prepared at the same time (default: one a processor)")
-  parser.add_argument(
-    "--list", nargs="?", const="", metavar="WORD", help="print the names there are, with WORD in them"
-  )
-  flags = parser.parse_args(argv)
+  flags, _ = _COMMAND.parse(argv)
   if flags.list is not None:
     print("\n".join(name for name in known_names() if flags.list in name))
     return 0
-  if not flags.names:
-    parser.error("name a dataset, or --list=WORD to see what there is")
-  data_dir = from_here(flags.data_dir)
+  if not flags.words:
+    raise UserError("name a dataset, or --list=WORD to see what there is; see --help")
+  data_dir = from_here(flags.data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
   manual_dir = from_here(flags.manual_dir) if flags.manual_dir else data_dir / "downloads" / "manual"
-  datasets = [Dataset(name, data_dir, manual_dir) for name in dict.fromkeys(flags.names)]
+  datasets = [Dataset(name, data_dir, manual_dir) for name in dict.fromkeys(flags.words)]
   jobs = flags.jobs or min(len(datasets), os.cpu_count() or 1)
 
   lines, ready = {}, []
@@ -65,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       lines[dataset.name] = (True, f"was ready: {done}")
     else:
       ready.append(dataset)
-  lines |= prepare_all(ready, max(1, jobs), Screen(sys.stderr))
+  with contextlib.closing(Screen(sys.stderr)) as screen:
+    lines |= prepare_all(ready, max(1, jobs), screen)
   width = max(map(len, lines))
   for dataset in datasets:
     fine, text = lines[dataset.name]
@@ -74,29 +76,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Screen:
-  """Shows what is being done: one line written over and over in a terminal, else a line now and then."""
+  """Shows what is being done: in one live line on a terminal, else in a line now and then."""
 
   def __init__(self, stream: Any):
-    self._stream, self._live = stream, stream.isatty()
+    self._line = Line(stream)
     self._now: dict[str, str] = {}
     self._shown: dict[str, tuple[str, float]] = {}
 
   def report(self, name: str, text: str) -> None:
-    """`text` is what is being done for `name` now."""
+    """Shows what is being done for `name` now."""
     self._now[name] = text
-    if self._live:
-      line = " | ".join(f"{each}: {what}" for each, what in self._now.items())
-      print(terminal.redrawn(line), end="", file=self._stream, flush=True)
+    if self._line.live:
+      self._line.draw(self._all())
       return
     step, shown = self._shown.get(name, ("", -_PLAIN_SECONDS))
     if text.partition(":")[0] != step or time.monotonic() - shown >= _PLAIN_SECONDS:
       self._shown[name] = (text.partition(":")[0], time.monotonic())
-      print(f"{name}: {text}", file=self._stream, flush=True)
+      self._line.say(f"{name}: {text}")
 
   def end(self, name: str, text: str) -> None:
-    """Nothing more is being done for `name`; `text` stays on the screen."""
+    """Shows the last of `name`, which stays on the screen."""
     self._now.pop(name, None)
-    print(f"{terminal.CLEAR if self._live else ''}{name}: {text}", file=self._stream, flush=True)
+    self._line.say(f"{name}: {text}")
+    if self._now:
+      self._line.draw(self._all())
+
+  def close(self) -> None:
+    """Takes away what was being done."""
+    self._line.close()
+
+  def _all(self) -> str:
+    return " | ".join(f"{each}: {what}" for each, what in self._now.items())
 
 
 # One process a dataset, so that several run at once and one that dies takes no other with it.
@@ -142,9 +152,12 @@ def prepare_all(datasets: Sequence[Dataset], jobs: int, screen: Screen) -> dict[
 
 
 def _work(connection: multiprocessing.connection.Connection, dataset: Dataset) -> None:
-  """The process of one dataset: sends ("progress", line)s, then ("ready" or "failed", line)."""
+  """Runs as the process of one dataset: sends ("progress", line)s, then ("ready" or "failed", line)."""
   signal.signal(signal.SIGTERM, _exit_on_signal)
-  send = lambda kind, text: connection.send((kind, text))
+
+  def send(kind: str, text: str) -> None:
+    connection.send((kind, text))
+
   send("progress", "starts")
   with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
     try:
@@ -160,7 +173,4 @@ def _exit_on_signal(number: int, frame: Any) -> None:
 
 
 if __name__ == "__main__":
-  try:
-    sys.exit(main())
-  except KeyboardInterrupt:
-    sys.exit(130)
+  command.run(main)

@@ -5,60 +5,59 @@
 
 import math
 import re
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from core import files, trees
+from core import command, files, trees
 from core.checkpoint import pretrained
-from core.errors import UserError, nearest
+from core.errors import UserError
 from core.models import patch_resize, vit_layouts, weights
-from core.training import cli
 
-_USAGE = """\
-usage: resize_weights --weights=W --patch_size=P --image_size=N --output=FILE.npz [options]
-
-  --weights=W            a file, URL or published name of any ViT, all that a config's model_init may be
-  --patch_size=P         pixels of a patch, or HEIGHTxWIDTH; the patch embedding is resized by FlexiViT's
-                         pseudo-inverse: patches of an image resized alike keep their tokens
-  --image_size=N         pixels of an image, or HEIGHTxWIDTH, a multiple of the patches
-  --output=FILE.npz      where the weights go
-  --positions=corners    how the position embedding is resized: with the corners kept, as ViTs are fine-tuned at
-                         another resolution (the default), or
-  --positions=centers    by the centers of the patches, as a FlexiViT does in its forward pass: the file is then the
-                         plain ViT that this FlexiViT is at that size
-"""
-_FLAGS = ("weights", "patch_size", "image_size", "output", "positions", "help")
 _POSITIONS = ("corners", "centers")
+
+_COMMAND = command.Command("resize_weights --weights=W --patch_size=P --image_size=N --output=FILE.npz [options]")
+_COMMAND.text(
+  "weights",
+  "a file, URL or published name of any ViT, all that a config's model_init may be",
+  shown="W",
+  required=True,
+)
+_COMMAND.text(
+  "patch_size",
+  "pixels of a patch, or HEIGHTxWIDTH; the patch embedding is resized by FlexiViT's pseudo-inverse: patches of an "
+  "image resized alike keep their tokens",
+  shown="P",
+  required=True,
+)
+_COMMAND.text("image_size", "pixels of an image, or HEIGHTxWIDTH, a multiple of the patches", shown="N", required=True)
+_COMMAND.text("output", "where the weights go", shown="FILE.npz", required=True)
+_COMMAND.choice(
+  "positions",
+  _POSITIONS,
+  "how the position embedding is resized: with the corners kept, as ViTs are fine-tuned at another resolution (the "
+  "default), or by the centers of the patches, as a FlexiViT does in its forward pass: the file is then the plain ViT "
+  "that this FlexiViT is at that size",
+  default=_POSITIONS[0],
+)
 
 
 def main(argv: Sequence[str]) -> int:
-  flags, overrides = cli.parse(argv, _FLAGS)
-  if "help" in flags or not flags:
-    print(_USAGE)
-    return 0
-  if overrides:
-    raise UserError("flag --config.* is unknown: a file of weights is resized without a config; see --help")
-  for flag in ("weights", "patch_size", "image_size", "output"):
-    if flag not in flags:
-      raise UserError(f"--{flag}=... is missing; see --help")
-  positions = flags.get("positions", _POSITIONS[0])
-  if positions not in _POSITIONS:
-    raise UserError(f"--positions={positions} is unknown{nearest(positions, _POSITIONS)}")
-  patch, image = (_pair(flags, name) for name in ("patch_size", "image_size"))
+  """Writes the resized weights and prints what changed; returns the exit status."""
+  flags, _ = _COMMAND.parse(argv or ["--help"])
+  patch, image = (_pair(name, getattr(flags, name)) for name in ("patch_size", "image_size"))
   if image[0] % patch[0] or image[1] % patch[1]:
-    raise UserError(f"--image_size={flags['image_size']} is no multiple of --patch_size={flags['patch_size']}")
-  output = files.from_here(flags["output"])
+    raise UserError(f"--image_size={flags.image_size} is no multiple of --patch_size={flags.patch_size}")
+  output = files.from_here(flags.output)
   if output.suffix != ".npz":
     raise UserError(f"--output={output} must end in .npz")
   if output.exists():
     raise UserError(f"--output: {output} is there already; nothing is overwritten")
 
-  named = vit_layouts.current(weights.read_file("vit", flags["weights"]), {})
+  named = vit_layouts.current(weights.read_file("vit", flags.weights), {})
   grid = (image[0] // patch[0], image[1] // patch[1])
-  resized = resize(named, patch, grid, centers=positions == "centers", source=flags["weights"])
+  resized = resize(named, patch, grid, centers=flags.positions == "centers", source=flags.weights)
   pretrained.save_params(output, trees.from_names(resized))
   for name in ("embedding/kernel", "pos_embedding"):
     if name in named:
@@ -70,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 def resize(
   named: dict[str, np.ndarray], patch_size: tuple[int, int], grid: tuple[int, int], *, centers: bool, source: str
 ) -> dict[str, np.ndarray]:
-  """A ViT's parameters by name, for patches of that size, `grid` = (rows, columns) of them an image.
+  """Returns a ViT's parameters by name, for patches of that size, `grid` = (rows, columns) of them an image.
 
   Args:
     named: under the published names, as `core.models.weights.read_file` gives them.
@@ -104,10 +103,10 @@ def _resize_positions(
   return patch_resize.resize_grid(positions, (side, side), grid)
 
 
-def _pair(flags: dict[str, str], name: str) -> tuple[int, int]:
-  match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", flags[name])
+def _pair(name: str, text: str) -> tuple[int, int]:
+  match = re.fullmatch(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", text, flags=re.ASCII)
   if not match:
-    raise UserError(f"--{name}={flags[name]} must be a number of pixels or HEIGHTxWIDTH")
+    raise UserError(f"--{name}={text} must be a number of pixels or HEIGHTxWIDTH")
   return int(match[1]), int(match[2] or match[1])
 
 
@@ -116,4 +115,4 @@ def _shape(array: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-  cli.exit_with(lambda: main(sys.argv[1:]))
+  command.run(main)

@@ -1,11 +1,10 @@
 """Weights of another size: what they give through the model, and what is refused."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 
+from core import data_files
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import flexi_vit, patch_resize, vit
@@ -13,7 +12,7 @@ from core.testing.params import random_like, shapes
 from tools import resize_weights
 
 TINY = dict(width=32, depth=1, mlp_dim=64, num_heads=2)
-WITNESS = Path(__file__).parents[1] / "core" / "models" / "witness" / "vit_timm.npz"
+WITNESS = data_files.find("core/models/witness/vit_timm.npz")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,9 +84,12 @@ def test_what_has_the_size_already_is_untouched(tmp_path, capsys):
     (["--patch_size=0", "--image_size=32"], "--patch_size=0 must be a number of pixels"),
     (["--patch_size=12", "--image_size=32"], "--image_size=32 is no multiple of --patch_size=12"),
     (["--patch_size=8", "--image_size=32x48"], "square grids only, not 4x6; try --positions=centers"),
-    (["--patch_size=8", "--image_size=32", "--positions=center"], "did you mean 'centers'"),
+    (["--patch_size=8", "--image_size=32", "--positions=center"], "--positions must be one of corners, centers"),
     (["--patch_size=8", "--image_size=32", "--output=new.pt"], "must end in .npz"),
-    (["--patch_size=8", "--image_size=32", "--config.lr=1"], "without a config"),
+    (
+      ["--patch_size=8", "--image_size=32", "--config.lr=1"],
+      "config.lr is unknown: this program changes no config",
+    ),
   ],
 )
 def test_a_mistake_is_refused(tmp_path, options, words):

@@ -1,5 +1,6 @@
-"""Kills a training job again and again, at random moments and inside checkpoint writes, and compares it bit for bit
-with one that was never stopped.
+"""Kills a training job again and again, and compares it bit for bit with one that was never stopped.
+
+Kills come at random moments and inside checkpoint writes.
 
     ./bazelw run //tools:torture -- --kills=25 --source=digits
     ./bazelw run //tools:torture -- --kills=25 --source=memory
@@ -13,7 +14,6 @@ Prints one JSON object: the kills, at which steps they hit, how many inside a wr
 parameters, optimizer state, or metrics.
 """
 
-import argparse
 import json
 import random
 import re
@@ -22,8 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from core import command
 from core.testing import generated_tfds, trainer
 
 _TRAINER = "projects.vit.train"
@@ -35,19 +37,22 @@ _SOURCES = {
 }
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(prog="torture", description=__doc__.split("\n\n")[0])
-  parser.add_argument("--kills", type=int, default=25)
-  parser.add_argument("--source", choices=sorted(_SOURCES), default="tfds")
-  parser.add_argument("--steps", type=int, default=400)
-  parser.add_argument("--processes", type=int, default=1)
-  parser.add_argument("--seed", type=int, default=0, help="of the moments")
-  arguments = parser.parse_args()
-  rng = random.Random(arguments.seed)
+_COMMAND = command.Command("torture [--kills=N] [--source=WHICH] [options]", about=__doc__)
+_COMMAND.whole("kills", "how many", default=25)
+_COMMAND.choice("source", tuple(_SOURCES), "of the data", default="tfds")
+_COMMAND.whole("steps", "of the run", default=400)
+_COMMAND.whole("processes", "of the job", default=1)
+_COMMAND.whole("seed", "of the moments", default=0, least=0)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the job and prints what became of it; returns 1 if anything differs."""
+  flags, _ = _COMMAND.parse(argv)
+  rng = random.Random(flags.seed)
   with tempfile.TemporaryDirectory() as folder:
-    result = torture(Path(folder), arguments.source, arguments.kills, arguments.steps, arguments.processes, rng)
+    result = torture(Path(folder), flags.source, flags.kills, flags.steps, flags.processes, rng)
   print(json.dumps(result, indent=2))
-  sys.exit(1 if result["differences"] else 0)
+  return 1 if result["differences"] else 0
 
 
 def torture(folder: Path, source: str, kills: int, steps: int, processes: int, rng: random.Random) -> dict:
@@ -63,7 +68,10 @@ def torture(folder: Path, source: str, kills: int, steps: int, processes: int, r
     "--config.model.dropout=0.1",
     f"--cache_dir={folder / 'cache'}",
   )
-  start = lambda name: _start(processes, *options, f"--workdir={folder / name}", env=env)
+
+  def start(name: str) -> list[subprocess.Popen]:
+    return _start(processes, *options, f"--workdir={folder / name}", env=env)
+
   began = time.monotonic()
   _finish(start("whole"))
   steps_hit, in_write, pauses, unnamed, seconds = [], 0, 0, [], [0.0]
@@ -108,7 +116,7 @@ def torture(folder: Path, source: str, kills: int, steps: int, processes: int, r
 
 
 def _start(processes: int, *options: str, env: dict[str, str]) -> list[subprocess.Popen]:
-  """The processes of one job; process 0 is the one whose output tells the steps."""
+  """Starts the processes of one job; process 0 is the one whose output tells the steps."""
   if processes == 1:
     return [trainer.start(_TRAINER, *options, env=env)]
   together = (
@@ -148,4 +156,4 @@ def _wait_for_write(process: subprocess.Popen, checkpoints: Path) -> bool:
 
 
 if __name__ == "__main__":
-  main()
+  command.run(main)

@@ -5,7 +5,6 @@
 
 import ast
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,48 +12,51 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from core import files
+from core import command, files
 from core.errors import UserError
 from core.evaluators import prompts
 from core.training import cli
 from tools import embedding, zeroshot_page
 
-_USAGE = f"""\
-usage: zeroshot IMAGE... --labels=a,b,c --config=FILE.py[:ARGS] --weights=W [options]
-
-  IMAGE...               image files, folders, or patterns like "photos/*.jpg" in quotes
-  --labels=a,b,c         what they may be; or a file, a label a line; or the name of a data set, whose classes they are:
-                         {", ".join(prompts.known_classes())}
-  --templates=T          a text with {{}} in the place of the label, a list of such, a file of them, or a set's name
-                         (default: "a photo of a {{}}."; name: the label alone)
-  --top=N                how many labels of each image the table shows (default: 5)
-  --page=FILE.html       write a page that shows the images with their scores; it needs no server and no network
-  --output=FILE.json     write all scores
-{embedding.USAGE}"""
-_FLAGS = (*embedding.FLAGS, "labels", "templates", "top", "page", "output", "help")
+_COMMAND = command.Command(
+  "zeroshot IMAGE... --labels=a,b,c --config=FILE.py[:ARGS] --weights=W [options]",
+  configs=True,
+  words='image files, folders, or patterns like "photos/*.jpg" in quotes',
+)
+_COMMAND.text(
+  "labels",
+  "what they may be; or a file, a label a line; or the name of a data set, whose classes they are: "
+  + ", ".join(prompts.known_classes()),
+  shown="a,b,c",
+  required=True,
+)
+_COMMAND.text(
+  "templates",
+  "a text with {} in the place of the label, a list of such, a file of them, or a set's name (default: \"a photo of a "
+  '{}."; name: the label alone)',
+  default="photo",
+)
+_COMMAND.whole("top", "how many labels of each image the table shows (default: 5)", default=5)
+_COMMAND.text(
+  "page", "write a page that shows the images with their scores; it needs no server and no network", shown="FILE.html"
+)
+_COMMAND.text("output", "write all scores", shown="FILE.json")
+embedding.define_flags(_COMMAND)
 _THUMBNAIL = 320  # Pixels of an image's longer side on the page.
 
 
 def main(argv: Sequence[str]) -> int:
-  named, words = split_words(argv)
-  flags, overrides = cli.parse(words, _FLAGS)
-  if "help" in flags or not (flags or named):
-    print(_USAGE)
-    return 0
-  if not named:
+  """Prints the table, and writes the page and the scores; returns the exit status."""
+  flags, overrides = _COMMAND.parse(argv or ["--help"])
+  if not flags.words:
     raise UserError("no images are named; see --help")
-  if "labels" not in flags:
-    raise UserError("--labels=a,b,c is missing; see --help")
-  top = flags.get("top", "5")
-  if not top.isdecimal() or int(top) < 1:
-    raise UserError(f"--top={top} must be a whole number from 1 on")
-  outputs = {flag: files.from_here(flags[flag]) for flag in ("page", "output") if flag in flags}
-  for flag, path in outputs.items():
+  outputs = {name: files.from_here(flags.given[name]) for name in ("page", "output") if name in flags.given}
+  for name, path in outputs.items():
     if path.exists():
-      raise UserError(f"--{flag}: {path} is there already; nothing is overwritten")
-  classes = _classes(flags["labels"])
-  templates = prompts.read_templates(_as_list(flags.get("templates", "photo")), "--templates")
-  paths = [path for each in named for path in embedding.find_images(each)]
+      raise UserError(f"--{name}: {path} is there already; nothing is overwritten")
+  classes = _classes(flags.labels)
+  templates = prompts.read_templates(_as_list(flags.templates), "--templates")
+  paths = [path for each in flags.words for path in embedding.find_images(each)]
   cli.start_jax(flags, next(iter(outputs.values()), files.from_here("runs/zeroshot")))
   model = embedding.Model(flags, overrides)
 
@@ -69,9 +71,9 @@ def main(argv: Sequence[str]) -> int:
   probability = embedding.probabilities(similarity, scale, bias)
 
   labels = [names[0] for names in classes]
-  print(table([path.name for path in paths], labels, probability, similarity, top=int(top)))
+  print(table([path.name for path in paths], labels, probability, similarity, top=flags.top))
   found = {
-    "model": f"{model.project}, {flags.get('weights') or flags.get('workdir') or model.config.model_init}",
+    "model": f"{model.project}, {flags.weights or flags.workdir or model.recipe.model_init}",
     "labels": labels,
     "templates": list(templates),
     "by_itself": bias is not None,
@@ -87,16 +89,6 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-  """The words that are no flags nor values of such, and the rest: `a.jpg --top 3 b.jpg` has the images a and b."""
-  words, rest, waiting = [], [], False
-  for word in argv:
-    is_flag = word.startswith("-") and word != "-"
-    (rest if is_flag or waiting else words).append(word)
-    waiting = is_flag and "=" not in word and word not in ("-h", "--help")
-  return words, rest
-
-
 def table(
   images: Sequence[str],
   labels: Sequence[str],
@@ -105,25 +97,26 @@ def table(
   *,
   top: int,
 ) -> str:
-  """A few lines an image, the most probable label first."""
+  """Returns a few lines an image, the most probable label first."""
   rows = [("image", "label", "probability", "similarity")]
   for name, p, s in zip(images, probability, similarity):
     best = np.argsort(-p, kind="stable")[:top]
     rows += [(name if not place else "", labels[n], f"{p[n]:.2%}", f"{s[n]:.4f}") for place, n in enumerate(best)]
   widths = [max(map(len, column)) for column in zip(*rows)]
-  aligned = lambda row: [row[0].ljust(widths[0]), row[1].ljust(widths[1]), *map(str.rjust, row[2:], widths[2:])]
-  return "\n".join("  ".join(aligned(row)).rstrip() for row in rows)
+  ways = (str.ljust, str.ljust, str.rjust, str.rjust)
+  aligned = ([to(cell, width) for to, cell, width in zip(ways, row, widths)] for row in rows)
+  return "\n".join("  ".join(row).rstrip() for row in aligned)
 
 
 def _classes(spec: str) -> prompts.Classes:
-  """Labels separated by commas, or what a file or a known name stands for."""
+  """Returns labels separated by commas, or what a file or a known name stands for."""
   if "," not in spec:
     return prompts.read_classes(spec, "--labels")
   return prompts.read_classes([each.strip() for each in spec.split(",") if each.strip()], "--labels")
 
 
 def _as_list(text: str) -> Any:
-  """A list as it is spelled in Python, or the text itself."""
+  """Returns a list as it is spelled in Python, or the text itself."""
   if not text.startswith(("[", "(")):
     return text
   try:
@@ -140,4 +133,4 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-  cli.exit_with(lambda: main(sys.argv[1:]))
+  command.run(main)

@@ -7,7 +7,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-_TEMPLATE = Path(__file__).with_name("zeroshot_page.html")
+from core import data_files
+
+_TEMPLATE = data_files.find("tools/zeroshot_page.html")
 _PLACE = "__DATA__"
 
 
@@ -29,7 +31,7 @@ class Picture:
 
   @classmethod
   def of_file(cls, path: Path, size: int) -> "Picture":
-    """The picture of an image file, made smaller where its longer side is above `size` pixels."""
+    """Returns the picture of an image file, made smaller where its longer side is above `size` pixels."""
     from PIL import Image, ImageOps
 
     with Image.open(path) as opened:
@@ -53,7 +55,7 @@ def write(
   probability: Sequence[Sequence[float]],
   similarity: Sequence[Sequence[float]],
 ) -> str:
-  """The page's HTML.
+  """Returns the page's HTML.
 
   Args:
     pictures: the images, in the order in which they stand at first.

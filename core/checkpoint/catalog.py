@@ -7,6 +7,8 @@ that belongs to the family. Names of BiT (Kolesnikov et al. 2020) follow a patte
     BiT-M-R50x1-ILSVRC2012          fine-tuned on ImageNet-1k
     BiT-M-R50x1-run0-caltech101     fine-tuned on a task of VTAB-1k, run 0, 1 or 2; the task as the file spells it
 
+`timm/NAME` is timm's model of that name on the Hugging Face hub, `hf://timm/NAME` (`core.checkpoint.hub`).
+
 That a name stands here says that its authors named such a file, not that the file can still be had.
 """
 
@@ -15,9 +17,9 @@ import functools
 import json
 import os
 import re
-from pathlib import Path
 
-from core import files
+from core import data_files, files
+from core.checkpoint import hub
 from core.errors import UserError, first_few
 
 # What else loads into a family's models.
@@ -40,11 +42,12 @@ _WEIGHTS = (".npz", ".safetensors", ".bin", ".pth", ".pt", ".tar", ".ckpt")  # E
 
 
 def locate(family: str, name: str) -> str:
-  """The location of the weights `name` of a model family; a path or URL comes back as it is.
+  """Returns the location of the weights `name` of a model family; a path or URL comes back as it is.
 
   Args:
     family: "vit", "mixer", "resnet", "two_towers", "lit", ... A family without published weights has no names.
-    name: a short name; that of any file of towers with a subtree after a colon ("mixed_L16L:img"); or a path or URL.
+    name: a short name; that of any file of towers with a subtree after a colon ("mixed_L16L:img"); a model of timm
+      ("timm/vit_base_patch16_224.augreg_in21k"); or a path or URL.
 
   Raises:
     UserError: neither a known name nor a file; the nearest names are given.
@@ -53,6 +56,8 @@ def locate(family: str, name: str) -> str:
     return known[name]
   if family == "resnet" and _BIT_ON_VTAB.fullmatch(name):
     return _bit_location(name)
+  if name.startswith("timm/") and hub.is_model(f"{hub.SCHEME}{name}") and not _is_path(name):
+    return f"{hub.SCHEME}{name}"
   base, colon, subtree = name.rpartition(":")
   for each in (family, *_TOWERS) if colon else ():
     if (location := _locations(each).get(base, ":")).endswith(".npz"):
@@ -63,12 +68,12 @@ def locate(family: str, name: str) -> str:
 
 
 def names(family: str) -> list[str]:
-  """The short names that `locate` knows for a family, but for BiT's of VTAB, which follow a pattern."""
+  """Returns the short names that `locate` knows for a family, but for BiT's of VTAB, which follow a pattern."""
   return list(_locations(family))
 
 
 def bit_name(name: str, depth: int, width: int) -> str:
-  """The full name of a BiT that is named without its size, as configs of BiT models do: the model tells it.
+  """Returns the full name of a BiT that is named without its size, as configs of BiT models do: the model tells it.
 
   `bit_name("M-ILSVRC2012", 50, 1)` is "BiT-M-R50x1-ILSVRC2012"; any other name comes back as it is.
   """
@@ -78,7 +83,7 @@ def bit_name(name: str, depth: int, width: int) -> str:
 
 @functools.cache
 def _catalog() -> dict[str, dict[str, str]]:
-  return json.loads(Path(__file__).with_name("catalog.json").read_text())
+  return json.loads(data_files.find("core/checkpoint/catalog.json").read_text())
 
 
 @functools.cache

@@ -1,12 +1,12 @@
 import json
-from pathlib import Path
 
 import pytest
 
+from core import data_files
 from core.checkpoint import catalog
 from core.errors import UserError
 
-CATALOG = json.loads(Path(catalog.__file__).with_name("catalog.json").read_text())
+CATALOG = json.loads(data_files.find("core/checkpoint/catalog.json").read_text())
 KNOWN = [(family, name, location) for family, entries in CATALOG.items() for name, location in entries.items()]
 
 

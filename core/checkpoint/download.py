@@ -9,6 +9,8 @@ version (RFC 9110, section 13.1.5, `If-Range`), and what it answers is compared 
 aiohttp streams the body itself: fsspec's files hide whether a server kept to the range that was asked for.
 """
 
+from __future__ import annotations
+
 import asyncio
 import base64
 import dataclasses
@@ -20,7 +22,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
-import aiohttp
+from core.late import Late
+
+aiohttp = Late("aiohttp")
 
 CONNECT_SECONDS = 5.0  # Name lookup included.
 SILENT_SECONDS = 30.0  # Without a byte, a connection counts as broken.
@@ -140,7 +144,7 @@ async def _stream(
 
 
 def _goes_on(response: aiohttp.ClientResponse, there: int, known: Facts) -> bool:
-  """Whether the answer is the rest of what is there, of the same version."""
+  """Returns whether the answer is the rest of what is there, of the same version."""
   match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
   same = match and (int(match[1]), int(match[2])) == (there, known.size)
   return bool(same) and response.status == 206 and _version(response) == known.version
@@ -173,7 +177,7 @@ def _sums(response: aiohttp.ClientResponse) -> dict[str, str]:
 
 
 def _recorded(part: Path) -> Facts | None:
-  """What is known of the version that `part` holds the beginning of; None where it cannot be gone on with."""
+  """Returns what is known of the version that `part` holds the beginning of; None where it cannot be gone on with."""
   try:
     facts = Facts(**json.loads(_record_path(part).read_text()))
   except (OSError, ValueError, TypeError):
@@ -216,7 +220,7 @@ def _is_final(error: Exception) -> bool:
 
 
 def _words(error: Exception) -> str:
-  """The reason in a few words. aiohttp's own may hold the URL, and that a password."""
+  """Returns the reason in a few words. aiohttp's own may hold the URL, and that a password."""
   match error:
     case _Broken():
       return str(error.args[0])

@@ -1,10 +1,14 @@
-"""Published weights in and out: `.npz` files with one array a parameter, its path joined by `/`."""
+"""Published weights in and out: `.npz` files with one array a parameter, its path joined by `/`.
+
+Transformer/encoder_norm/bias           a model that has parameters alone
+params/..., batch_stats/...             one with other Flax collections beside them
+"""
 
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ _BFLOAT16 = np.dtype("V2")  # How NumPy's format stores what it has no name for.
 
 
 def load_params(spec: str) -> dict[str, Any]:
-  """The parameters of an `.npz` file, as a nested dict of NumPy arrays.
+  """Returns the parameters of an `.npz` file, as a nested dict of NumPy arrays.
 
   Args:
     spec: `LOCATION.npz`, or `LOCATION.npz:SUBTREE` for a part, `two_towers.npz:img` say. Only that part is read. The
@@ -34,27 +38,57 @@ def load_params(spec: str) -> dict[str, Any]:
   return _open(spec, _decode_all)
 
 
-def names(spec: str) -> list[str]:
-  """The names of the parameters that `load_params` would give, flat; no array is read.
+def load_variables(spec: str) -> dict[str, Any]:
+  """Returns all collections of an `.npz` file, `{"params": .., "batch_stats": ..}`, as nested dicts of NumPy arrays.
+
+  A file of parameters alone gives `{"params": ..}`.
+
+  Args:
+    spec: as for `load_params`. Of a part, `two_towers.npz:img` say, each collection is the part that it has of it.
 
   Raises:
     UserError: as `load_params`.
   """
-  return _open(spec, lambda arrays, stored, where: list(stored))
+  _, subtree = split(spec)
+
+  def take(arrays: Any, stored: dict[str, str], where: str) -> dict[str, Any]:
+    variables = {"params": _decode_all(arrays, stored, where)}
+    for collection in _beside_params(list(arrays)):
+      if beside := _below(f"{collection}/{subtree}/" if subtree else f"{collection}/", list(arrays)):
+        variables[collection] = _decode_all(arrays, beside, where)
+    return variables
+
+  return _open(spec, take)
+
+
+def names(spec: str) -> list[str]:
+  """Returns the names of the parameters that `load_params` would give, flat; no array is read.
+
+  Raises:
+    UserError: as `load_params`.
+  """
+
+  def take(arrays: Any, stored: dict[str, str], where: str) -> list[str]:
+    return list(stored)
+
+  return _open(spec, take)
 
 
 def load_some(spec: str, wanted: Collection[str]) -> dict[str, np.ndarray]:
-  """Those of the parameters that have one of these names and are there, by name; no other array is read.
+  """Returns those of the parameters that have one of these names and are there, by name; no other array is read.
 
   Raises:
     UserError: as `load_params`.
   """
-  some = lambda stored: {name: place for name, place in stored.items() if name in wanted}
-  return _open(spec, lambda arrays, stored, where: _decode_flat(arrays, some(stored), where))
+
+  def take(arrays: Any, stored: dict[str, str], where: str) -> dict[str, np.ndarray]:
+    return _decode_flat(arrays, {name: place for name, place in stored.items() if name in wanted}, where)
+
+  return _open(spec, take)
 
 
 def split(spec: str) -> tuple[str, str]:
-  """`("LOCATION.npz", "img")` of `"LOCATION.npz:img"`; an empty subtree where none is given.
+  """Returns `("LOCATION.npz", "img")` of `"LOCATION.npz:img"`; an empty subtree where none is given.
 
   A URL's query and a checksum belong to the location: `https://HOST/x.npz?v=2#sha256=HEX:img` has the subtree `img`,
   and so has `https://HOST/x.npz:img#sha256=HEX`.
@@ -68,20 +102,45 @@ def save_params(path: str | os.PathLike, params: trees.PyTree) -> None:
 
   The file appears whole or not at all, and an older one stays until then. Parent folders are made.
 
+  Args:
+    path: the file, on disk or in a bucket.
+    params: a tree of arrays.
+
   Raises:
     UserError: the file cannot be written (no permission, disk full, ...).
   """
-  path = Path(path)
+  place = files.from_here(path)
+  if not place.name:
+    raise UserError(f"{place}: names no file")
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as file:
+    files.make_folder(place.parent)
+    with files.replacing(place) as file:
       _write_npz(file, dict(trees.flatten_with_names(params)))
   except OSError as e:
-    raise UserError(f"{path}: cannot be written ({e.strerror or _one_line(e)})") from None
+    raise UserError(f"{place}: cannot be written ({files.reason(e)})") from None
+
+
+def save_variables(path: str | os.PathLike, variables: Mapping[str, trees.PyTree]) -> None:
+  """Writes parameters and what Flax collections stand beside them to an `.npz` file that `load_variables` reads.
+
+  Without other collections the file is that of `save_params`; with them, names begin with the collection's.
+
+  Args:
+    path: as for `save_params`.
+    variables: `{"params": .., "batch_stats": ..}`.
+
+  Raises:
+    UserError: as `save_params`.
+  """
+  held = {name: tree for name, tree in variables.items() if name == "params" or jax.tree.leaves(tree)}
+  save_params(path, held["params"] if set(held) == {"params"} else held)
 
 
 def _open(spec: str, take: Callable[[Any, dict[str, str], str], Any]) -> Any:
-  """What `take` finds in a file: it gets the arrays, `{name in the tree: name in the file}`, and a name for errors."""
+  """Returns what `take` finds in a file.
+
+  `take` gets the arrays, `{name in the tree: name in the file}`, and what errors call the file.
+  """
   location, subtree = split(spec)
   path = remote.fetch(location)
   if "://" not in location:
@@ -90,7 +149,7 @@ def _open(spec: str, take: Callable[[Any, dict[str, str], str], Any]) -> Any:
 
 
 def _read(path: Path, subtree: str, take: Callable[..., Any], where: str, remedy: str) -> Any:
-  """As `_open`, of a file that errors call `where`; `remedy` ends the line of one that is damaged."""
+  """Does as `_open`, of a file that errors call `where`; `remedy` ends the line of one that is damaged."""
   try:
     with path.open("rb") as file:
       if not zipfile.is_zipfile(file):  # np.load takes all it does not know for a pickle, and says so.
@@ -111,7 +170,7 @@ def _read(path: Path, subtree: str, take: Callable[..., Any], where: str, remedy
 
 
 def _select(stored: list[str], subtree: str, where: str) -> dict[str, str]:
-  """`{name in the tree: name in the file}` of the parameters under `subtree`."""
+  """Returns `{name in the tree: name in the file}` of the parameters under `subtree`."""
   root = next((root for root in _ROOTS if any(name.startswith(root) for name in stored)), "")
   names = _below(root, stored)
   if not names:
@@ -124,6 +183,12 @@ def _select(stored: list[str], subtree: str, where: str) -> dict[str, str]:
     there = sorted({name.partition("/")[0] for name in names if "/" in name})
     raise UserError(f"{where}: no subtree {subtree!r} (there are: {', '.join(there)})")
   return below
+
+
+def _beside_params(stored: list[str]) -> list[str]:
+  """Returns the collections of a file that stand beside `params/`; an optimizer's state, `opt/`, is none."""
+  folders = {name.partition("/")[0] for name in stored if "/" in name}
+  return sorted(folders - {"params", "opt"}) if "params" in folders else []
 
 
 def _below(prefix: str, stored: list[str]) -> dict[str, str]:

@@ -185,6 +185,46 @@ def test_what_stands_beside_the_parameters_is_a_subtree_too(path):
   assert_same(pretrained.load_params(f"{path}:params"), {"a": np.zeros(1)})
 
 
+STATS = {"img": {"bn": {"mean": np.ones(3, np.float32)}}, "t": {"count": np.int32(7)}}
+
+
+def test_variables_beside_parameters_are_saved_under_their_collection_s_name(path):
+  variables = {"params": TREE, "batch_stats": STATS}
+  pretrained.save_variables(path, variables)
+  with np.load(path, allow_pickle=False) as file:
+    assert set(file) == {name for name, _ in trees.flatten_with_names(variables)}
+  assert_same(pretrained.load_variables(path), variables)
+  assert_same(pretrained.load_params(path), TREE)
+  assert_same(pretrained.load_params(f"{path}:img"), TREE["img"])
+  assert_same(pretrained.load_params(f"{path}:batch_stats"), STATS)
+  assert_same(pretrained.load_variables(f"{path}:img"), {"params": TREE["img"], "batch_stats": STATS["img"]})
+  assert_same(pretrained.load_variables(f"{path}:txt"), {"params": TREE["txt"]})
+
+
+@pytest.mark.parametrize("variables", [{"params": TREE}, {"params": TREE, "batch_stats": {}, "cache": {"a": {}}}])
+def test_without_other_collections_the_names_are_the_published_ones(path, tmp_path, variables):
+  pretrained.save_variables(path, variables)
+  pretrained.save_params(tmp_path / "same.npz", TREE)
+  assert Path(path).read_bytes() == (tmp_path / "same.npz").read_bytes()
+  assert_same(pretrained.load_variables(path), {"params": TREE})
+  assert_same(pretrained.load_variables(f"{path}:img"), {"params": TREE["img"]})
+
+
+def test_an_optimizer_s_state_and_counters_of_older_files_are_no_collections(path):
+  np.savez(path, **{"params/a": np.zeros(1), "opt/state/mu": np.zeros(1)}, step=np.int32(3))
+  assert_same(pretrained.load_variables(path), {"params": {"a": np.zeros(1)}})
+  np.savez(path, **{"opt/target/a": np.zeros(1), "opt/state/mu": np.zeros(1)})
+  assert_same(pretrained.load_variables(path), {"params": {"a": np.zeros(1)}})
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(UserError, match=rf"^{tmp_path}/file/w.npz: cannot be written \((Not a directory|File exists)\)$"):
+    pretrained.save_params(tmp_path / "file" / "w.npz", TREE)
+  with pytest.raises(UserError, match=r"^memory://a/w.npz: memory:// is no place for files here"):
+    pretrained.save_params("memory://a/w.npz", TREE)
+
+
 @pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
 def test_whatever_the_damage_it_is_one_line_or_none(path, write):
   rng = np.random.default_rng(0)

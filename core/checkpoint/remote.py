@@ -1,10 +1,11 @@
-"""Files from elsewhere: `http(s)://` and `gs://` locations are downloaded once into a cache folder.
+"""Files from elsewhere: `http(s)://`, `gs://` and `hf://` locations are downloaded once into a cache folder.
 
     $VISION_CACHE, else ~/.cache/vision
       0123456789abcdef/          from the whole URL
         weights.npz              complete, of the size and checksums that the server stated
         weights.npz.json         where it came from, its size and checksums
         weights.npz.part, .lock  see `download`; the processes of a machine take turns
+        NAME/, NAME.json         a model of the hub (`hub`): its files, and their sizes and commit
 
 A file that is there is used without asking the server again; remove its folder to have it fetched anew. Buckets are
 read anonymously, and with Google's default credentials where that is refused. What is secret in a URL (user, password,
@@ -14,68 +15,96 @@ query) and credentials are neither printed nor written down.
 import asyncio
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
 import urllib.parse
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 
-from core import files, terminal
-from core.checkpoint import download
+from core import files
+from core.checkpoint import download, hub
 from core.errors import UserError
+from core.live import Line
 
 _BLOCK = 1 << 22
 
 
 def fetch(location: str) -> Path:
-  """The local file of `location`: itself, or the copy in the cache, which is downloaded where it is not there yet.
+  """Returns the local file of `location`: itself, or the copy in the cache, downloaded where it is not there yet.
 
   Args:
-    location: a path, or an `http(s)://` or `gs://BUCKET/NAME` URL. With `#sha256=HEX` at its end the file must have
-      that SHA-256, wherever it is from.
+    location: a path; an `http(s)://` or `gs://BUCKET/NAME` URL; or `hf://ORG/NAME` of the hub, whose local form is a
+      folder, or a file of it. With `#sha256=HEX` at its end a file must have that SHA-256, wherever it is from.
 
   Raises:
     UserError: it cannot be had, or a checksum differs. That a path exists is left to its reader to find.
   """
   place, sha256 = _split_checksum(location)
-  if "://" not in place:
-    path = files.from_here(place)
+  scheme, mark, _ = place.partition("://")
+  if not mark or scheme == "file":
+    path = Path(files.from_here(place))
     if sha256 and path.is_file():
       _check_sums(path, {"sha256": sha256}, f"{path}: it")
     return path
-  scheme = place.partition("://")[0]
-  if scheme not in ("http", "https", "gs"):
-    raise UserError(f"{shown(place)}: {scheme}:// is not read; give a local path, http(s):// or gs://")
+  if not _is_proper(place):
+    raise UserError(f"{scheme}://...: no proper URL")
+  if scheme not in ("http", "https", "gs", "hf"):
+    raise UserError(f"{shown(place)}: {scheme}:// is not read; give a local path, http(s)://, gs:// or hf://")
+  if scheme == "hf" and hub.parse(place) is None:
+    raise UserError(f"{place}: no name of the hub; give hf://ORG/NAME, hf://ORG/NAME@REVISION or hf://ORG/NAME/FILE")
+  is_model = hub.is_model(place)
+  if is_model and sha256:
+    raise UserError(f"{place}: #sha256= is of one file, and this is a model; pin it by hf://ORG/NAME@REVISION")
   path = cached_path(place)
-  stated = {"sha256": sha256} if sha256 else {}
   if not _is_complete(path):
-    with _turn(path, place):
+    with _cache_lock(path, place):
       if not _is_complete(path):  # Another process may have brought it meanwhile.
-        _bring(place, path)
-  _check_sums(path, stated, f"{shown(place)}: its copy {path}", "; remove that to fetch it anew")
+        _download_model(place, path) if is_model else _download_file(place, path)
+  _check_sums(
+    path,
+    {"sha256": sha256} if sha256 else {},
+    f"{shown(place)}: its copy {path}",
+    "; remove that to fetch it anew",
+  )
   return path
 
 
 def cached_path(location: str) -> Path:
-  """Where the cache keeps the file of a URL, be it there or not."""
+  """Returns where the cache keeps the file or model of a URL, be it there or not.
+
+  Raises:
+    UserError: VISION_CACHE is no folder of this machine.
+  """
   folder = files.from_here(os.environ.get("VISION_CACHE") or "~/.cache/vision")
+  if files.is_remote(folder):
+    raise UserError(f"cache folder {folder}: must be local; set VISION_CACHE to a path")
   name = re.sub(r"[^\w.+-]", "_", urllib.parse.urlsplit(location).path.rpartition("/")[2]) or "file"
-  return folder / hashlib.sha256(location.encode()).hexdigest()[:16] / name[-150:]
+  return Path(folder) / hashlib.sha256(location.encode()).hexdigest()[:16] / name[-150:]
 
 
 def shown(location: str) -> str:
-  """A URL without what may be secret in it."""
+  """Returns a URL without what may be secret in it."""
   if "://" not in location:
     return location
   url = urllib.parse.urlsplit(location)
   return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+
+def _is_proper(url: str) -> bool:
+  try:
+    urllib.parse.urlsplit(url)
+  except ValueError:
+    return False
+  return True
 
 
 def _split_checksum(location: str) -> tuple[str, str | None]:
@@ -85,13 +114,84 @@ def _split_checksum(location: str) -> tuple[str, str | None]:
   return place, sha256.lower() or None
 
 
-def _bring(place: str, path: Path) -> None:
+def _download_file(place: str, path: Path) -> None:
+  """Brings one file into the cache.
+
+  Raises:
+    UserError: it cannot be had, and how to do without.
+  """
+  try:
+    sums = _download_verified(place, path, lambda part, progress: _download(place, part, progress))
+  except download.Failed as failed:
+    raise UserError(f"{shown(place)}: {failed}; download it by hand to {path}, or give a local file") from None
+  _write_record(path, {"location": shown(place), "size": path.stat().st_size, **sums})
+
+
+def _download_model(place: str, path: Path) -> None:
+  """Brings the weights and the config of a model of the hub into the cache.
+
+  Raises:
+    UserError: it cannot be had, and how to do without.
+  """
+  name = hub.parse(place)
+  try:
+    commit, there = hub.look_up(name)
+    # A try that was broken off is gone on with if the hub still has the same commit.
+    folder = path.with_name(f"{path.name}.{commit[:12]}.part")
+    folder.mkdir(exist_ok=True)
+
+    def bring(file: str) -> None:
+      url, headers = hub.url_of(name, file, commit)
+
+      def get(part: Path, progress: _Progress) -> download.Facts:
+        return _run(download.download(url, part, headers=headers, report=progress))
+
+      if not (folder / file).is_file():
+        _download_verified(f"{place}/{file}", folder / file, get)
+
+    wanted = [hub.weights_among(there)]
+    bring(wanted[0])
+    if wanted[0].endswith(".index.json"):
+      wanted += _shards(folder / wanted[0])
+    wanted += [hub.CONFIG] if hub.CONFIG in there else []
+    for file in wanted[1:]:
+      bring(file)
+  except download.Failed as failed:
+    raise UserError(f"{place}: {failed}; put its files by hand into {path}, or give a local folder") from None
+  shutil.rmtree(path, ignore_errors=True)
+  sizes = {file: (folder / file).stat().st_size for file in wanted}
+  folder.replace(path)
+  for older in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+    shutil.rmtree(older, ignore_errors=True)
+  _write_record(path, {"location": place, "commit": commit, "files": sizes})
+
+
+def _shards(index: Path) -> list[str]:
+  """Returns the files that an index of shards names.
+
+  Raises:
+    download.Failed: it names none, or ones outside the model.
+  """
+  try:
+    found = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+  except (ValueError, LookupError, TypeError, AttributeError):
+    found = []
+  if not found or not all(isinstance(file, str) and re.fullmatch(r"[\w-][\w.-]*", file) for file in found):
+    raise download.Failed(f"its {index.name} names no shards")
+  return found
+
+
+def _download_verified(place: str, path: Path, get: Callable[[Path, "_Progress"], download.Facts]) -> Mapping[str, str]:
+  """Puts what `get` brings in the place of `path` if it has the checksums that the server stated, and returns these.
+
+  Raises:
+    download.Failed: of `get`.
+    UserError: a checksum differs.
+  """
   part = path.with_name(f"{path.name}.part")
   progress = _Progress(shown(place))
   try:
-    facts = _download(place, part, progress)
-  except download.Failed as failed:
-    raise UserError(f"{shown(place)}: {failed}; download it by hand to {path}, or give a local file") from None
+    facts = get(part, progress)
   finally:
     progress.end()
   try:
@@ -99,16 +199,22 @@ def _bring(place: str, path: Path) -> None:
   except UserError:
     _remove(part)
     raise
-  record = {"location": shown(place), "size": part.stat().st_size, **facts.sums}
-  with files.replacing(path.with_name(f"{path.name}.json")) as file:
-    file.write(json.dumps(record, indent=1).encode())
   with part.open("rb") as file:
     os.fsync(file.fileno())
   part.replace(path)
   _remove(part)
+  return facts.sums
+
+
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+  with files.replacing(path.with_name(f"{path.name}.json")) as file:
+    file.write(json.dumps(record, indent=1).encode())
 
 
 def _download(place: str, part: Path, progress: "_Progress") -> download.Facts:
+  if (name := hub.parse(place)) is not None:
+    url, headers = hub.url_of(name, name.file, name.revision)
+    return _run(download.download(url, part, headers=headers, report=progress))
   if not place.startswith("gs://"):
     return _run(download.download(place, part, headers={}, report=progress))
   url, headers = _google(place, "anon")
@@ -122,7 +228,7 @@ def _download(place: str, part: Path, progress: "_Progress") -> download.Facts:
 
 
 def _google(place: str, token: str) -> tuple[str, dict[str, str]]:
-  """The URL and headers by which an object of Google Cloud Storage is read."""
+  """Returns the URL and headers by which an object of Google Cloud Storage is read."""
   import google.auth.exceptions
   from gcsfs.core import GCSFileSystem  # It takes seconds to import.
 
@@ -154,7 +260,7 @@ def _run(coroutine: Coroutine[Any, Any, download.Facts]) -> download.Facts:
 
 
 @contextlib.contextmanager
-def _turn(path: Path, place: str) -> Iterator[None]:
+def _cache_lock(path: Path, place: str) -> Iterator[None]:
   """Holds the lock of a cached file, so that one process of this machine brings it and the others wait."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +268,7 @@ def _turn(path: Path, place: str) -> Iterator[None]:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
-        _say(f"waiting for another process, which is downloading {shown(place)}")
+        Line(_stderr()).say(f"waiting for another process, which is downloading {shown(place)}")
         fcntl.flock(lock, fcntl.LOCK_EX)
       yield
   except OSError as error:
@@ -171,12 +277,14 @@ def _turn(path: Path, place: str) -> Iterator[None]:
 
 
 def _is_complete(path: Path) -> bool:
-  """Whether the cached file is there, of the size it came with. One put there by hand has no record."""
+  """Returns whether the cache has a file or model of the sizes it came with; one put there by hand has no record."""
   try:
     record = json.loads(path.with_name(f"{path.name}.json").read_text())
-  except (OSError, ValueError):
-    record = {}
-  return path.is_file() and record.get("size", path.stat().st_size) == path.stat().st_size
+    sizes = {path / file: size for file, size in record["files"].items()} if "files" in record else None
+    sizes = sizes or {path: record["size"]}
+  except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    return path.exists()
+  return all(file.is_file() and file.stat().st_size == size for file, size in sizes.items())
 
 
 def _check_sums(path: Path, stated: Mapping[str, str], what: str, remedy: str = "") -> None:
@@ -208,18 +316,18 @@ def _remove(part: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _say(line: str, end: str = "\n") -> None:
+def _stderr() -> TextIO | None:
+  """Returns where the first process tells what happens; None in the others."""
   # A job of one process may not have started JAX yet, and asking would.
-  if not jax.distributed.is_initialized() or jax.process_index() == 0:
-    print(line, end=end, file=sys.stderr, flush=True)
+  return sys.stderr if not jax.distributed.is_initialized() or jax.process_index() == 0 else None
 
 
 class _Progress:
-  """Says on stderr how far a download is: a line that redraws itself on a terminal, a line now and then elsewhere."""
+  """Tells on stderr how far a download is: in a live line on a terminal, in a line now and then elsewhere."""
 
   def __init__(self, name: str):
     self._name = name
-    self._live = sys.stderr.isatty()
+    self._line = Line(_stderr())
     self._began: tuple[float, int] | None = None  # Time and bytes of the first report.
     self._said = 0.0
     self._latest = (0, 0)
@@ -227,24 +335,21 @@ class _Progress:
   def __call__(self, there: int, size: int | None) -> None:
     now = time.monotonic()
     if self._began is None:
-      self._began, self._said = (now, there), 0.0 if self._live else now
+      self._began, self._said = (now, there), now
     self._latest = (there, size or 0)
-    if now - self._said > (0.2 if self._live else 10):
+    if self._line.live:
+      self._line.draw(self._words)
+    elif now - self._said > 10:
       self._said = now
-      self._draw(self._line(now))
+      self._line.say(self._words())
 
   def end(self) -> None:
     """Leaves the last state as a line."""
     if self._began is not None:
-      self._draw(self._line(time.monotonic()), end="\n")
+      self._line.say(self._words())
 
-  def _draw(self, line: str, end: str = "") -> None:
-    if self._live:
-      _say(terminal.redrawn(line), end)
-    else:
-      _say(line)
-
-  def _line(self, now: float) -> str:
+  def _words(self) -> str:
+    now = time.monotonic()
     (there, size), (then, before) = self._latest, self._began or (now, 0)
     rate = (there - before) / max(now - then, 1e-3)
     whole = f" of {size / 1e6:,.1f}" if size else ""

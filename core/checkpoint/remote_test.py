@@ -1,116 +1,19 @@
-import base64
 import hashlib
-import http.server
 import os
 import re
 import subprocess
 import sys
-import threading
-import time
-import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import google.auth
-import google.auth.credentials
-import google.auth.exceptions
-import jax
 import numpy as np
 import pytest
 
-from core.checkpoint import download, pretrained, remote
+from core.checkpoint import pretrained, remote
 from core.errors import UserError
+from core.testing.file_server import CONTENT, OTHER, as_google_states, files_of
 
-CONTENT = np.random.default_rng(0).bytes(300_000)
-OTHER = np.random.default_rng(1).bytes(300_000)
-
-
-class Server:
-  """Serves one file whatever the path, with the manners that a test gives it.
-
-  Attributes:
-    content: of the file.
-    headers: sent besides; `ETag` is the version.
-    ranges: answer `Range` with a part.
-    if_range: know `If-Range`; without it a part is sent even if the version is another.
-    length: state `Content-Length`; without it the body is sent in chunks.
-    cut: close the connection after so many bytes of a body.
-    status: answer that, without the file.
-    open: answers wait until it is set.
-    token: ask for `Authorization: Bearer TOKEN`.
-    requests: (path, range asked for or None, bytes sent) of each.
-  """
-
-  def __init__(self):
-    self.content, self.headers = CONTENT, {"ETag": '"1"'}
-    self.ranges = self.if_range = self.length = True
-    self.cut, self.status, self.token = None, 200, None
-    self.open = threading.Event()
-    self.open.set()
-    self.requests = []
-    server = self
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-      protocol_version = "HTTP/1.1"
-
-      def do_GET(self):
-        server._answer(self)
-
-      def log_message(self, *_):
-        pass
-
-    self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    self.url = f"http://127.0.0.1:{self._http.server_port}"
-    threading.Thread(target=self._http.serve_forever, kwargs=dict(poll_interval=0.01), daemon=True).start()
-
-  def _answer(self, request):
-    asked, body, status = request.headers.get("Range"), self.content, self.status
-    self.open.wait(60)
-    if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
-      status = 401
-    same = not self.if_range or request.headers.get("If-Range") == self.headers.get("ETag")
-    headers = dict(self.headers)
-    if status != 200:
-      body, headers = b"", {}
-    elif asked and self.ranges and same:
-      start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
-      status, body = 206, body[start:]
-      headers["Content-Range"] = f"bytes {start}-{len(self.content) - 1}/{len(self.content)}"
-    sent = body if self.cut is None else body[: self.cut]
-    self.requests.append((request.path, asked, len(sent)))
-    request.send_response(status)
-    for name, value in headers.items():
-      request.send_header(name, value)
-    if self.length:
-      request.send_header("Content-Length", str(len(body)))
-      request.end_headers()
-      request.wfile.write(sent)
-    else:
-      request.send_header("Transfer-Encoding", "chunked")
-      request.end_headers()
-      request.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) + (b"0\r\n\r\n" if len(sent) == len(body) else b""))
-    request.close_connection = True
-
-  def close(self):
-    self.open.set()
-    self._http.shutdown()
-    self._http.server_close()
-
-
-@pytest.fixture
-def server():
-  server = Server()
-  yield server
-  server.close()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-  for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-    monkeypatch.delenv(name, raising=False)
-  monkeypatch.setenv("VISION_CACHE", str(tmp_path / "cache"))
-  monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
-  return tmp_path / "cache"
+pytest_plugins = ["core.testing.file_server"]
 
 
 def refused(location):
@@ -118,11 +21,6 @@ def refused(location):
     remote.fetch(location)
   assert "\n" not in str(e.value)
   return str(e.value)
-
-
-def files_of(cache):
-  """Names of what the cache holds, but for the locks."""
-  return sorted(path.name for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock")
 
 
 # Once, whole, under its own name.
@@ -267,10 +165,6 @@ def test_a_body_of_unstated_length_is_whole_or_refused(server, cache):
 # Checksums.
 
 
-def as_google_states(**sums):
-  return {"ETag": '"1"', "x-goog-hash": ",".join(f"{k}={base64.b64encode(v).decode()}" for k, v in sums.items())}
-
-
 CRC_OF_DIGITS = bytes.fromhex("e3069283")  # The check value that RFC 3720 and catalogues of CRCs give for 123456789.
 
 
@@ -302,149 +196,3 @@ def test_a_checksum_of_the_user_holds_for_urls_and_paths(server, tmp_path):
   )
   assert refused(f"{tmp_path}/w.npz#sha256={wrong}") == f"{tmp_path}/w.npz: it has the sha256 {right}, not {wrong}"
   assert refused("w.npz#sha256=12") == "w.npz: #sha256= takes 64 hexadecimal digits, got '12'"
-
-
-# Refusals: one line, soon.
-
-
-@pytest.mark.parametrize(
-  "status, words, tries",
-  [
-    (404, "there is no such file (HTTP 404)", 1),
-    (403, "access denied (HTTP 403)", 1),
-    (418, "the server refused (HTTP 418)", 1),
-    (503, "the server refused (HTTP 503)", 3),
-  ],
-)
-def test_what_the_server_refuses_is_told_with_the_remedy(server, status, words, tries):
-  server.status = status
-  path = remote.cached_path(f"{server.url}/w.npz")
-  assert refused(f"{server.url}/w.npz") == (
-    f"{server.url}/w.npz: {words}; download it by hand to {path}, or give a local file"
-  )
-  assert len(server.requests) == tries
-
-
-def test_without_a_network_the_line_comes_soon(server):
-  server.close()
-  began = time.monotonic()
-  assert "w.npz: it cannot be reached (Connection refused); download it by hand to /" in refused(f"{server.url}/w.npz")
-  assert time.monotonic() - began < 5
-
-
-def test_a_silent_server_is_given_up(server, monkeypatch):
-  monkeypatch.setattr(download, "SILENT_SECONDS", 0.1)
-  server.open.clear()
-  assert "w.npz: no answer within the time limit; download" in refused(f"{server.url}/w.npz")
-
-
-@pytest.mark.parametrize("url, words", [("http://", "no proper URL"), ("s3://a/b", "s3:// is not read; give a local")])
-def test_what_is_no_url_of_ours_is_refused(url, words):
-  assert words in refused(url)
-
-
-def test_a_full_disk_is_found_before_it_is_written_to(server, cache, monkeypatch):
-  monkeypatch.setattr(download.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-  assert "it takes 300,000 bytes, and the disk of /" in refused(f"{server.url}/w.npz")
-  assert files_of(cache) == []
-
-
-def test_a_disk_that_fills_meanwhile_keeps_no_half(server, cache, monkeypatch):
-  def disk_full(*_):
-    raise OSError(28, "No space left on device")
-
-  monkeypatch.setattr(download, "_record", disk_full)
-  assert "w.npz.part cannot be written (No space left on device); download" in refused(f"{server.url}/w.npz")
-  assert files_of(cache) == []
-
-
-def test_a_cache_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
-  (tmp_path / "file").touch()
-  monkeypatch.setenv("VISION_CACHE", str(tmp_path / "file"))
-  line = refused(f"{server.url}/w.npz")
-  assert line.startswith(f"cache folder {tmp_path}/file/")
-  assert line.endswith("cannot be written (Not a directory); set VISION_CACHE to another")
-
-
-def test_what_is_secret_in_a_url_is_neither_said_nor_stored(server, cache, capsys):
-  host = server.url.removeprefix("http://")
-  location = f"http://user:hunter2@{host}/w.npz?signature=hunter3"
-  remote.fetch(location)
-  server.status = 403
-  line = refused(location.replace("w.npz", "v.npz"))
-  assert line.startswith(f"http://{host}/v.npz: access denied")
-  stored = b"".join(path.read_bytes() for path in cache.rglob("*.json")).decode()
-  assert f"http://{host}/w.npz" in stored
-  assert "hunter" not in line + stored + "".join(capsys.readouterr()) + "".join(map(str, cache.rglob("*")))
-
-
-# What is said meanwhile.
-
-
-def test_bytes_and_rate_are_said_on_stderr(server, capsys):
-  remote.fetch(f"{server.url}/w.npz")
-  out, err = capsys.readouterr()
-  assert out == ""
-  assert re.fullmatch(rf"downloading 0\.3 of 0\.3 MB, [\d,.]+ MB/s: {server.url}/w.npz\n", err)
-
-
-def test_only_the_first_process_of_a_job_speaks(server, capsys, monkeypatch):
-  monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
-  monkeypatch.setattr(jax, "process_index", lambda: 1)
-  remote.fetch(f"{server.url}/w.npz")
-  assert capsys.readouterr().err == ""
-
-
-# Google Cloud Storage.
-
-
-@pytest.fixture
-def bucket(server, monkeypatch):
-  monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-  monkeypatch.setattr(google.auth, "default", no_credentials)
-  return server
-
-
-def no_credentials(*_, **__):
-  raise google.auth.exceptions.DefaultCredentialsError("none")
-
-
-class Credentials(google.auth.credentials.Credentials):
-  def __init__(self, token):
-    super().__init__()
-    self.token = token
-
-  def refresh(self, request):
-    raise google.auth.exceptions.RefreshError("hunter2 has expired")
-
-
-def test_a_public_object_is_read_anonymously_and_checked(bucket):
-  bucket.headers = as_google_states(md5=hashlib.md5(CONTENT).digest())
-  bucket.cut = 200_000
-  assert remote.fetch("gs://models/vit/a b.npz").read_bytes() == CONTENT
-  paths = [urllib.parse.unquote(path) for path, *_ in bucket.requests]
-  assert paths == ["/download/storage/v1/b/models/o/vit/a b.npz?alt=media"] * 2
-
-
-def test_a_private_object_is_read_with_default_credentials_that_are_never_said(bucket, cache, capsys, monkeypatch):
-  bucket.token = "hunter2"
-  monkeypatch.setattr(google.auth, "default", lambda *_, **__: (Credentials("hunter2"), None))
-  assert remote.fetch("gs://models/w.npz").read_bytes() == CONTENT
-  stored = b"".join(path.read_bytes() for path in cache.rglob("*.json")).decode()
-  assert "hunter" not in stored + "".join(capsys.readouterr())
-
-
-@pytest.mark.parametrize(
-  "default, words",
-  [
-    (no_credentials, "not public, or not there, and there are no Google credentials here (gcloud auth"),
-    (lambda *_, **__: (Credentials(None), None), "not public, or not there, and Google refused the credentials ("),
-    (lambda *_, **__: (Credentials("another"), None), "access denied (HTTP 401)"),
-  ],
-)
-def test_an_object_that_credentials_do_not_open_is_refused_without_their_words(bucket, monkeypatch, default, words):
-  bucket.token = "hunter2"
-  monkeypatch.setattr(google.auth, "default", default)
-  line = refused("gs://models/w.npz")
-  assert line.startswith(f"gs://models/w.npz: {words}")
-  assert "hunter" not in line

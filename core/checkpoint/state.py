@@ -1,37 +1,39 @@
-"""Resumable train state on disk: written in the background, whole or not at all, and checked before it is trusted.
+"""Resumable train state on disk or in a bucket: written in the background, whole or not at all, checked before use.
 
     checkpoints/STEP/                 Orbax's files, and
-    checkpoints/STEP/integrity.json   size and CRC-32 of every file, shape and dtype of every array
+    checkpoints/STEP/integrity.json   their seal (`core.checkpoint.seal`)
     checkpoints/STEP.damaged/         set aside: a file was missing, truncated or changed
 
 Orbax copies the arrays off the devices and writes them in the background; when all processes are done, process 0 adds
-`integrity.json` and the folder is renamed into place. A folder of any other name was being written when the run ended,
-and does not count.
+the seal and the folder is renamed into place. A folder of any other name was being written when the run ended, and does
+not count. A bucket renames nothing: there a folder counts once it has its seal.
 """
 
-import json
+import contextlib
+import dataclasses
+import datetime
 import os
 import shutil
 import time
-import zlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
 from core import files, trees
+from core.checkpoint import seal
 from core.errors import UserError, first_few
+from core.late import Late
+from core.state import TrainState
 
-LEFT_OUT = ocp.PLACEHOLDER  # Stands for an array that a partial `restore` does not read.
+LEFT_OUT = ...  # Orbax's PLACEHOLDER: stands for an array that a partial `restore` does not read.
 
-_SEAL = "integrity.json"
-# Written by Orbax around the rename, and not needed to read the arrays.
-_NOT_SEALED = (_SEAL, "_CHECKPOINT_METADATA", "commit_success.txt")
+_NEWEST = 2  # Always kept, so that there is one to fall back to.
+
+ocp = Late("orbax.checkpoint")  # Takes as long to import as JAX, and a run needs it only after many steps.
 
 
 class Checkpoints:
@@ -39,34 +41,32 @@ class Checkpoints:
 
   Args:
     folder: where they lie; made when the first is written.
-    keep_every: steps of which every multiple is kept for good; the newest two are always kept, so that there is one to
-      fall back to.
+    keep_every: steps of which every multiple is kept for good; the newest two are always kept.
     warn: called with one line when something is set aside or could not be written.
+
+  Attributes:
+    failure: why the last checkpoint could not be written, in a line; None where it could.
   """
 
-  def __init__(self, folder: Path, *, keep_every: int | None = None, warn: Callable[[str], None] = print):
-    self._folder = Path(folder).absolute()
+  def __init__(self, folder: str | os.PathLike, *, keep_every: int | None = None, warn: Callable[[str], None] = print):
+    self._folder = epath.Path(files.from_here(folder))
     self._keep_every = keep_every
     self._warn = warn
-    self._saving: int | None = None
-    self._written = True
-    self._contents: dict[str, Any] = {}
-    self._writer = ocp.AsyncCheckpointer(
-      # Floats barely compress, and trying costs the cores that training uses.
-      ocp.PyTreeCheckpointHandler(use_compression=False),
-      async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
-    )
+    self._saving = -1
+    self.failure: str | None = None
+    self._arrays: dict[str, list] = {}
+    self._writer: Any = None  # Made for the first that is written.
 
   def steps(self) -> list[int]:
-    """Steps of the finished checkpoints, ascending."""
+    """Returns the steps of the finished checkpoints, ascending."""
     return steps(self._folder)
 
-  def path(self, step: int) -> Path:
-    """Where the checkpoint of `step` lies."""
+  def path(self, step: int) -> epath.Path:
+    """Returns where the checkpoint of `step` lies."""
     return self._folder / str(step)
 
   def newest_good(self) -> int | None:
-    """The newest checkpoint whose every byte is as written; damaged ones are set aside with one warning each.
+    """Returns the newest checkpoint whose every byte is as written; sets damaged ones aside with one warning each.
 
     All processes get the same answer: process 0 looks, the others hear.
     """
@@ -79,44 +79,79 @@ class Checkpoints:
     return None if step < 0 else step
 
   def newest_line(self) -> str:
-    """Words for a message: where the newest finished checkpoint is."""
+    """Returns words for a message: where the newest finished checkpoint is."""
     steps = self.steps()
-    return f"the last good checkpoint is {self._folder / str(steps[-1])}" if steps else "there is no earlier checkpoint"
+    return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "there is no earlier checkpoint"
 
   def save(self, step: int, state: Any) -> float:
-    """Starts writing `state`, which may be donated as soon as this returns; gives the seconds it held the caller up."""
+    """Starts writing `state`, which may be donated as soon as this returns; returns the seconds the caller waited."""
     began = time.perf_counter()
     self.wait()
-    self._saving, self._written = step, True
-    self._contents = {"step": step, "arrays": _arrays(state)}
+    self._saving, self.failure = step, None
+    self._arrays = _arrays(state)
     try:
       self._check_room(state)
-      self._writer.save(self._folder / str(step), args=ocp.args.PyTreeSave(state), force=True)
-    except OSError as error:
+      self._writer = self._writer or ocp.AsyncCheckpointer(
+        # Floats barely compress, and trying costs the cores that training uses.
+        ocp.PyTreeCheckpointHandler(use_compression=False),
+        async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
+      )
+      self._writer.save(self.path(step), args=ocp.args.PyTreeSave(state), force=True)
+    except Exception as error:  # Whatever the file system or a bucket's library raised: the run can go on without it.
       self._failed(error)
     return time.perf_counter() - began
 
   def wait(self) -> bool:
-    """Waits for the checkpoint being written, if any; False (after a warning) where it could not be written."""
+    """Waits for the checkpoint being written, if any; returns False, after a warning, where it could not be."""
     try:
-      self._writer.wait_until_finished()
-    except Exception as error:  # Whatever the file system or TensorStore raised: the run can go on without it.
+      if self._writer is not None:
+        self._writer.wait_until_finished()
+    except Exception as error:  # As in `save`, and what TensorStore raises.
       self._failed(error)
-    self._saving = None
     self._drop_old()
-    return self._written
+    return self.failure is None
+
+  def finish(self, writes: Mapping[epath.Path, Callable[[], None]]) -> None:
+    """Waits for the run's last checkpoint and writes its other files, each of them whether or not the rest fails.
+
+    All processes of a job must call it with the same paths in the same order.
+
+    Args:
+      writes: for each path the function that writes it, and raises `UserError` or `OSError` where it cannot.
+
+    Raises:
+      OSError: something could not be written; says what, and what is where.
+    """
+    self.wait()
+    failed = [self.failure] if self.failure else []
+    written = []
+    for path, write in writes.items():
+      try:
+        write()
+      except (UserError, OSError) as error:
+        failed.append(str(error) if isinstance(error, UserError) else f"{path}: {files.reason(error)}")
+      else:
+        written.append(str(path))
+    if failed:
+      there = f"the trained parameters are in {' and '.join(written)}; " if written else ""
+      raise OSError(f"{'; '.join(failed)}; {there}{self.newest_line()}")
 
   def close(self) -> bool:
-    """Waits for the last write and ends the writer's threads; False where the last checkpoint could not be written."""
-    written = self.wait()
-    self._writer.close()
-    return written
+    """Waits for the last write and ends the writer's threads; returns False where the last could not be written."""
+    self.wait()
+    try:
+      if self._writer is not None:
+        self._writer.close()
+    except Exception as error:  # A part of the checkpoint that was still being written; mostly as in `wait` before.
+      if self.failure is None:
+        self._failed(error)
+    return self.failure is None
 
   def _check_room(self, state: Any) -> None:
     """Finds a full disk while the disk is still in order; processes that share a job learn it from the write itself."""
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 or files.is_remote(self._folder):
       return
-    self._folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(self._folder)
     free, needed = shutil.disk_usage(self._folder).free, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     if free < needed:
       raise OSError(f"the disk has {free:,} bytes left and it takes {needed:,}")
@@ -124,52 +159,77 @@ class Checkpoints:
   def _failed(self, error: Exception) -> None:
     # TensorStore tells the whole way down; what the system said comes last.
     reason = str(error).splitlines()[0].rsplit(": ", 1)[-1] if str(error) else type(error).__name__
-    self._warn(f"warning: the checkpoint of step {self._saving} could not be written ({reason}); {self.newest_line()}")
-    self._written = False
+    self.failure = f"the checkpoint of step {self._saving} could not be written ({reason[:150]})"
+    self._warn(f"warning: {self.failure}; {self.newest_line()}")
 
   def _seal(self) -> None:
     """Runs in the background once all processes' files are complete, just before Orbax renames the folder."""
     if jax.process_index() != 0:
       return
-    (partial,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
-    with (partial / _SEAL).open("w") as file:
-      json.dump(self._contents | {"files": _checksums(partial)}, file, indent=1)
-      file.flush()
-      os.fsync(file.fileno())
+    folder = self.path(self._saving)
+    if not files.is_remote(folder):
+      prefix = f"{self._saving}.orbax-checkpoint-tmp"
+      (folder,) = (path for path in files.inside(self._folder) if path.name.startswith(prefix))
+    seal.write(folder, self._saving, self._arrays)
 
   def _drop_old(self) -> None:
-    for step in self.steps()[:-2] if jax.process_index() == 0 else []:
-      if not (self._keep_every and step % self._keep_every == 0):
-        # Renamed first: a run killed half-way through the removal must not find half a checkpoint.
-        going = (self._folder / str(step)).rename(self._folder / f"{step}.old")
-        shutil.rmtree(going, ignore_errors=True)
+    if jax.process_index() != 0:
+      return
+    there = [_Info(step) for step in self.steps()]
+    if len(there) <= _NEWEST:
+      return
+    policies = ocp.checkpoint_managers
+    kept = [policies.LatestN(_NEWEST), *([policies.EveryNSteps(self._keep_every)] if self._keep_every else [])]
+    kept = policies.AnyPreservationPolicy(kept).should_preserve(there, context=policies.PreservationContext())
+    for info in (info for info, keep in zip(there, kept, strict=True) if not keep):
+      try:
+        _remove(self.path(info.step))
+      except OSError as error:
+        self._warn(f"warning: {self.path(info.step)} could not be removed ({files.reason(error)})")
 
   def _remove_unfinished(self) -> None:
-    for path in self._folder.glob("*"):
-      if not path.name.isdigit() and path.suffix != ".damaged":
-        shutil.rmtree(path, ignore_errors=True)
+    finished = {str(step) for step in self.steps()}
+    for path in files.inside(self._folder):
+      if path.name not in finished and path.suffix != ".damaged":
+        _remove_tree(path)
 
   def _set_aside_if_damaged(self, step: int) -> bool:
-    path = self._folder / str(step)
-    fault = _fault(path)
+    path = self.path(step)
+    fault = seal.fault(path)
     if fault is None:
       return False
     aside = path.with_name(f"{step}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
-    path.rename(aside)
+    _remove_tree(aside)
+    try:
+      with files.as_os_error(path):
+        path.rename(aside)
+    except OSError as error:
+      raise UserError(f"checkpoint {path} is damaged ({fault}) and cannot be moved: {files.reason(error)}") from None
     older = self.steps()
-    use = f"using {self._folder / str(older[-1])}" if older else "there is no earlier one: starting afresh"
+    use = f"using {self.path(older[-1])}" if older else "there is no earlier one: starting afresh"
     self._warn(f"warning: checkpoint {path} is damaged ({fault}), set aside as {aside.name}; {use}")
     return True
 
 
-def steps(folder: Path) -> list[int]:
-  """Steps of the finished checkpoints in a run's `checkpoints` folder, ascending."""
-  return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+@dataclasses.dataclass(frozen=True)
+class _Info:
+  """What Orbax's policies look at."""
+
+  step: int
+  metrics: None = None
+  time: datetime.datetime = datetime.datetime.min
 
 
-def find(where: str | os.PathLike, key: str) -> Path:
-  """The sealed checkpoint that `where` names: `WORKDIR/checkpoints/STEP`, or a workdir, of which it is the newest.
+def steps(folder: str | os.PathLike) -> list[int]:
+  """Returns the steps of the finished checkpoints in a run's `checkpoints` folder, ascending."""
+  found = [path for path in files.inside(folder) if path.name.isdecimal() and path.name.isascii()]
+  if files.is_remote(folder):
+    found = [path for path in found if files.read_bytes(path / seal.NAME) is not None]
+  return sorted(int(path.name) for path in found)
+
+
+def find(where: str | os.PathLike, key: str) -> epath.Path:
+  """Returns the sealed checkpoint that `where` names: `WORKDIR/checkpoints/STEP`, or the newest of a workdir.
 
   Every byte of it is checked; nothing is set aside, because it may be another run's.
 
@@ -180,20 +240,23 @@ def find(where: str | os.PathLike, key: str) -> Path:
   Raises:
     UserError: there is none, or it is damaged.
   """
-  path = files.from_here(where)
-  if not path.name.isdigit():
-    path = path / "checkpoints" / str(max(steps(path / "checkpoints"), default="none"))
-  if not path.name.isdigit() or not path.is_dir():
-    there = ", ".join(map(str, steps(path.parent)))
-    hint = f"; there are {there}" if there else "; name WORKDIR/checkpoints/STEP, or a workdir that has one"
-    raise UserError(f"{key}: no checkpoint at {where}{hint}")
-  if fault := _fault(path):
+  path = epath.Path(files.from_here(where))
+  try:
+    if not path.name.isdecimal():
+      path = path / "checkpoints" / str(max(steps(path / "checkpoints"), default="none"))
+    if not path.name.isdecimal() or not path.is_dir():
+      there = first_few(list(map(str, steps(path.parent))))
+      hint = f"; there are {there}" if there else "; name WORKDIR/checkpoints/STEP, or a workdir that has one"
+      raise UserError(f"{key}: no checkpoint at {where}{hint}")
+  except OSError as error:
+    raise UserError(f"{key}: {where} cannot be read ({files.reason(error)})") from None
+  if fault := seal.fault(path):
     raise UserError(f"{key}: the checkpoint {path} is damaged ({fault}); name another")
   return path
 
 
-def restore(path: Path, like: Any) -> Any:
-  """The state of the checkpoint at `path`, on the shardings of `like` whatever mesh it was saved from.
+def restore(path: str | os.PathLike, like: Any) -> Any:
+  """Returns the state of the checkpoint at `path`, on the shardings of `like` whatever mesh it was saved from.
 
   Args:
     path: `Checkpoints.path(step)`, or what `find` gave.
@@ -202,18 +265,25 @@ def restore(path: Path, like: Any) -> Any:
   Raises:
     UserError: the checkpoint is of another model or shape; the first arrays that differ are named.
   """
+  path = epath.Path(files.from_here(path))
   _check_arrays(path, like)
+  # Checkpoints of before there were collections hold none, not even an empty dict.
+  without = isinstance(like, TrainState) and not like.collections
+  item = like.replace(collections=LEFT_OUT) if without else like
 
-  def how(leaf: Any) -> Any:
+  def restored_as(leaf: Any) -> Any:
     return leaf if leaf is LEFT_OUT else ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape)
 
-  restore_args = jax.tree.map(how, like)
+  restore_args = jax.tree.map(restored_as, item)
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    return reader.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args))
+    restored = reader.restore(path, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args))
+  return restored.replace(collections={}) if without else restored
 
 
-def _check_arrays(path: Path, like: Any) -> None:
-  saved = json.loads((path / _SEAL).read_text())["arrays"]
+def _check_arrays(path: epath.Path, like: Any) -> None:
+  saved = seal.arrays(path)
+  if not isinstance(saved, dict):
+    raise UserError(f"{path}: no checkpoint of ours ({seal.NAME} is missing or unreadable)")
   left_out = {name for name, leaf in trees.flatten_with_names(like) if leaf is LEFT_OUT}
   saved = {name: array for name, array in saved.items() if name not in left_out}
   wanted = _arrays(like)
@@ -228,7 +298,7 @@ def _check_arrays(path: Path, like: Any) -> None:
 
 
 def _arrays(tree: Any) -> dict[str, list]:
-  """`{name: [shape, dtype]}`, as the seal keeps it."""
+  """Returns `{name: [shape, dtype]}`, as the seal keeps it."""
   return {
     name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in trees.flatten_with_names(tree) if leaf is not LEFT_OUT
   }
@@ -238,33 +308,16 @@ def _describe(array: list | None) -> str:
   return "nothing" if array is None else f"{array[1]}{array[0]}"
 
 
-def _checksums(path: Path) -> dict[str, list[int]]:
-  """`{relative file: [bytes, CRC-32]}` of all files under `path` that the seal vouches for."""
-  sealed = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in _NOT_SEALED)
-  with ThreadPoolExecutor() as pool:  # zlib and file reads release the interpreter's lock.
-    return {str(file.relative_to(path)): crc for file, crc in zip(sealed, pool.map(_checksum, sealed))}
+def _remove(path: epath.Path) -> None:
+  """Removes a finished checkpoint so that a run killed half-way through does not find half of one."""
+  if files.is_remote(path):
+    with files.as_os_error(path):
+      (path / seal.NAME).unlink(missing_ok=True)  # Without it the folder does not count.
+  else:
+    path = path.rename(path.with_name(f"{path.name}.old"))
+  _remove_tree(path)
 
 
-def _checksum(file: Path) -> list[int]:
-  size, crc = 0, 0
-  with file.open("rb") as stream:
-    while block := stream.read(1 << 20):
-      size, crc = size + len(block), zlib.crc32(block, crc)
-  return [size, crc]
-
-
-def _fault(path: Path) -> str | None:
-  """What differs between the files under `path` and their seal, in a few words; None where all is well."""
-  try:
-    sealed = json.loads((path / _SEAL).read_text())["files"]
-  except (OSError, ValueError, KeyError):
-    return f"{_SEAL} is missing or unreadable"
-  found = _checksums(path)
-  for name, (size, crc) in sealed.items():
-    if name not in found:
-      return f"{name} is missing"
-    if found[name][0] != size:
-      return f"{name} has {found[name][0]:,} of {size:,} bytes"
-    if found[name][1] != crc:
-      return f"{name} has changed"
-  return None
+def _remove_tree(path: epath.Path) -> None:
+  with contextlib.suppress(OSError), files.as_os_error(path):
+    path.rmtree(missing_ok=True)

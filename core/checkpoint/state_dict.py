@@ -12,6 +12,7 @@ taken off, so that the names are the model's own:
 
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import safetensors
 
 from core import files
-from core.checkpoint import torch_file
+from core.checkpoint import hub, torch_file
 from core.errors import UserError
 
 Arrays = dict[str, np.ndarray]
@@ -29,20 +30,22 @@ Arrays = dict[str, np.ndarray]
 Readers = dict[str, Callable[[], np.ndarray]]
 
 _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".tar", ".ckpt")
-_IN_FOLDERS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_IN_FOLDERS = hub.WEIGHTS
 _NESTED = ("state_dict", "model", "teacher", "student")
 _BEFORE_ALL = ("module.", "_orig_mod.", "model.")
 _BEFORE_ONE = ("teacher.", "student.", "base_encoder.", "momentum_encoder.", "backbone.")
 
 
 def is_one(location: str) -> bool:
-  """Whether the location is by its name such a file's, or a local folder's."""
+  """Returns whether a location is by its name such a file's, a local folder's, or a model's of the hub."""
   path = re.split("[?#]", location)[0] if "://" in location else location.partition("#")[0]
-  return path.endswith(_SUFFIXES) or ("://" not in path and files.from_here(path).is_dir())
+  if "://" in path:
+    return path.endswith(_SUFFIXES) or hub.is_model(path)
+  return path.endswith(_SUFFIXES) or os.path.isdir(files.from_here(path))
 
 
 def read(path: Path) -> Arrays:
-  """The arrays of a local file or folder under the model's own names, in the types they are stored in.
+  """Returns the arrays of a local file or folder under the model's own names, in the types they are stored in.
 
   Raises:
     UserError: not there, damaged, not of this kind, or holding objects whose reading could run code.
@@ -51,20 +54,20 @@ def read(path: Path) -> Arrays:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-  """The `config.json` that came with a file or folder, where libraries that save models put it; `{}` without one.
+  """Returns the `config.json` that came with a file or folder, where libraries put it; `{}` without one.
 
   Raises:
     UserError: it is no JSON object.
   """
-  folder = path if path.is_dir() else path.parent if path.name in _IN_FOLDERS else None
+  folder = path if os.path.isdir(path) else path.parent if path.name in _IN_FOLDERS else None
   if folder is None or not (file := folder / "config.json").is_file():
     return {}
   return _json(file)
 
 
 def _open(path: Path) -> Mapping[str, Any]:
-  """What a file or folder holds: readers of arrays by name, perhaps nested and among other things."""
-  if not path.is_dir():
+  """Returns what a file or folder holds: readers of arrays by name, perhaps nested and among other things."""
+  if not os.path.isdir(path):  # Which, unlike pathlib's, answers for names that no system takes, too.
     return _open_safetensors(path) if path.suffix == ".safetensors" else torch_file.read(path)
   file = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), None)
   if file is None:
@@ -72,7 +75,7 @@ def _open(path: Path) -> Mapping[str, Any]:
   if file.suffix != ".json":
     return _open(file)
   weight_map = _json(file).get("weight_map")
-  if not isinstance(weight_map, dict):
+  if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
     raise UserError(f"{file}: has no weight_map, which tells the shards of the model")
   shards = [_open(path / name) for name in sorted(set(weight_map.values()))]
   return functools.reduce(lambda a, b: {**a, **b}, shards)
@@ -98,7 +101,7 @@ def _unwrap(held: Mapping[str, Any]) -> Readers:
 
 
 def _prefix(names: Iterable[str]) -> str | None:
-  """A wrapper's prefix that some of the names have, to be taken off; None when none is left."""
+  """Returns a wrapper's prefix that some of the names have, to be taken off; None when none is left."""
   names = list(names)
   for prefix in _BEFORE_ALL:
     if names and all(name.startswith(prefix) for name in names):

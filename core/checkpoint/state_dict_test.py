@@ -1,17 +1,17 @@
 import json
 import pickle
 import zipfile
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from core import data_files
 from core.checkpoint import state_dict
 from core.errors import UserError
 
-WITNESS = Path(__file__).parent / "witness"
+WITNESS = data_files.find("core/checkpoint/witness")
 
 
 def arrays(*names):

@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent, damage is found in any file, and any mesh restores what another saved."""
 
+import re
 import resource
 import shutil
 import signal
@@ -9,18 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from core.checkpoint.state import Checkpoints, restore
+from core.checkpoint.state import LEFT_OUT, Checkpoints, find, restore
 from core.errors import UserError
 from core.state import TrainState
+from core.testing import bucket
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 
 def make_state(value=0.0):
   params = {"kernel": jnp.arange(4096.0).reshape(64, 64) + value, "bias": jnp.full(3, value, jnp.bfloat16)}
-  return TrainState.create(params, optax.adam(1e-3).init(params)).replace(step=jnp.int32(value))
+  return TrainState.create({"params": params}, optax.adam(1e-3).init(params)).replace(step=jnp.int32(value))
 
 
 def like(state, sharding=None):
@@ -122,7 +125,10 @@ def test_the_two_newest_and_every_kept_step_stay(tmp_path):
 def test_another_mesh_restores_the_same_numbers(tmp_path, devices):
   mesh = Mesh(np.array(jax.devices()[:4]), ["data"])
   rows, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-  place = lambda x: jax.device_put(x, rows if x.ndim == 2 else everywhere)
+
+  def place(x):
+    return jax.device_put(x, rows if x.ndim == 2 else everywhere)
+
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(5, jax.tree.map(place, make_state(5)))
   checkpoints.wait()
@@ -149,6 +155,78 @@ def test_a_checkpoint_of_another_model_is_refused_by_the_names_that_differ(saved
   with pytest.raises(UserError, match=r"params/kernel: float32\[64, 64\] in the checkpoint, float32\[64, 32\]"):
     restore(checkpoints.path(2), like(other))
   checkpoints.close()
+
+
+@struct.dataclass
+class OldState:
+  """The train state of before it had collections."""
+
+  step: jax.Array
+  params: dict
+  opt_state: tuple
+
+
+def test_a_checkpoint_of_before_there_were_collections_is_restored(tmp_path):
+  state = make_state(3)
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(3, OldState(state.step, state.params, state.opt_state))
+  assert checkpoints.close()
+  restored = restore(checkpoints.path(3), like(make_state()))
+  assert jax.tree.structure(restored) == jax.tree.structure(make_state())
+  assert restored.collections == {}
+  assert_equal(restored, state)
+
+
+def test_what_is_left_out_is_not_read(saved):
+  wanted = like(make_state())
+  wanted = wanted.replace(opt_state=jax.tree.map(lambda _: LEFT_OUT, wanted.opt_state))
+  restored = restore(saved / "2", wanted)
+  assert_equal(restored.params, make_state(2).params)
+  assert all(leaf is LEFT_OUT for leaf in jax.tree.leaves(restored.opt_state))
+
+
+def test_collections_are_restored_on_another_mesh_and_their_lack_is_named(tmp_path):
+  collections = {
+    "batch_stats": {"bn": {"mean": jnp.arange(8.0), "var": jnp.ones(8)}},
+    "codes": {"sum": jnp.ones((8, 2))},
+  }
+  state = make_state(4).replace(collections=collections)
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(4, state)
+  assert checkpoints.close()
+  mesh = Mesh(np.array(jax.devices()), ["data"])
+  rows, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+  wanted = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows if x.shape[:1] == (8,) else everywhere), state
+  )
+  restored = restore(checkpoints.path(4), wanted)
+  assert restored.collections["batch_stats"]["bn"]["mean"].sharding == rows
+  assert restored.variables == {"params": restored.params, **restored.collections}
+  assert_equal(restored, state)
+  with pytest.raises(
+    UserError, match=r"collections/batch_stats/bn/mean: float32\[8\] in the checkpoint, nothing in the"
+  ):
+    restore(checkpoints.path(4), like(make_state()))
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(saved):
+  (saved / "2" / "integrity.json").write_text("[]")
+  with pytest.raises(UserError, match=r"2: no checkpoint of ours \(integrity.json is missing or unreadable\)$"):
+    restore(saved / "2", like(make_state()))
+  with pytest.raises(UserError, match=r"^config.resume: no checkpoint at /no/such; name WORKDIR/checkpoints/STEP"):
+    find("/no/such", "config.resume")
+  with pytest.raises(UserError, match=r"^config.resume: no checkpoint at .*/7; there are 1, 2$"):
+    find(saved / "7", "config.resume")
+  (saved / "file").touch()
+  with pytest.raises(UserError, match=r"^config.resume: no checkpoint at .*/file; name WORKDIR/checkpoints/STEP"):
+    find(saved / "file", "config.resume")
+
+
+def test_a_workdir_with_the_signs_of_patterns_in_its_name_has_its_checkpoints(tmp_path):
+  checkpoints = Checkpoints(tmp_path / "run[1]*" / "checkpoints")
+  checkpoints.save(1, make_state(1))
+  assert checkpoints.close()
+  assert Checkpoints(tmp_path / "run[1]*" / "checkpoints").newest_good() == 1
 
 
 @pytest.fixture
@@ -183,3 +261,56 @@ def test_a_write_that_fails_half_way_is_a_warning_and_the_last_good_stays(saved,
   assert "step 3 could not be written" in line
   assert str(saved / "2") in line
   assert Checkpoints(saved).newest_good() == 2
+
+
+def fails(path):
+  raise UserError(f"{path}: cannot be written (No space left on device)")
+
+
+def test_when_the_last_save_fails_the_parameters_are_still_written_and_what_is_where_is_said(saved, full_disk):
+  checkpoints = Checkpoints(saved, warn=lambda line: None)
+  checkpoints.save(3, make_state(3))
+  params, average = saved.parent / "params.npz", saved.parent / "params_ema.npz"
+  with pytest.raises(OSError) as e:
+    checkpoints.finish({params: params.touch, average: lambda: fails(average)})
+  assert params.exists()
+  line = str(e.value)
+  assert re.match(r"the checkpoint of step 3 could not be written \(.+\); ", line)
+  assert f"{average}: cannot be written (No space left on device); " in line
+  assert line.endswith(f"the trained parameters are in {params}; the last good checkpoint is {saved / '2'}")
+  assert "\n" not in line
+
+
+def test_when_all_is_written_nothing_is_said(saved):
+  checkpoints = Checkpoints(saved)
+  checkpoints.save(3, make_state(3))
+  params = saved.parent / "params.npz"
+  checkpoints.finish({params: params.touch})
+  assert params.exists()
+  assert checkpoints.steps() == [2, 3]
+
+
+def test_in_a_bucket_they_are_whole_or_absent_damage_is_found_and_old_ones_go():
+  with bucket.serving() as served:
+    checkpoints = Checkpoints("gs://models/run/checkpoints", keep_every=2)
+    assert checkpoints.newest_good() is None
+    for step in (1, 2, 3, 4):
+      checkpoints.save(step, make_state(step))
+    assert checkpoints.close(), checkpoints.failure
+    assert checkpoints.steps() == [2, 3, 4]
+    assert_equal(restore(find("gs://models/run", "config.resume"), like(make_state())), make_state(4))
+    assert {name.split("/")[3] for name in served.objects} == {"2", "3", "4"}
+    # The newest is damaged, and of the one before only a part was written when the run was killed.
+    (data, *_) = (name for name in served.objects if "/4/" in name and "/d/" in name)
+    served.objects[data] = bytes([served.objects[data][0] ^ 1]) + served.objects[data][1:]
+    del served.objects["models/run/checkpoints/3/integrity.json"]
+    warnings = []
+    again = Checkpoints("gs://models/run/checkpoints", warn=warnings.append)
+    assert again.newest_good() == 2
+    (line,) = warnings
+    assert line.startswith("warning: checkpoint gs://models/run/checkpoints/4 is damaged (")
+    assert {name.split("/")[3] for name in served.objects} == {"2", "4.damaged"}
+    served.refuses = 403
+    again.save(5, make_state(5))
+    assert not again.close()
+    assert again.failure.startswith("the checkpoint of step 5 could not be written (")

@@ -46,7 +46,7 @@ _NONSENSE = (
 
 
 def read(path: Path) -> dict[Any, Any]:
-  """What was saved, with a function that gives an array in the place of each tensor.
+  """Returns what was saved, with a function that gives an array in the place of each tensor.
 
   Raises:
     UserError: no such file, another one than `torch.save`'s, a damaged one, or one that names what could run code.

@@ -5,16 +5,16 @@ import os
 import pickle
 import shutil
 import zipfile
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from core import data_files
 from core.checkpoint import state_dict, torch_file
 from core.errors import UserError
 
-WITNESS = Path(__file__).parent / "witness"
+WITNESS = data_files.find("core/checkpoint/witness")
 FORMS = ("zip.pth", "legacy.pth")
 
 

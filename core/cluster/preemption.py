@@ -37,11 +37,11 @@ class Preemption:
     self._restore()
 
   def requested(self) -> bool:
-    """Whether to leave off what can be done again, evaluation; only a process that is alone may decide that."""
+    """Returns whether to leave off what can be done again, evaluation; only a process that is alone may decide that."""
     return self._noted and jax.process_count() == 1
 
   def agreed(self, step: int) -> bool:
-    """Whether all processes stop after `step`; to be called by each of them once a step."""
+    """Returns whether all processes stop after `step`; each of them must call it once a step."""
     if jax.process_count() == 1:
       return self._noted
     return multihost_utils.reached_preemption_sync_point(step)

@@ -46,7 +46,7 @@ class ProcessInfo:
 def detect(
   flags: Mapping[str, str], env: Mapping[str, str], metadata: Callable[[str], str | None] | None = None
 ) -> ProcessInfo | None:
-  """This process's place in its job; None where it is alone.
+  """Returns this process's place in its job; None where it is alone.
 
   Args:
     flags: of `FLAGS`, those given; `--processes=1` is alone whatever the environment says, `auto` is the default.
@@ -90,7 +90,7 @@ def detect(
 
 
 def tpu_vm(env: Mapping[str, str]) -> Callable[[str], str | None] | None:
-  """What the metadata server of this TPU VM says of an attribute; None where this is no such machine."""
+  """Returns a function that asks the metadata server of this TPU VM for an attribute; None on another machine."""
   chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
   if not chips or "TPU_SKIP_MDS_QUERY" in env or "tpu" not in env.get("JAX_PLATFORMS", "tpu"):
     return None
@@ -109,7 +109,7 @@ def tpu_vm(env: Mapping[str, str]) -> Callable[[str], str | None] | None:
 def _of_slices(
   env: Mapping[str, str], hosts: list[str], worker: tuple[str, Mapping], settings: Mapping[str, str]
 ) -> ProcessInfo | None:
-  """The place of worker `worker` of a slice of `hosts`; of several slices, one after the other."""
+  """Returns the place of worker `worker` of a slice of `hosts`; slices are numbered one after the other."""
   slices = int(settings.get("MEGASCALE_NUM_SLICES") or 1)
   if len(hosts) * slices == 1:
     return None
@@ -128,12 +128,12 @@ def _many(env: Mapping[str, str], name: str) -> bool:
 
 
 def _ephemeral(job: str) -> int:
-  """A port that jobs on the same host are unlikely to share."""
+  """Returns a port that jobs on the same host are unlikely to share."""
   return 61_440 + int(job) % 4_096
 
 
 def _local_device(env: Mapping[str, str], on_this_host: str, index: str | None) -> int | None:
-  """The process's own GPU where several share a host, unless the launcher already shows it only its own."""
+  """Returns the process's own GPU where several share a host, unless the launcher already shows it only its own."""
   shown = [env[name] for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES") if name in env]
   if on_this_host == "1" or index is None or any("," not in devices for devices in shown):
     return None

@@ -116,7 +116,7 @@ def test_what_is_missing_or_wrong_is_named(flags, env, words):
 
 
 def test_a_machine_without_tpus_has_no_metadata_to_ask(tmp_path, monkeypatch):
-  monkeypatch.setattr(places, "Path", lambda path: tmp_path / path.strip("/"))
+  monkeypatch.setattr(process_environment, "Path", lambda path: tmp_path / path.strip("/"))
   assert process_environment.tpu_vm({}) is None
   (tmp_path / "dev").mkdir()
   (tmp_path / "dev" / "accel0").touch()

@@ -13,7 +13,6 @@ import abc
 import asyncio
 import collections
 import contextlib
-import dataclasses
 import json
 import os
 import socket
@@ -21,23 +20,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn
 
 import jax
 
-from core import config as config_lib
-from core.cluster import preemption, relay
+from core.cluster import preemption, relay, standing
 from core.cluster.process_environment import ProcessInfo
-from core.errors import EXIT_USER_ERROR, UserError, first_few
+from core.cluster.standing import Standing
+from core.errors import EXIT_USER_ERROR, UserError
 
 EXIT_LOST_PROCESS = 4
 LOST_AFTER = 60
 
-_LOOKS = 20  # At one another in `lost_after`.
-_GRACE = 2  # Looks after which the others end where one has ended with an error; they may have the same to say.
-# In multiples of `lost_after`: how long all have to come, one to come to the others' step, and JAX's own patience.
-_TO_JOIN, _TO_STEP, _JAX = 5, 10, 20
+# In multiples of `lost_after`: how long all have to come, and JAX's own patience.
+_TO_JOIN, _JAX = 5, 20
 _MOST_BYTES = 1 << 24  # That a process says of itself.
 _SAID = frozenset({"step", "done", "error"})  # By it of its `Standing`.
 
@@ -95,13 +92,13 @@ def run_as_one_job(
       heartbeat_timeout_seconds=round(_JAX * lost_after),
       shutdown_timeout_seconds=round(_JAX * lost_after),
     )
-    check_devices(collections.Counter(device.process_index for device in jax.devices()), watch.names)
+    standing.check_devices(collections.Counter(device.process_index for device in jax.devices()), watch.names)
     status = program()
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     watch.leave(EXIT_USER_ERROR, str(error))
   except BaseException as error:
-    time.sleep(_GRACE * watch.period)  # It may be how the loss of another shows, and we end here.
+    time.sleep(standing.GRACE * watch.period)  # It may be how the loss of another shows, and we end here.
     traceback.print_exc()
     watch.leave(1, f"{type(error).__name__}: {error}".splitlines()[0][:200])
   if status not in (0, preemption.EXIT_CODE):
@@ -110,101 +107,11 @@ def run_as_one_job(
   return status
 
 
-def check_devices(counts: Mapping[int, int], names: Sequence[str]) -> None:
-  """Refuses processes with unequal numbers of devices, `{process: devices}`."""
-  odd = [f"{name} has {counts[i]}" for i, name in enumerate(names) if counts[i] != counts[0]]
-  if odd:
-    raise UserError(f"all processes need as many devices: {names[0]} has {counts[0]}, {first_few(odd)}")
-
-
-def fault_at_start(hellos: Sequence[Mapping[str, Any]]) -> str | None:
-  """What is wrong with those that came, one line for all processes; None where they can begin.
-
-  Args:
-    hellos: of each process that came, first of process 0: index, count, name, facts.
-  """
-  first = hellos[0]
-  for hello in hellos:
-    if hello["count"] != first["count"]:
-      return f"{hello['name']} is one of {hello['count']} processes, but {first['name']} one of {first['count']}"
-  by_index = collections.defaultdict(list)
-  for hello in hellos:
-    by_index[hello["index"]].append(hello["name"])
-  for names in by_index.values():
-    if len(names) > 1:
-      return f"several processes have one number: {', '.join(names)}; each needs its own --process_id"
-  odd = []
-  for hello in sorted(hellos, key=lambda hello: hello["index"]):
-    lines = [
-      line
-      for key, value in first["facts"].items()
-      for line in config_lib.differences(value, hello["facts"].get(key), key)
-    ]
-    if lines:
-      odd.append(f"{hello['name']}: {first_few(lines)}")
-  if odd:
-    return f"not all are about to run the same; there is {first['name']}, here is {first_few(odd, joint='; ')}"
-  return None
-
-
-def missing_at_start(hellos: Sequence[Mapping[str, Any]], waited: float) -> str | None:
-  """Who did not come in `waited` seconds, one line for all processes."""
-  count, came = hellos[0]["count"], {hello["index"] for hello in hellos}
-  missing = [str(i) for i in range(count) if i not in came]
-  several = "processes" if len(missing) > 1 else "process"
-  return f"{several} {first_few(missing)} of {count} did not come within {waited:.0f} s" if missing else None
-
-
-@dataclasses.dataclass
-class Standing:
-  """What is known of a process while the job runs.
-
-  Attributes:
-    name: number and host, for people.
-    step: that it has come to.
-    silent: how many looks ago it last gave a sign of life.
-    gone: its connection broke.
-    done: it has finished its part.
-    error: why it ended, and `ended` how many looks ago.
-  """
-
-  name: str
-  step: int = 0
-  silent: int = 0
-  gone: bool = False
-  done: bool = False
-  error: str = ""
-  ended: int = 0
-
-
-def lost(processes: Sequence[Standing], waited: int, lost_after: float) -> str | None:
-  """Which process the job has lost, and how; None where all is well.
-
-  Args:
-    processes: all of them.
-    waited: looks since any came to another step.
-    lost_after: seconds of `_LOOKS` looks.
-  """
-  for each in processes:
-    if each.error and each.ended >= _GRACE:
-      return f"{each.name} ended ({each.error})"
-    if each.gone and not each.done and not each.error:
-      return f"{each.name} is gone: its connection broke"
-    if each.silent >= _LOOKS and not each.done and not each.error:
-      return f"{each.name} is lost: no sign of life for {lost_after:g} s"
-  ahead = max(each.step for each in processes)
-  behind = [each for each in processes if each.step < ahead and not each.error]
-  if behind and waited >= _TO_STEP * _LOOKS:
-    names = first_few([f"{each.name} after step {each.step:,}" for each in behind])
-    return f"stuck for {_TO_STEP * lost_after:g} s while others wait in step {ahead:,}: {names}"
-  return None
-
-
 class _Watch(abc.ABC):
   """What process 0 and the others do alike: an event loop in a thread beside the program, and how to end."""
 
   def __init__(self, process: ProcessInfo, advice: str, lost_after: float):
-    self.period = lost_after / _LOOKS
+    self.period = lost_after / standing.LOOKS
     self.me = Standing(f"process {process.index} ({socket.gethostname()})")
     self.names: list[str] = []
     self._process, self._advice, self._lost_after = process, advice, lost_after
@@ -232,11 +139,11 @@ class _Watch(abc.ABC):
 
   @abc.abstractmethod
   async def _meet(self, hello: dict[str, Any]) -> str:
-    """What `meet` waits for."""
+    """Does what `meet` waits for, and returns its result."""
 
   @abc.abstractmethod
   async def _say(self) -> None:
-    """Has what is new of `me` known."""
+    """Makes what is new of `me` known."""
 
   def _run(self, coroutine: Coroutine) -> Any:
     return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -246,13 +153,13 @@ class _Watch(abc.ABC):
     self._tasks.add(task)  # asyncio itself would let it be collected.
 
   def _look_again(self) -> None:
-    """To be called at each look: one that was itself stopped for too long ends."""
+    """Notes a look, one of `standing.LOOKS` in `lost_after`; a process that was itself stopped for too long ends."""
     if self._was_stopped():
       self._end("")
     self._looked = time.monotonic()
 
   def _was_stopped(self) -> bool:
-    return time.monotonic() - self._looked >= (_LOOKS - 2) * self.period  # The others' looks fall in between.
+    return time.monotonic() - self._looked >= (standing.LOOKS - 2) * self.period  # The others' looks fall in between.
 
   def _end(self, which: str) -> NoReturn:
     if self._was_stopped():  # Woken again, it may see first that the others have left.
@@ -277,7 +184,7 @@ class _First(_Watch):
       await asyncio.wait_for(self._all_here.wait(), bound)
     self._begun = True
     hellos = [hello, *(each for each, _ in self._others.values())]
-    fault, missing = fault_at_start(hellos), missing_at_start(hellos, bound)
+    fault, missing = standing.fault_at_start(hellos), standing.missing_at_start(hellos, bound)
     self.names = [each["name"] for each in sorted(hellos, key=lambda each: each["index"])]
     service = _free_port()
     refused = {"refused": fault} if fault else {"late": missing} if missing else {}
@@ -301,17 +208,17 @@ class _First(_Watch):
     if self._begun:  # Started again before the others: a job that has lost a process will end in a moment.
       _write(writer, {"busy": True})
       return writer.close()
-    _, standing = self._others[writer] = hello, Standing(hello["name"])
+    _, known = self._others[writer] = hello, Standing(hello["name"])
     if len(self._others) == self._process.count - 1:
       self._all_here.set()
     while (message := await _read(reader)) is not None:
-      standing.silent = 0
+      known.silent = 0
       for key in _SAID & message.keys():
-        setattr(standing, key, message[key])
-      if standing.done:
+        setattr(known, key, message[key])
+      if known.done:
         await self._judge()
     if self._begun:
-      standing.gone = True
+      known.gone = True
       await self._judge()
     else:
       del self._others[writer]
@@ -340,7 +247,7 @@ class _First(_Watch):
       self._over.set()
     if self._over.is_set():
       return
-    which = lost(standings, self._waited, self._lost_after)
+    which = standing.lost(standings, self._waited, self._lost_after)
     all_ended = self.me.error and all(each.error or each.gone for each in standings)
     if which and not all_ended:
       self._tell({"lost": which})
@@ -351,11 +258,11 @@ class _First(_Watch):
       self._end(which)
 
   def _standings(self) -> list[Standing]:
-    return [self.me, *(standing for _, standing in self._others.values())]
+    return [self.me, *(known for _, known in self._others.values())]
 
   def _tell(self, message: dict[str, Any]) -> None:
-    for writer, (_, standing) in self._others.items():
-      if not standing.gone:
+    for writer, (_, known) in self._others.items():
+      if not known.gone:
         _write(writer, message)
 
 
@@ -416,12 +323,12 @@ class _Member(_Watch):
       self._look_again()
       _write(self._first, dict(step=self.me.step))
       self._silent += 1
-      if self._silent >= _LOOKS:
+      if self._silent >= standing.LOOKS:
         self._end(f"{self.names[0]} is lost: no sign of life for {self._lost_after:g} s")
 
 
 async def _read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
-  """The next message; None where the connection ended, or what came is none."""
+  """Returns the next message; None where the connection ended, or what came is none."""
   try:
     message = json.loads(await reader.readline())
   except (OSError, ValueError):

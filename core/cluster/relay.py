@@ -4,7 +4,7 @@ import asyncio
 
 
 async def open_relay(host: str, port: int) -> int:
-  """A port of this machine behind which is `port` of `host`.
+  """Opens a port of this machine behind which is `port` of `host`.
 
   JAX's client aborts the process as soon as its connection to the coordinator breaks; the one that it has through here
   only falls silent, which leaves the word to us.

@@ -1,5 +1,6 @@
 """Classes by name: a class's label is the place of its name in a list, which is sorted unless someone orders it."""
 
+import collections
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -7,41 +8,41 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Int64
 
+from core.data import paths
 from core.errors import UserError, first_few, nearest
-
-_FORMS = 'a list of names, a text file with a name a line, or a JSONL file with a "label" in every line'
+from core.recipe import words
 
 
 def read(classes: Sequence[str] | str, folder: pathlib.Path, where: str, *, key: str = "label") -> tuple[str, ...]:
-  """The names of the classes, in the order of their labels.
+  """Returns the names of the classes, in the order of their labels.
 
   Args:
     classes: the names; or a file: of text, a name a line, in that order; or a JSONL, the names under `key` sorted.
     folder: where a relative path starts.
-    where: what asks, for messages.
+    where: the path of `classes` in the config, for messages.
     key: of a JSONL.
 
   Raises:
     UserError: no such file, no name, a name twice.
   """
   if isinstance(classes, str):
-    file = folder / pathlib.Path(classes).expanduser()
-    if not file.is_file():
-      raise UserError(f"{where}: classes={classes!r} is no file {file}; it may be {_FORMS}")
-    names = _read_jsonl(file, key) if file.suffix == ".jsonl" else _read_text(file)
-  elif isinstance(classes, Sequence) and all(isinstance(name, str) for name in classes):
-    names = tuple(classes)
+    file = paths.existing_file(classes, where, folder)
+    try:
+      names = _read_jsonl(file, key, where) if file.suffix == ".jsonl" else _read_text(file)
+    except (OSError, UnicodeDecodeError) as error:
+      raise UserError(words.line(f"{where}: {file} cannot be read as text ({error})")) from None
   else:
-    raise UserError(f"{where}: classes must be {_FORMS}, got {classes!r}")
+    names = tuple(classes)
   if not names:
-    raise UserError(f"{where}: classes holds no name")
-  if twice := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
-    raise UserError(f"{where}: classes holds {first_few(list(map(repr, twice)))} more than once")
+    raise UserError(f"{where} holds no name")
+  if len(set(names)) < len(names):
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    raise UserError(words.line(f"{where} holds {first_few(list(map(repr, sorted(twice))))} more than once"))
   return names
 
 
 def labels(names: Iterable[str], classes: tuple[str, ...], where: Iterable[str]) -> Int64[np.ndarray, "n"]:
-  """The labels of some names.
+  """Returns the labels of some names.
 
   Raises:
     UserError: a name that is no class; `where` says of each name where it stands.
@@ -50,7 +51,8 @@ def labels(names: Iterable[str], classes: tuple[str, ...], where: Iterable[str])
   found = []
   for name, place in zip(names, where):
     if name not in index:
-      raise UserError(f"{place}: {name!r} is none of the {len(classes)} classes{_nearest(name, classes)}")
+      line = f"{place}: {name!r} is none of the {len(classes)} classes{_nearest(name, classes)}"
+      raise UserError(words.line(line))
     found.append(index[name])
   return np.array(found, np.int64)
 
@@ -64,17 +66,18 @@ def _read_text(file: pathlib.Path) -> tuple[str, ...]:
   return tuple(filter(None, map(str.strip, file.read_text("utf-8").splitlines())))
 
 
-def _read_jsonl(file: pathlib.Path, key: str) -> tuple[str, ...]:
+def _read_jsonl(file: pathlib.Path, key: str, where: str) -> tuple[str, ...]:
   names: set[str] = set()
   for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
     if not line.strip():
       continue
     try:
       held = json.loads(line)[key]
-    except (ValueError, KeyError, TypeError):
-      raise UserError(f"{file} line {number}: no object with {key!r}, from which the classes are to be read") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+      raise UserError(words.line(f"{where}: {file} line {number}: no object with {key!r}, a class's name")) from None
     held = held if isinstance(held, list) else [held]
     if not all(isinstance(name, str) for name in held):
-      raise UserError(f"{file} line {number}: {key!r} holds {held[0]!r}; names of classes are text")
+      shown = words.shown(held)
+      raise UserError(words.line(f"{where}: {file} line {number}: {key!r} holds {shown}; names of classes are text"))
     names.update(held)
   return tuple(sorted(names))

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from jaxtyping import Int, Shaped
 
 from core.errors import UserError
 
@@ -36,13 +37,13 @@ class Columns:
   def __len__(self) -> int:
     return len(next(iter(self.arrays.values()), ()))
 
-  def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The records `rows`, as a dict of arrays [len(rows), ...]."""
+  def take(self, rows: Int[np.ndarray, "rows"]) -> dict[str, np.ndarray]:
+    """Returns the records `rows`, as a dict of arrays [len(rows), ...]."""
     return {key: array[rows] for key, array in self.arrays.items()}
 
 
-def bytes_column(values: Iterable[str | bytes]) -> np.ndarray:
-  """An object array of `bytes`: the form of text (UTF-8) and of encoded images, the one TensorFlow gives back."""
+def bytes_column(values: Iterable[str | bytes]) -> Shaped[np.ndarray, "values"]:
+  """Returns an object array of `bytes`: the form of text (UTF-8) and of encoded images, which TensorFlow gives back."""
   values = [value.encode() if isinstance(value, str) else bytes(value) for value in values]
   column = np.empty(len(values), object)
   column[:] = values
@@ -50,13 +51,13 @@ def bytes_column(values: Iterable[str | bytes]) -> np.ndarray:
 
 
 def select(arrays: dict[str, dict[str, np.ndarray]], parts: list[tuple[str, int, int]]) -> dict[str, np.ndarray]:
-  """The ranges `parts` (see `core.data.split`) of named splits, one after the other; views where there is one."""
+  """Returns the ranges `parts` (see `core.data.split`) of named splits, one after the other; a view of a single one."""
   cuts = [{key: array[low:high] for key, array in arrays[name].items()} for name, low, high in parts]
   return cuts[0] if len(cuts) == 1 else {key: np.concatenate([cut[key] for cut in cuts]) for key in cuts[0]}
 
 
 def describer(parts: list[tuple[str, int, int]], noun: Callable[[str, int], str]) -> Callable[[int], str]:
-  """`describe` of the columns that `select` gives: `noun(split, row in that split)`."""
+  """Returns `describe` of the columns that `select` gives: `noun(split, row in that split)`."""
 
   def describe(row: int) -> str:
     for name, low, high in parts:

@@ -1,21 +1,24 @@
 """Digits with captions: what is held out, that captions tell the truth, that the shipped tokenizers know every word."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from core import data_files
 from core.data.source import open_source
 from core.data.sources import digit_captions, digit_captions_vocabulary, digits
 from core.errors import UserError
 from core.pp import tokenizers
+from core.recipe import sources
+from core.recipe.parse import parse
 
 SPLITS = ("train", "test", "test_templates", "test_combinations")
 
 
 def load(split, **options):
-  return open_source(dict(source="digit_captions", split=split, **options), "input.data")
+  given = dict(source="digit_captions", split=split, **options)
+  return open_source(parse(sources.Source, given), "config.input.data")
 
 
 def texts(split):
@@ -60,7 +63,7 @@ def test_classes_are_balanced_and_labels_are_their_names():
 
 
 def test_pairs_are_held_out_in_either_order():
-  held_out = {pair for a, b in digit_captions.HELD_OUT for pair in ((a, b), (b, a))}
+  held_out = {pair for a, b in sources.HELD_OUT for pair in ((a, b), (b, a))}
   assert pairs("test_combinations") == held_out
   assert pairs("train") == pairs("test") == {(a, b) for a in range(10) for b in range(10)} - held_out
   assert {digit for pair in held_out for digit in pair} == set(range(10))
@@ -137,16 +140,16 @@ def test_the_tokenizers_that_ship_know_every_word_as_one_piece():
 
 
 def test_the_tokenizers_that_ship_are_those_of_the_program():
-  folder = Path(tokenizers.__file__).parent / "vocabularies"
+  folder = data_files.find("core/pp/vocabularies")
   assert (folder / "digit_words.txt").read_text() == digit_captions_vocabulary.wordpiece_vocabulary()
   assert (folder / "digit_captions.model").read_bytes() == digit_captions_vocabulary.sentencepiece_model()
 
 
 def test_bad_options_are_refused():
   refused(r"there is no split 'tets' \(did you mean 'test'\?\)", split="tets")
-  refused(r"digits is how many an image shows: 1, 2 or \(1, 2\), got 3", split="test", digits=3)
-  refused("examples must be a whole number from 2 on, got 0", split="train", examples=0)
-  refused(r"pairs of digits from 0 to 9, got \(3, 10\)", split="train", held_out=[(3, 10)])
-  refused("split 'test_combinations' holds no examples", split="test_combinations", digits=1)
+  refused(r"config.digits must be one of 1, 2 or a list of one of 1, 2, got 3", split="test", digits=3)
+  refused(r"examples must be a whole number in \[2, 1000000\], got 0", split="train", examples=0)
+  refused(r"held_out\[0\]\[1\] must be a whole number in \[0, 9\], got 10", split="train", held_out=[(3, 10)])
+  refused("split: 'test_combinations' holds no examples", split="test_combinations", digits=1)
   refused("held_out is empty", split="test_combinations", held_out=())
   refused("leaves no pair", split="train", held_out=[(a, b) for a in range(10) for b in range(10)])

@@ -104,7 +104,7 @@ def _end(thread: threading.Thread, stop: threading.Event, room: threading.Semaph
 def put(
   batch: dict[str, np.ndarray], shardings: Sharding | Mapping[str, Sharding], *, keep_strings: bool = False
 ) -> dict[str, Any]:
-  """One batch on the devices; see `to_devices`.
+  """Puts one batch on the devices; see `to_devices`.
 
   Raises:
     UserError: integers that 32 bits cannot hold, or a key without a sharding.

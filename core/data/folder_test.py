@@ -9,6 +9,9 @@ from PIL import Image
 from core.data import pipeline
 from core.data.source import open_source
 from core.errors import UserError
+from core.recipe import sources
+from core.recipe.input import Input
+from core.recipe.parse import parse
 
 PP = "decode|resize(8)|value_range(-1,1)|onehot(3,key='label',key_result='labels')|keep('image','labels')"
 SHADES = {"ant": 20, "bee": 120, "cow": 220}  # An image's shade tells its class: the witness of every label.
@@ -28,8 +31,16 @@ def photos(tmp_path):
   return tmp_path / "photos"
 
 
+def source_of(data):
+  return open_source(parse(sources.Source, data), "config.input.data")
+
+
+def evaluation(data, pp, **kw):
+  return pipeline.eval_batches(parse(sources.Source, data), pp, **kw)
+
+
 def opened(path, split="train", **more):
-  return open_source(dict(source="folder", path=str(path), split=split, **more), "input.data")
+  return source_of(dict(source="folder", path=str(path), split=split, **more))
 
 
 def paths(source):
@@ -86,8 +97,8 @@ def test_a_list_or_file_of_classes_orders_them(photos):
   assert np.bincount(source.arrays["label"]).tolist() == [10, 40, 20]
   refused("'cow' is none of the 3 classes (did you mean 'cows'?)", photos, classes=["ant", "bee", "cows"])
   refused("holds 'ant' more than once", photos, classes=["ant", "bee", "ant"])
-  refused("is no file", photos, classes="none.txt")
-  refused("classes holds no name", photos, classes=[])
+  refused(f"classes: no file {photos}/none.txt", photos, classes="none.txt")
+  refused("config.input.data.classes holds no name", photos, classes=[])
 
 
 def test_what_is_no_image_is_skipped_and_told_once(photos, capsys):
@@ -103,11 +114,11 @@ def test_what_is_no_image_is_skipped_and_told_once(photos, capsys):
 def test_mistakes_in_a_folder_are_named(photos, tmp_path):
   refused("no folder nowhere", "nowhere")
   (tmp_path / "empty").mkdir()
-  refused("holds no folders; the images of a class lie in a folder of its name", tmp_path / "empty")
+  refused("holds no folders; images of a class lie in a folder of its name", tmp_path / "empty")
   (photos / "dog").mkdir()
   refused("photos/dog holds no images", photos)
   (photos / "dog" / "a.webp").write_bytes(b"RIFF")
-  refused("dog/a.webp: no format that can be read", photos)
+  refused("dog/a.webp: no format that is read", photos)
   (photos / "dog").rename(photos / "zebra")
   (photos / "zebra" / "more").mkdir()
   (photos / "zebra" / "a.webp").unlink()
@@ -119,7 +130,7 @@ def test_mistakes_in_a_folder_are_named(photos, tmp_path):
 
 def test_a_folder_trains_without_a_builder(photos):
   config = dict(data=dict(source="folder", path=str(photos), split="train[:90%]"), batch_size=8, pp=PP)
-  batches = pipeline.train_batches(config, seed=0, start_step=0)
+  batches = pipeline.train_batches(parse(Input, config), seed=0, start_step=0)
   seen = 0
   for _ in range(12):
     batch = next(batches)
@@ -128,15 +139,15 @@ def test_a_folder_trains_without_a_builder(photos):
     np.testing.assert_allclose(shade, np.take(list(SHADES.values()), batch["labels"].argmax(1)), atol=2)
     seen += len(shade)
   batches.close()
-  val = pipeline.eval_batches(dict(config["data"], split="train[90%:]"), PP, batch_size=4)
-  assert val.num_examples + pipeline.dataset_size(config) == 70
+  val = evaluation(dict(config["data"], split="train[90%:]"), PP, batch_size=4)
+  assert val.num_examples + pipeline.dataset_size(parse(Input, config)) == 70
   assert sum(batch["_mask"].sum() for batch in val) == val.num_examples
 
 
 def test_more_classes_than_the_config_says_are_refused(photos):
   write(photos, {"dog": 5})
   config = dict(data=dict(source="folder", path=str(photos)), batch_size=75, pp=PP)
-  batches = pipeline.train_batches(config, seed=0, start_step=0)
+  batches = pipeline.train_batches(parse(Input, config), seed=0, start_step=0)
   with pytest.raises(UserError, match=r"dog/\d\.jpg cannot be made an example.*labels outside \[0, 3\)"):
     next(batches)
   batches.close()
@@ -153,13 +164,12 @@ def test_jsonl_labels_may_be_names_of_classes(photos):
   val = jsonl(photos / "val.jsonl", rows[2:3])
   (photos / "classes.txt").write_text("ant\nbee\ncow\n")
   for classes in ("train.jsonl", "classes.txt", ["ant", "bee", "cow"]):
-    source = open_source(data | dict(classes=classes), "data")
+    source = source_of(data | dict(classes=classes))
     assert source.classes == ("ant", "bee", "cow")
     assert source.arrays["label"][:3].tolist() == [2, 0, 1]
-    assert open_source(val | dict(classes=classes), "data").arrays["label"].tolist() == [1]
-  batches = pipeline.train_batches(
-    dict(data=data | dict(classes="train.jsonl"), batch_size=6, pp=PP), seed=0, start_step=0
-  )
+    assert source_of(val | dict(classes=classes)).arrays["label"].tolist() == [1]
+  config = dict(data=data | dict(classes="train.jsonl"), batch_size=6, pp=PP)
+  batches = pipeline.train_batches(parse(Input, config), seed=0, start_step=0)
   batch = next(batches)
   shade = (batch["image"].mean(axis=(1, 2, 3)) + 1) * 127.5
   np.testing.assert_allclose(shade, np.take(list(SHADES.values()), batch["labels"].argmax(1)), atol=2)
@@ -169,10 +179,10 @@ def test_jsonl_labels_may_be_names_of_classes(photos):
 def test_jsonl_lists_of_names_become_several_labels(tmp_path):
   rows = [{"x": 1.0, "tags": ["b", "a"]}, {"x": 2.0, "tags": []}, {"x": 3.0, "tags": ["c"]}]
   data = jsonl(tmp_path / "t.jsonl", rows) | dict(classes="t.jsonl", label_key="tags")
-  source = open_source(data, "data")
+  source = source_of(data)
   assert source.classes == ("a", "b", "c")
   assert source.arrays["tags"].tolist() == [[1, 0], [-1, -1], [2, -1]]
-  (batch,) = pipeline.eval_batches(data, "onehot(3, key='tags')", batch_size=3)
+  (batch,) = evaluation(data, "onehot(3, key='tags')", batch_size=3)
   assert batch["tags"].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
 
 
@@ -180,13 +190,13 @@ def test_jsonl_names_that_are_no_class_are_refused_by_line(tmp_path):
   rows = [{"x": 1.0, "label": "cat"}, {"x": 2.0, "label": "dgo"}]
   data = jsonl(tmp_path / "t.jsonl", rows)
   with pytest.raises(UserError, match=r"line 2: 'label': 'dgo' is none of the 2 classes \(did you mean 'dog'\?\)"):
-    open_source(data | dict(classes=["cat", "dog"]), "data")
+    source_of(data | dict(classes=["cat", "dog"]))
   with pytest.raises(UserError, match="label_key='lable' is no key of its lines"):
-    open_source(data | dict(classes=["cat", "dog"], label_key="lable"), "data")
+    source_of(data | dict(classes=["cat", "dog"], label_key="lable"))
   with pytest.raises(UserError, match=r"line 1: 'x' holds 1\.0; with classes="):
-    open_source(data | dict(classes=["cat", "dog"], label_key="x"), "data")
+    source_of(data | dict(classes=["cat", "dog"], label_key="x"))
   with pytest.raises(UserError, match="'label' holds text; labels are integers"):
-    pipeline.eval_batches(data, "onehot(3, key='label')", batch_size=2)
+    evaluation(data, "onehot(3, key='label')", batch_size=2)
   images = jsonl(tmp_path / "i.jsonl", [{"image": "a.jpg", "label": "cat"}])
   with pytest.raises(UserError, match="'label' holds text; labels are integers"):
-    pipeline.train_batches(dict(data=images, batch_size=2, pp=f"{PP}"), seed=0, start_step=0)
+    pipeline.train_batches(parse(Input, dict(data=images, batch_size=2, pp=PP)), seed=0, start_step=0)

@@ -1,5 +1,7 @@
 """Fractals made from a formula: the right points, the same images everywhere, classes that can be told apart."""
 
+import re
+
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -8,13 +10,16 @@ from core.data import pipeline
 from core.data.source import open_source
 from core.data.sources import fractals
 from core.errors import UserError
+from core.recipe import sources
+from core.recipe.input import Input
+from core.recipe.parse import parse
 
 MEANS = (103.133, 104.223, 105.361)  # Of red, green and blue in DATA.
 DATA = dict(source="fractals", classes=6, per_class=30, size=16)
 
 
 def opened(**data):
-  return open_source(DATA | data, "input.data")
+  return open_source(parse(sources.Source, DATA | data), "config.input.data")
 
 
 def test_the_chaos_game_draws_the_sierpinski_triangle():
@@ -94,7 +99,7 @@ def test_the_classes_can_be_told_apart():
 
 def test_fractals_take_the_path_without_tensorflow():
   config = dict(data=DATA | dict(split="train"), batch_size=8, pp="value_range(-1,1)|onehot(6,key='label')")
-  batch = next(pipeline.train_batches(config, seed=0, start_step=0))
+  batch = next(pipeline.train_batches(parse(Input, config), seed=0, start_step=0))
   assert batch["image"].shape == (8, 16, 16, 3)
   assert batch["label"].sum() == 8
 
@@ -102,13 +107,14 @@ def test_fractals_take_the_path_without_tensorflow():
 @pytest.mark.parametrize(
   "data, line",
   [
-    (dict(classes=0), "classes must be a whole number from 1 on, got 0"),
+    (dict(classes=0), "config.classes must be a whole number in [1, 1000000], got 0"),
     (dict(per_class=2.5), "per_class must be a whole number"),
-    (dict(size=4), "size must be a whole number from 8 on"),
+    (dict(size=4), "size must be a whole number in [8, 512], got 4"),
+    (dict(classes=10**6, per_class=10**6, size=32), "make 2861022 GiB of images"),
     (dict(split="val"), "there is no split 'val'"),
     (dict(clases=3), "did you mean 'classes'"),
   ],
 )
 def test_bad_input_is_refused(data, line):
-  with pytest.raises(UserError, match=line.replace("(", r"\(")):
+  with pytest.raises(UserError, match=re.escape(line)):
     opened(**dict(split="train") | data)

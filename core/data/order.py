@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Int, Int64, UInt64
 
 from core.errors import UserError
+from core.recipe import words
 
 # The first word of a hash says what it is for: two uses of the same numbers must not give the same bits.
 _EXAMPLE, _RECORDS, _FILES, _ROTATION, _WINDOW, _CHOICE = range(6)
@@ -28,7 +29,7 @@ _MIXTURE_PARTS = 10_000  # Weights are kept to one part in this many.
 
 
 def hash64(*words: int | Int[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
-  """64 well mixed bits of some integers: one SplitMix64 step (Steele et al. 2014) a word. Arrays broadcast."""
+  """Returns 64 well mixed bits of some integers: one SplitMix64 step (Steele et al. 2014) a word. Arrays broadcast."""
   state = np.zeros(1, np.uint64)
   for word in words:
     word = np.uint64(word & (2**64 - 1)) if isinstance(word, int) else np.asarray(word).astype(np.uint64)
@@ -40,12 +41,12 @@ def hash64(*words: int | Int[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shap
 
 
 def permutation(n: int, *words: int) -> Int64[np.ndarray, "n"]:
-  """A permutation of 0..n-1 drawn by `words`: the order of n hashes, the same under every NumPy version."""
+  """Returns a permutation of 0..n-1 drawn by `words`: the order of n hashes, the same under every NumPy version."""
   return np.argsort(hash64(*words, np.arange(n)), kind="stable")
 
 
 def example_seeds(seed: int, ids: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
-  """The seeds of the random augmentation of the examples at the positions `ids`."""
+  """Returns the seeds of the random augmentation of the examples at the positions `ids`."""
   return hash64(seed, _EXAMPLE, ids).view(np.int64)
 
 
@@ -55,7 +56,7 @@ def _epoch_order(n: int, *words: int) -> Int64[np.ndarray, "n"]:
 
 
 def rows(n: int, seed: int, component: int, positions: Int64[np.ndarray, "batch"]) -> Int64[np.ndarray, "batch"]:
-  """The records, of `n` in memory, that stand at a component's `positions`: a new permutation every epoch."""
+  """Returns the records, of `n` in memory, that stand at a component's `positions`: a new permutation every epoch."""
   found = np.empty_like(positions)
   epochs, places = np.divmod(positions, n)
   for epoch in np.unique(epochs):
@@ -77,26 +78,26 @@ class Lanes:
     return self.batch_size // self.count
 
   def before(self, lane: int, position: int) -> int:
-    """How many positions below `position` lie in the lanes below `lane`."""
+    """Counts the positions below `position` in the lanes below `lane`."""
     batches, slot = divmod(position, self.batch_size)
     return batches * lane * self.width + min(slot, lane * self.width)
 
   def index(self, lane: int, position: int) -> int:
-    """How many positions below `position` lie in `lane`."""
+    """Counts the positions below `position` in `lane`."""
     return self.before(lane + 1, position) - self.before(lane, position)
 
   def position(self, lane: int, index: Int64[np.ndarray, "n"] | int) -> Int64[np.ndarray, "n"] | int:
-    """The position of a lane's `index`-th element."""
+    """Returns the position of a lane's `index`-th element."""
     return index // self.width * self.batch_size + lane * self.width + index % self.width
 
   def share(self, lane: int, epoch: int, n: int) -> tuple[int, int]:
-    """First and number of the records, of an epoch of `n`, that `lane` reads: as many as it has positions there."""
+    """Returns the first and the number of the records, of an epoch of `n`, that `lane` reads: one for each position."""
     first, last = epoch * n, (epoch + 1) * n
     return self.before(lane, last) - self.before(lane, first), self.index(lane, last) - self.index(lane, first)
 
 
 def lanes_for(batch_size: int, process_count: int) -> Lanes:
-  """At most 64 lanes, a multiple of `process_count`, which must divide `batch_size`.
+  """Returns at most 64 lanes, a multiple of `process_count`, which must divide `batch_size`.
 
   The order of a streamed source is the same for all process counts that divide gcd(batch_size, 64): 1, 2, 4, 8, ...
   """
@@ -113,15 +114,16 @@ class Mixture:
 
   @classmethod
   def of(cls, seed: int, weights: Sequence[float]) -> "Mixture":
-    """The mixture of positive `weights`, each kept to one ten-thousandth of their sum.
+    """Returns the mixture of positive `weights`, each kept to one ten-thousandth of their sum.
 
     Raises:
-      UserError: a weight that is not positive, or too small a part of the sum to be kept.
+      UserError: a weight is too small a part of the sum to be kept.
     """
     bounds = np.round(np.cumsum(weights) / np.sum(weights) * _MIXTURE_PARTS).astype(np.int64)
     parts = np.diff(bounds, prepend=0)
     if min(weights) <= 0 or parts.min() <= 0:
-      raise UserError(f"mixture weights must be at least {1 / _MIXTURE_PARTS} of their sum, got {list(weights)}")
+      least = 1 / _MIXTURE_PARTS
+      raise UserError(words.line(f"config.input.data: a weight is at least {least} of their sum, got {list(weights)}"))
     return cls(seed, tuple(map(int, parts // np.gcd.reduce(parts))))
 
   @property
@@ -130,18 +132,18 @@ class Mixture:
     return _MIXTURE_PARTS // sum(self.parts) * sum(self.parts)
 
   def block(self, lane: int, number: int) -> tuple[Int64[np.ndarray, "block"], Int64[np.ndarray, "block"]]:
-    """Component of each index of a lane's block, and its index among that component's indices of the lane."""
+    """Returns the component of each index of a lane's block, and its index among those of that component."""
     return _mixture_block(self, lane, number)
 
   def locate(self, lane: int, first: int, count: int) -> tuple[Int64[np.ndarray, "count"], Int64[np.ndarray, "count"]]:
-    """Component, and index within it, of a lane's indices [first, first + count)."""
+    """Returns the component, and the index within it, of a lane's indices [first, first + count)."""
     start, stop = first // self.block_length, (first + count - 1) // self.block_length
     blocks = [self.block(lane, number) for number in range(start, stop + 1)]
     cut = slice(first - start * self.block_length, first - start * self.block_length + count)
     return tuple(np.concatenate(arrays)[cut] for arrays in zip(*blocks))
 
   def count(self, lane: int, component: int, index: int) -> int:
-    """How many of a lane's indices below `index` are of `component`."""
+    """Counts a lane's indices below `index` that are of `component`."""
     number, rest = divmod(index, self.block_length)
     rounds = number * self.block_length // sum(self.parts)
     return rounds * self.parts[component] + int((self.block(lane, number)[0][:rest] == component).sum())
@@ -183,12 +185,12 @@ class StreamOrder:
     return sum(self.takes)
 
   def epoch_of(self, lane: int, index: int) -> tuple[int, int]:
-    """The epoch of a lane's `index`-th record, and its place among the lane's records of that epoch."""
+    """Returns the epoch of a lane's `index`-th record, and its place among the lane's records of that epoch."""
     epoch = self.lanes.position(lane, index) // self.size
     return epoch, index - self.lanes.index(lane, epoch * self.size)
 
   def segments(self, lane: int, epoch: int, start: int = 0) -> tuple[Int64[np.ndarray, "segments"], ...]:
-    """Piece, first record in it and number of records of what the lane reads in an epoch, from its `start`-th on."""
+    """Returns piece, first record in it and number of records of what a lane reads in an epoch, from `start` on."""
     words = self.seed, self.component, epoch
     takes = np.array(self.takes)
     pieces = np.tile(permutation(len(takes), _FILES, *words), 2)
@@ -201,11 +203,11 @@ class StreamOrder:
     return pieces[keep], (low - starts)[keep], (high - low)[keep]
 
   def window_order(self, lane: int, epoch: int, window: int, size: int) -> Int64[np.ndarray, "size"]:
-    """The order in which a lane gives the `size` records of its `window`-th window of an epoch."""
+    """Returns the order in which a lane gives the `size` records of its `window`-th window of an epoch."""
     return permutation(size, _WINDOW, self.seed, self.component, epoch, lane, window)
 
   def record(self, lane: int, index: int) -> tuple[int, int]:
-    """Piece, and record in it, of a lane's `index`-th element: what the stream must give there."""
+    """Returns the piece, and the record in it, of a lane's `index`-th element: what the stream must give there."""
     epoch, place = self.epoch_of(lane, index)
     window, slot = divmod(place, self.window)
     size = min(self.window, self.lanes.share(lane, epoch, self.size)[1] - window * self.window)
@@ -254,7 +256,7 @@ class ReadPlan:
     return range(self.process_index * count, (self.process_index + 1) * count)
 
   def slots(self, step: int) -> Slots:
-    """This process's part of batch `step`."""
+    """Returns this process's part of batch `step`."""
     width = self.lanes.width
     lane = np.repeat(np.array(self.local_lanes), width)
     index = step * width + np.tile(np.arange(width), len(self.local_lanes))
@@ -266,6 +268,6 @@ class ReadPlan:
     return Slots(position, component, self.lanes.position(lane, lane_index), lane, lane_index)
 
   def lane_start(self, lane: int, component: int, step: int) -> int:
-    """How many elements of a component its lane has given before batch `step`."""
+    """Counts the elements of a component that its lane has given before batch `step`."""
     index = step * self.lanes.width
     return index if self.mixture is None else self.mixture.count(lane, component, index)

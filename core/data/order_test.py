@@ -119,7 +119,7 @@ def test_mixture_of_simple_weights_is_exact_every_few_examples():
 
 
 def test_a_weight_too_small_to_keep_is_refused():
-  with pytest.raises(UserError, match="weights"):
+  with pytest.raises(UserError, match="a weight is at least"):
     order.Mixture.of(0, (1, 1e-6))
 
 

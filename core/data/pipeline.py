@@ -5,18 +5,22 @@ stopped gives from step k on. Data in memory whose preprocessing works on batche
 TensorFlow is never imported; everything else, and `skip_errors`, runs in `tf.data`.
 """
 
+import functools
 import itertools
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
-from core.data import input_config, order
+from core.data import order
 from core.data.columns import Columns
-from core.data.source import Source, open_source
+from core.data.source import Source, check_alike, of_component, open_source
 from core.errors import UserError, multiples_near
 from core.pp import builder
+from core.recipe.input import Component, Input
+from core.recipe.sources import AnySource
 
 Batch = dict[str, np.ndarray]
 
@@ -44,7 +48,7 @@ class TrainInput:
 
   @property
   def skipped(self) -> int:
-    """Examples that could not be made and were skipped so far, with `skip_errors=True`."""
+    """How many examples could not be made and were skipped so far, with `skip_errors=True`."""
     return getattr(self._batches, "skipped", 0)
 
   def close(self) -> None:
@@ -52,89 +56,87 @@ class TrainInput:
     self._finalizer()
 
 
-def dataset_size(config: Mapping[str, Any] | input_config.InputConfig) -> int:
-  """Records of an epoch of `config.input`; of a mixture, the sum over its components.
+def dataset_size(recipe: Input) -> int:
+  """Returns the number of records of an epoch; of a mixture, the sum over its components.
 
   Raises:
     UserError: as `train_batches`.
   """
-  return sum(len(component.source) for component in input_config.read(config).components)
+  return sum(len(of_component(component)) for component in recipe.components)
 
 
 def train_batches(
-  config: Mapping[str, Any] | input_config.InputConfig,
-  *,
-  seed: int,
-  start_step: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  recipe: Input, *, seed: int, start_step: int, process_index: int = 0, process_count: int = 1
 ) -> TrainInput:
-  """The batches of `config.input` from `start_step` on.
+  """Returns the batches of an input from `start_step` on.
 
   Args:
-    config: see `core.data.input_config`; one already read there opens its sources but once.
+    recipe: what the config's `input` says. Its sources are opened once, whoever asks first.
     seed: of the order and the augmentation.
     start_step: the first batch to give.
     process_index: which process this is; it gets the slots [i, i + 1) * batch_size / process_count of every batch.
     process_count: how many processes share a batch.
 
   Raises:
-    UserError: whatever is wrong with the config or the data, before the first batch where it can be known.
+    UserError: whatever is wrong with the input or the data, before the first batch where it can be known.
   """
-  config = input_config.read(config)
-  _check_divides(config.batch_size, process_count, "input.batch_size")
-  sources = [component.source for component in config.components]
+  _check_divides(recipe.batch_size, process_count, "config.input.batch_size")
+  components = recipe.components
+  sources = [of_component(component) for component in components]
   mixture = None
   if len(sources) > 1:
-    mixture = order.Mixture.of(seed, [component.weight for component in config.components])
-  lanes = order.lanes_for(config.batch_size, process_count)
+    mixture = order.Mixture.of(seed, [component.weight for component in components])
+  lanes = order.lanes_for(recipe.batch_size, process_count)
   plan = order.ReadPlan(lanes, mixture, process_index, process_count)
-  batched = [_batched_fn(source, component.pp) for source, component in zip(sources, config.components)]
-  if all(batched) and not config.skip_errors:  # Only tf.data, which makes examples one by one, can leave out some.
-    keys = [component.key for component in config.components]
+  batched = [_batched_fn(source, each.pp, each.pp_key) for source, each in zip(sources, components)]
+  if all(batched) and not recipe.skip_errors:  # Only tf.data, which makes examples one by one, can leave out some.
+    keys = [component.key for component in components]
     batches = _numpy_train_batches(plan, keys, sources, batched, seed, start_step)
   else:
     from core.data import tf_examples
 
     parts = [
-      _tf_component(component, source, seed, number, lanes, config.skip_errors)
-      for number, (component, source) in enumerate(zip(config.components, sources))
+      _tf_component(component, source, seed, number, lanes, recipe.skip_errors)
+      for number, (component, source) in enumerate(zip(components, sources))
     ]
-    batches = tf_examples.TrainStream(plan, parts, seed, start_step, config.skip_errors)
-  return TrainInput(batches, sum(map(len, sources)), config.batch_size)
+    batches = tf_examples.TrainStream(plan, parts, seed, start_step, recipe.skip_errors)
+  return TrainInput(batches, sum(map(len, sources)), recipe.batch_size)
 
 
-def _tf_component(component, source: Source, seed: int, number: int, lanes: order.Lanes, skip_errors: bool):
+def _tf_component(
+  component: Component, source: Source, seed: int, number: int, lanes: order.Lanes, skip_errors: bool
+) -> Any:
   from core.data import tf_examples
 
   in_memory = isinstance(source, Columns) or component.cache_raw or len(source) <= component.shuffle_buffer_size
   # Half of the buffer drains while the other half fills.
   window = max(1, component.shuffle_buffer_size // (2 * lanes.count))
   stream = None if in_memory else order.StreamOrder(seed, number, lanes, source.takes, window)
-  return tf_examples.component(
-    component.key, source, component.pp, order=stream, in_memory=in_memory, skip_errors=skip_errors
-  )
+  place = tf_examples.Place(component.key, f"{component.key}.data", component.pp_key)
+  return tf_examples.component(place, source, component.pp, order=stream, in_memory=in_memory, skip_errors=skip_errors)
 
 
-def _batched_fn(source: Source, pp: str) -> Callable[[Batch], Batch] | None:
-  """Preprocessing of a batch of rows without TensorFlow, or None where there is none."""
-  fn = builder.get_batched_fn(pp)
+def _batched_fn(source: Source, pp: str, where: str) -> Callable[[Batch], Batch] | None:
+  """Returns the preprocessing of a batch of rows without TensorFlow, or None where there is none."""
+  fn = builder.get_batched_fn(pp, where)
   if fn is None or not isinstance(source, Columns) or source.files:
     return None
-  return lambda data: {key: np.asarray(value) for key, value in fn(data).items() if not key.startswith("_")}
+
+  def preprocessed(data: Batch) -> Batch:
+    return {key: np.asarray(value) for key, value in fn(data).items() if not key.startswith("_")}
+
+  return preprocessed
 
 
 def _numpy_train_batches(
   plan: order.ReadPlan, keys: Sequence[str], sources: Sequence[Columns], fns: Sequence, seed: int, start_step: int
 ) -> Iterator[Batch]:
-  def make(number: int, index: np.ndarray, seeds: np.ndarray) -> Batch:
+  def make(number: int, index: Int64[np.ndarray, "n"], seeds: Int64[np.ndarray, "n"]) -> Batch:
     taken = order.rows(len(sources[number]), seed, number, index)
     return fns[number]({**sources[number].take(taken), "_seed": seeds})
 
   samples = {key: make(number, np.zeros(1, np.int64), np.zeros(1, np.int64)) for number, key in enumerate(keys)}
-  input_config.check_alike(
-    {key: {k: (x.dtype.name, list(x.shape[1:])) for k, x in made.items()} for key, made in samples.items()}
-  )
+  check_alike({key: {k: (x.dtype.name, list(x.shape[1:])) for k, x in made.items()} for key, made in samples.items()})
 
   def batches():
     for step in itertools.count(start_step):
@@ -156,7 +158,7 @@ def _numpy_train_batches(
 def _check_divides(batch_size: int, process_count: int, key: str) -> None:
   if batch_size % process_count:
     sizes = multiples_near(batch_size, of=process_count)
-    raise UserError(f"config: {key} {batch_size} cannot be divided among {process_count} processes; {sizes} can")
+    raise UserError(f"{key} {batch_size} cannot be divided among {process_count} processes; {sizes} can")
 
 
 class EvalInput:
@@ -217,7 +219,7 @@ def _bytes(array: np.ndarray) -> int:
 
 
 def eval_batches(
-  data: Mapping[str, Any],
+  data: AnySource,
   pp_fn: str,
   *,
   batch_size: int,
@@ -225,36 +227,45 @@ def eval_batches(
   process_count: int = 1,
   cache: bool | None = None,
   where: str = "data",
+  pp_where: str | None = None,
 ) -> EvalInput:
-  """The batches of an evaluation set, see `EvalInput`.
+  """Returns the batches of an evaluation set, see `EvalInput`.
 
   Args:
-    data: what `core.data.source.open_source` takes.
+    data: the arguments of its source, as `core.recipe.sources` has them.
     pp_fn: the preprocessing string. Random ops draw the same in every evaluation.
     batch_size: over all processes.
     process_index: which process this is.
     process_count: how many processes share the set.
     cache: keep the preprocessed batches for the next evaluation; None: if they are small (256 MiB a process).
-    where: the config's key, for messages.
+    where: the path of `data` in the config, `config.evals.val.data`, for messages.
+    pp_where: that of `pp_fn`; None: `pp_fn` beside the data.
 
   Raises:
-    UserError: whatever is wrong with the config or the data.
+    UserError: whatever is wrong with the arguments or the data.
   """
-  _check_divides(batch_size, process_count, f"{where}: batch_size")
-  source = open_source(input_config.as_dict(data, where), where)
-  fn = _batched_fn(source, pp_fn)
+  beside = where.rpartition(".")[0]
+  prefix = f"{beside}." if beside else ""
+  pp_where = pp_where or f"{prefix}pp_fn"
+  _check_divides(batch_size, process_count, f"{prefix}batch_size")
+  source = open_source(data, where)
+  fn = _batched_fn(source, pp_fn, pp_where)
   if fn:
     fn(_rows(source, 0, 1))  # What the preprocessing refuses, it refuses now.
-    make = lambda low, high, size: (fn(_rows(source, n, min(n + size, high))) for n in range(low, high, size))
+
+    def make(low: int, high: int, size: int) -> Iterator[Batch]:
+      return (fn(_rows(source, n, min(n + size, high))) for n in range(low, high, size))
   else:
     from core.data import tf_examples
 
-    part = tf_examples.component(where, source, pp_fn, in_memory=isinstance(source, Columns))
+    place = tf_examples.Place(beside or where, where, pp_where)
+    part = tf_examples.component(place, source, pp_fn, in_memory=isinstance(source, Columns))
     tf_examples.specs([part])
-    make = lambda low, high, size: tf_examples.eval_batches(part, low, high, size)
+    make = functools.partial(tf_examples.eval_batches, part)
   return EvalInput(make, len(source), batch_size, (process_index, process_count), cache)
 
 
 def _rows(source: Columns, low: int, high: int) -> Batch:
+  """Returns the records [low, high) with their seeds."""
   row = np.arange(low, high)
   return {**source.take(row), "_seed": order.example_seeds(0, row)}

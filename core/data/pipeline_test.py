@@ -7,15 +7,19 @@ import ml_collections
 import numpy as np
 import pytest
 
-from core.data import pipeline
+from core.data import pipeline, source
+from core.data.sources import arrays as arrays_source
 from core.errors import UserError
+from core.recipe.input import Input
+from core.recipe.parse import parse
+from core.recipe.sources import Source
 
 PP = 'flip_lr|value_range(-1, 1)|keep("image", "label")'
 
 
-def arrays(n, offset=0):
+def arrays(n, offset=0, **kw):
   image = np.random.default_rng(0).integers(0, 256, (n, 4, 6, 3), np.uint8)
-  return dict(source="arrays", columns={"image": image, "label": np.arange(n) + offset})
+  return dict(source="arrays", columns={"image": image, "label": np.arange(n) + offset}, **kw)
 
 
 def config(n=37, batch_size=8, **kw):
@@ -32,8 +36,16 @@ def mixture(batch_size=8):
   )
 
 
+def read(config):
+  return parse(Input, config, "config.input")
+
+
+def evaluation(data, **kw):
+  return pipeline.eval_batches(parse(Source, data, "config.evals.val.data"), PP, where="config.evals.val.data", **kw)
+
+
 def take(config, start, count, **kw):
-  batches = pipeline.train_batches(config, seed=3, start_step=start, **kw)
+  batches = pipeline.train_batches(read(config), seed=3, start_step=start, **kw)
   return [next(batches) for _ in range(count)]
 
 
@@ -77,7 +89,7 @@ def test_augmentation_differs_between_epochs_but_not_between_runs():
 
 
 def test_another_seed_gives_another_order():
-  a, b = (next(pipeline.train_batches(config(), seed=seed, start_step=0))["label"] for seed in (1, 2))
+  a, b = (next(pipeline.train_batches(read(config()), seed=seed, start_step=0))["label"] for seed in (1, 2))
   assert not (a == b).all()
 
 
@@ -95,9 +107,9 @@ def test_a_config_dict_is_read_as_a_dict():
 
 
 def test_sizes():
-  assert pipeline.dataset_size(config()) == 37
-  assert pipeline.dataset_size(mixture()) == 48
-  batches = pipeline.train_batches(config(), seed=0, start_step=0)
+  assert pipeline.dataset_size(read(config())) == 37
+  assert pipeline.dataset_size(read(mixture())) == 48
+  batches = pipeline.train_batches(read(config()), seed=0, start_step=0)
   assert (batches.num_examples, batches.batch_size, batches.skipped) == (37, 8, 0)
 
 
@@ -106,9 +118,7 @@ def test_sizes():
 def test_evaluation_sees_every_example_once(n, batch_size, processes):
   ids, lengths = [], set()
   for index in range(processes):
-    data = pipeline.eval_batches(
-      arrays(n), PP, batch_size=batch_size, process_index=index, process_count=processes, cache=False
-    )
+    data = evaluation(arrays(n), batch_size=batch_size, process_index=index, process_count=processes, cache=False)
     batches = list(data)
     lengths.add((len(data), len(batches)))
     for batch in batches:
@@ -123,7 +133,7 @@ def test_evaluation_sees_every_example_once(n, batch_size, processes):
 
 @pytest.mark.parametrize("cache", [None, True, False])
 def test_evaluation_repeats_itself(cache):
-  data = pipeline.eval_batches(arrays(37), PP, batch_size=8, cache=cache)
+  data = evaluation(arrays(37), batch_size=8, cache=cache)
   first = list(data)
   again = list(data)
   assert_same(first, again)
@@ -131,41 +141,62 @@ def test_evaluation_repeats_itself(cache):
 
 
 def test_an_evaluation_left_early_is_not_kept_as_whole():
-  data = pipeline.eval_batches(arrays(37), PP, batch_size=8)
+  data = evaluation(arrays(37), batch_size=8)
   next(iter(data))
   assert len(list(data)) == 5
 
 
 def refused(line, config, **kw):
   with pytest.raises(UserError) as error:
-    pipeline.train_batches(config, **(dict(seed=0, start_step=0) | kw))
-  assert line in str(error.value)
+    pipeline.train_batches(read(config), **(dict(seed=0, start_step=0) | kw))
+  assert str(error.value).startswith(line)
   assert "\n" not in str(error.value)
 
 
 def test_bad_configs_are_refused():
-  refused("input.batchsize is unknown (did you mean 'batch_size'?)", config(batchsize=8))
-  refused("input.batch_size is missing", dict(data=arrays(3)))
-  refused("input.batch_size must be a whole number from 1 on, got 0", config(batch_size=0))
-  refused("input.cache_raw must be True or False, got 1", config(cache_raw=1))
-  refused("input.pp must be a string, got None", config(pp=None))
-  refused("input.data must be a dict, got 'digits'", config(data="digits"))
   refused(
-    "input.batch_size 10 cannot be divided among 4 processes; 8 or 12 can", config(batch_size=10), process_count=4
+    "config.input.batch_size 10 cannot be divided among 4 processes; 8 or 12 can",
+    config(batch_size=10),
+    process_count=4,
   )
-  refused("input.b is missing; the mixture input.data names it", config(data={"a": 1, "b": 1}, a={"data": arrays(3)}))
-  refused("input.data.a is a weight and must be greater than 0", config(data={"a": 0}, a={"data": arrays(3)}))
-  refused(
-    "input.a.cache is unknown (did you mean 'cache_raw'?)", config(data={"a": 1}, a={"data": arrays(3), "cache": 1})
-  )
-  refused("pp op 'valu_range' is unknown", config(pp="valu_range(0, 1)"))
-  refused("labels", config(pp='keep("labels")'))
-  refused("input.data.split is missing", config(data=dict(name="digits")))
+  refused("config.input.pp: pp op 'valu_range' is unknown", config(pp="valu_range(0, 1)"))
+  refused("config.input.pp: pp op keep: no key 'labels'", config(pp='keep("labels")'))
+  own = {"data": arrays(3), "pp": "keep('labels')"}
+  refused("config.input.a.pp: pp op keep: no key 'labels'", config(data={"a": 1}, a=own))
+  refused("config.input.a.data.split: there is no split 'al'", config(data={"a": 1}, a={"data": arrays(3, split="al")}))
+  parts = dict(a={"data": arrays(3)}, b={"data": arrays(3)})
+  refused("config.input.data: a weight is at least 0.0001 of their sum", config(data={"a": 1, "b": 1e-9}) | parts)
+
+
+def test_evaluations_are_refused_by_the_paths_of_their_data_and_their_preprocessing():
+  data = parse(Source, arrays(6))
+  options = dict(batch_size=4, where="config.evals.val.data")
+  for line, pp, more in (
+    ("config.evals.val.pp_fn: pp op keep: no key 'labels'", "keep('labels')", {}),
+    ("config.evals.val.pp_txt: pp op 'kep' is unknown", "kep('labels')", dict(pp_where="config.evals.val.pp_txt")),
+    ("config.evals.val.batch_size 4 cannot be divided among 3", PP, dict(process_count=3)),
+  ):
+    with pytest.raises(UserError) as error:
+      pipeline.eval_batches(data, pp, **options, **more)
+    assert str(error.value).startswith(line)
+
+
+def test_a_source_is_opened_once_by_whoever_asks_first(monkeypatch):
+  opened = []
+  columns = arrays_source.read(parse(Source, arrays(5)), "data")
+  monkeypatch.setattr(source, "open_source", lambda data, where: opened.append(where) or columns)
+  recipe = read(mixture())
+  assert pipeline.dataset_size(recipe) == 10
+  pipeline.train_batches(recipe, seed=0, start_step=0)
+  assert opened == ["config.input.a.data", "config.input.b.data"]
 
 
 def test_components_of_a_mixture_must_be_alike():
   parts = dict(a={"data": arrays(3)}, b={"data": arrays(3), "pp": 'keep("image", "label")'})
-  line = "'image' is float32 [4, 6, 3] in input.a, uint8 [4, 6, 3] in input.b"
+  line = (
+    "config.input.b: the examples of a mixture must be alike: 'image' is uint8 [4, 6, 3] here, "
+    "float32 [4, 6, 3] in config.input.a"
+  )
   refused(line, config(data={"a": 1, "b": 1}) | parts)
 
 
@@ -173,10 +204,12 @@ def test_digits_never_import_tensorflow():
   program = """
 import sys
 from core.data import pipeline
-config = dict(data=dict(name="digits", split="train"), batch_size=32, pp='value_range(0, 1)|keep("image", "label")')
-batches = pipeline.train_batches(config, seed=0, start_step=3)
+from core.recipe.input import Input
+from core.recipe.sources import Digits
+recipe = Input(data=Digits(split="train"), batch_size=32, pp='value_range(0, 1)|keep("image", "label")')
+batches = pipeline.train_batches(recipe, seed=0, start_step=3)
 assert next(batches)["image"].shape == (32, 8, 8, 1)
-assert len(list(pipeline.eval_batches(dict(name="digits", split="test"), config["pp"], batch_size=32))) == 12
+assert len(list(pipeline.eval_batches(Digits(split="test"), recipe.pp, batch_size=32))) == 12
 assert not {"tensorflow", "tensorflow_datasets", "sklearn"} & set(sys.modules), "imported"
 """
   subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": ":".join(filter(None, sys.path))})

@@ -165,7 +165,7 @@ def _builder(dataset: Dataset, data_dir: Path) -> Any:
 
 
 def _give_up_at_once_without_network(builder: Any) -> None:
-  """TFDS tries each download ten times, over minutes; where no server answers, once will do.
+  """Has TFDS try a download once where no server answers; it would ten times, over minutes.
 
   Without a network there may be nothing to ask for: downloads are kept, and files may lie in manual_dir.
   """
@@ -183,12 +183,12 @@ def _give_up_at_once_without_network(builder: Any) -> None:
 
 
 def known_names() -> list[str]:
-  """Names of all datasets that there are builders of, without their configs."""
+  """Returns the names of all datasets that there are builders of, without their configs."""
   return sorted(import_tfds().list_builders(with_community_datasets=False))
 
 
 def _missing_files(builder: Any) -> list[str]:
-  """Files of a prepared dataset that its metadata tell of and that are not there."""
+  """Returns the files of a prepared dataset that its metadata tell of and that are not there."""
   files = [Path(file) for split in builder.info.splits.values() for file in split.filepaths]
   return [file.name for file in files if not file.exists()] if files else ["dataset_info.json"]
 
@@ -201,7 +201,7 @@ def _contents(builder: Any) -> str:
 
 
 def _reason(error: BaseException, dataset: Dataset) -> str:
-  """One line on why a dataset could not be prepared."""
+  """Returns one line on why a dataset could not be prepared."""
   import requests
 
   chain = []
@@ -241,7 +241,7 @@ def _report_progress(report: Callable[[str], None], dataset: Dataset) -> None:
         report(line)
 
   class Bars:
-    """In the place of the module that TFDS takes its bars from."""
+    """Stands in the place of the module that TFDS takes its bars from."""
 
   Bars.tqdm = Bar
   tqdm_utils.tqdm_lib = Bars

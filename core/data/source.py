@@ -1,35 +1,63 @@
 """Opens the source that a config's `data` names."""
 
 import importlib
-from collections.abc import Mapping
-from typing import Any
+import weakref
 
 from core.data.columns import Columns
 from core.data.tfrecord import Records
-from core.errors import UserError, check_arguments, nearest
-
-SOURCES = ("arrays", "digit_captions", "digits", "folder", "fractals", "jsonl", "tfds")
+from core.errors import UserError
+from core.recipe import words
+from core.recipe.input import Component
+from core.recipe.sources import SOURCES, AnySource
 
 Source = Columns | Records
 
+_MODULES = {kind: f"core.data.sources.{name}" for name, kind in SOURCES.items()}
 
-def open_source(data: Mapping[str, Any], where: str) -> Source:
-  """The source of `data`: the one it names by `source`, else `digits` for that name, else `tfds`.
+_opened: weakref.WeakKeyDictionary[Component, Source] = weakref.WeakKeyDictionary()
+
+
+def open_source(data: AnySource, where: str) -> Source:
+  """Returns the records of a source.
 
   Args:
-    data: `dict(name="cifar10", split="train")`, `dict(source="jsonl", path="train.jsonl")`, ...: the arguments of the
-      source's `load`.
-    where: the config's key, for messages.
+    data: the source's arguments, as `core.recipe.sources` has them.
+    where: their path in the config, "config.input.data", for messages.
 
   Raises:
-    UserError: an unknown source or key, a missing one, or whatever the source refuses.
+    UserError: whatever the source refuses, and memory that does not hold it.
   """
-  if not isinstance(data, Mapping):
-    raise UserError(f"config: {where} must be a dict like dict(name='cifar10', split='train'), got {data!r}")
-  arguments = dict(data)
-  name = arguments.pop("source", None) or ("digits" if arguments.get("name") == "digits" else "tfds")
-  if name not in SOURCES:
-    raise UserError(f"config: {where}.source {name!r} is unknown{nearest(str(name), SOURCES)}")
-  load = importlib.import_module(f"core.data.sources.{name}").load
-  check_arguments(load, arguments, where=f"config: {where}", of=f"the source {name}")
-  return load(**arguments)
+  try:
+    return importlib.import_module(_MODULES[type(data)]).read(data, where)
+  except MemoryError as error:
+    raise UserError(words.line(f"{where}: memory does not hold it ({str(error) or 'no more is there'})")) from None
+
+
+def of_component(component: Component) -> Source:
+  """Returns the records of a component of the input, which are opened when they are first asked for.
+
+  Raises:
+    UserError: as `open_source`.
+  """
+  if component not in _opened:
+    _opened[component] = open_source(component.data, f"{component.key}.data")
+  return _opened[component]
+
+
+def check_alike(specs: dict[str, dict[str, tuple[str, list[int | None] | None]]]) -> None:
+  """Refuses components of a mixture whose examples differ in keys, types or shapes.
+
+  Args:
+    specs: of each component, by its path in the config: what its examples hold, `{key: (type, shape)}`.
+
+  Raises:
+    UserError: they differ; the line names the first key.
+  """
+  (first, spec), *others = specs.items()
+  for key, other in others:
+    for name in sorted(spec.keys() | other.keys()):
+      if spec.get(name) != other.get(name):
+        a, b = (f"{s[name][0]} {s[name][1]}" if name in s else "missing" for s in (spec, other))
+        raise UserError(
+          words.line(f"{key}: the examples of a mixture must be alike: {name!r} is {b} here, {a} in {first}")
+        )

@@ -8,15 +8,22 @@ import sklearn.datasets
 
 from core.data.source import open_source
 from core.errors import UserError
+from core.recipe.parse import parse
+from core.recipe.sources import Source
+
+
+def opened(data, where="config.input.data"):
+  return open_source(parse(Source, data, where), where)
 
 
 def digits(split):
-  return open_source({"name": "digits", "split": split}, "input.data")
+  return opened({"name": "digits", "split": split})
 
 
 def refused(line, **data):
   with pytest.raises(UserError) as error:
-    open_source(data, "input.data")
+    opened(data)
+  assert str(error.value).startswith("config.input.data")
   assert line in str(error.value)
   assert "\n" not in str(error.value)
 
@@ -47,19 +54,19 @@ def test_arrays_with_and_without_splits(tmp_path):
   x, y = np.arange(10.0), np.arange(10)
   np.savez(tmp_path / "flat.npz", image=x, label=y, text=np.array(["ä"] * 10))
   np.savez(tmp_path / "splits.npz", **{"train/image": x, "train/label": y, "test/image": x[:3], "test/label": y[:3]})
-  flat = open_source(dict(source="arrays", path=str(tmp_path / "flat.npz"), split="all[2:4]"), "data")
+  flat = opened(dict(source="arrays", path=str(tmp_path / "flat.npz"), split="all[2:4]"))
   np.testing.assert_array_equal(flat.arrays["label"], [2, 3])
   assert flat.arrays["text"].tolist() == ["ä".encode()] * 2
   assert flat.describe(1) == f"row 3 of {tmp_path / 'flat.npz'}"
-  assert len(open_source(dict(source="arrays", path=str(tmp_path / "splits.npz"), split="test"), "data")) == 3
-  assert len(open_source(dict(source="arrays", columns={"image": x}), "data")) == 10
+  assert len(opened(dict(source="arrays", path=str(tmp_path / "splits.npz"), split="test"))) == 3
+  assert len(opened(dict(source="arrays", columns={"image": x}))) == 10
 
 
 def test_jsonl_columns_and_paths(tmp_path):
   rows = [{"image": f"{i}.jpg", "label": i, "box": [0.5, i], "text": "é"} for i in range(4)]
   path = tmp_path / "train.jsonl"
   path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-  source = open_source(dict(source="jsonl", path=str(path), split="all[1:]"), "data")
+  source = opened(dict(source="jsonl", path=str(path), split="all[1:]"))
   assert source.files == ("image",)
   assert source.arrays["image"][0] == str(tmp_path / "1.jpg").encode()
   assert source.arrays["label"].dtype == np.int64
@@ -91,7 +98,7 @@ def test_bad_sources_are_refused(tmp_path):
   (tmp_path / "empty.jsonl").write_text("")
   (tmp_path / "null.jsonl").write_text('{"label": null}\n')
   (tmp_path / "ok.jsonl").write_text('{"label": 1}\n')
-  refused("input.data.source 'arays' is unknown (did you mean 'arrays'?)", source="arays")
+  refused("config.input.data.source: there is no 'arays' (did you mean 'arrays'?)", source="arays")
   refused("input.data.splt is no key of the source digits (did you mean 'split'?)", name="digits", splt="train")
   refused("input.data.split is missing", name="digits")
   refused("no file nowhere.npz", source="arrays", path="nowhere.npz")
@@ -99,8 +106,84 @@ def test_bad_sources_are_refused(tmp_path):
   refused("columns of unequal lengths: a 3, b 4", source="arrays", path=str(tmp_path / "uneven.npz"))
   refused("give one of path", source="arrays")
   refused("there is no split 'test' (known: all)", source="arrays", columns={"a": np.zeros(3)}, split="test")
-  refused("a is a single value", source="arrays", columns={"a": np.zeros(())})
+  refused("columns.a must be a column, an array or a list, got 0.0", source="arrays", columns={"a": np.zeros(())})
   refused("no file nowhere.jsonl", source="jsonl", path="nowhere.jsonl")
-  refused("split 'all' holds no examples", source="jsonl", path=str(tmp_path / "empty.jsonl"))
+  refused("split: 'all' holds no examples", source="jsonl", path=str(tmp_path / "empty.jsonl"))
   refused("'label' holds NoneType", source="jsonl", path=str(tmp_path / "null.jsonl"))
   refused("files='image' names no column of paths", source="jsonl", path=str(tmp_path / "ok.jsonl"), files=("image",))
+
+
+def wrong_paths(tmp_path):
+  """Paths by what is wrong with them: of no file, of a folder, of a file of another kind."""
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "empty").write_bytes(b"")
+  (tmp_path / "binary").write_bytes(bytes(range(256)) * 8)
+  (tmp_path / "text").write_text("a\nb\n")
+  (tmp_path / "number.npy").write_bytes(b"\x93NUMPY")
+  (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+  (tmp_path / "half.jsonl").write_text('{"image": "\\ud800"}\n')
+  (tmp_path / "large.jsonl").write_text('{"label": 1' + "0" * 30 + "}\n")
+  names = ("nowhere", "folder", "empty", "binary", "text", "number.npy", "deep.jsonl", "half.jsonl", "large.jsonl")
+  return [
+    *(str(tmp_path / name) for name in names),
+    "x" * 5_000,
+    "~nobody/x",
+    "\udc80",
+    "a\nb",
+    "/dev/null",
+    "/proc/1/mem",
+  ]
+
+
+@pytest.mark.parametrize("source", ["arrays", "folder", "jsonl"])
+def test_a_wrong_path_is_refused_by_its_key(tmp_path, source):
+  for path in wrong_paths(tmp_path):
+    with pytest.raises(UserError) as error:
+      opened(dict(source=source, path=path))
+    line = str(error.value)
+    # A file of no lines is a split of no examples.
+    assert line.startswith(("config.input.data.path", "config.input.data.split: 'all' holds no examples")), path
+    assert "\n" not in line
+    assert len(line) <= 300
+
+
+@pytest.mark.parametrize("source", ["folder", "jsonl"])
+def test_wrong_classes_are_refused_by_their_key(tmp_path, source):
+  (tmp_path / "photos" / "cat").mkdir(parents=True)
+  (tmp_path / "photos" / "cat" / "1.jpg").write_bytes(b"")
+  (tmp_path / "rows.jsonl").write_text('{"label": "cat"}\n')
+  path = tmp_path / ("photos" if source == "folder" else "rows.jsonl")
+  for classes in [*wrong_paths(tmp_path), (), ("cat", "cat"), ("dog",)]:
+    with pytest.raises(UserError) as error:
+      opened(dict(source=source, path=str(path), classes=classes))
+    line = str(error.value)
+    assert line.startswith(("config.input.data.classes", "config.input.data.path")), classes
+    assert "\n" not in line
+    assert len(line) <= 300
+
+
+@pytest.mark.parametrize(
+  "columns, words",
+  [
+    (dict(a=[1, 2], b=[1]), "columns of unequal lengths: a 2, b 1"),
+    (dict(a=[[1], [2, 3]]), "columns: 'a' holds lists of unequal lengths"),
+    (dict(a=[None, 1]), "columns: 'a' holds None; a column is of numbers or of text"),
+    (dict(a=[{"b": 1}]), "columns: 'a' holds {'b': 1}; a column is of numbers or of text"),
+    (dict(a=np.array(["2020"], "datetime64[D]")), "columns: 'a' holds datetime64[D]; a column is of numbers"),
+    (dict(a=[]), "split: 'all' holds no examples"),
+    ({"train/a": [1], "test/a": [1]}, "split: there is no split 'all' (known: test, train)"),
+  ],
+)
+def test_wrong_columns_are_refused(columns, words):
+  refused(f"config.input.data.{words}" if ":" in words[:9] else words, source="arrays", columns=columns)
+
+
+def test_lists_of_a_config_are_columns():
+  found = opened(dict(source="arrays", columns=dict(label=[1, 2], text=["ä", "b"])))
+  assert found.arrays["label"].tolist() == [1, 2]
+  assert found.arrays["text"].tolist() == ["ä".encode(), b"b"]
+
+
+def test_digits_without_scikit_learn_are_refused(monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  refused("config.input.data: the digits ship with scikit-learn, which is not installed", name="digits", split="test")

@@ -1,43 +1,40 @@
-"""Splits of sources that hold their records in memory: `train`, `train[:98%]`, `test[100:200]`, `train+test[:50%]`."""
+"""The records of a split: of sources that hold theirs in memory, by the notation of `core.recipe.split`."""
 
-import re
 from collections.abc import Mapping
 
 from core.errors import UserError, nearest
-
-_PART = re.compile(r"(?P<name>[\w./-]+)(?:\[(?P<low>-?\d+%?)?:(?P<high>-?\d+%?)?\])?")
+from core.recipe import split as grammar
+from core.recipe import words
 
 
 def ranges(split: str, sizes: Mapping[str, int], where: str) -> list[tuple[str, int, int]]:
-  """`[("train", 0, 49000)]`: the ranges that `split` names, in TFDS's notation with its rounding (to the closest).
+  """Returns the ranges that a split names, `[("train", 0, 49000)]`, with TFDS's rounding of percents (to the closest).
 
   Args:
     split: names of splits, each with an optional range in records or percent, joined by `+`.
     sizes: number of records of each split there is.
-    where: what the split belongs to, for the messages.
+    where: the path of `split` in the config, for messages.
 
   Raises:
     UserError: a string that is no split, an unknown split, a range without records.
   """
+  try:
+    parts = grammar.read(split)
+  except ValueError as error:
+    raise UserError(words.line(f"{where}: {words.shown(split)} cannot be read; {error}")) from None
   found = []
-  for part in split.split("+"):
-    match = _PART.fullmatch(part.strip())
-    if not match:
-      raise UserError(f"{where}: split {split!r} cannot be read; write it as train, train[:90%] or train[100:200]")
-    name = match["name"]
-    if name not in sizes:
-      raise UserError(f"{where}: there is no split {name!r}{nearest(name, sizes)}")
-    size = sizes[name]
-    percent = "%" in part  # As in TFDS, one % makes both bounds percents.
-    low = 0 if match["low"] is None else _bound(match["low"], size, percent)
-    high = size if match["high"] is None else _bound(match["high"], size, percent)
-    found.append((name, low, max(low, high)))
+  for part in parts:
+    if part.name not in sizes:
+      raise UserError(words.line(f"{where}: there is no split {part.name!r}{nearest(part.name, sizes)}"))
+    size = sizes[part.name]
+    low = 0 if part.low is None else _bound(part.low, size, part.percent)
+    high = size if part.high is None else _bound(part.high, size, part.percent)
+    found.append((part.name, low, max(low, high)))
   if not any(high > low for _, low, high in found):
-    raise UserError(f"{where}: split {split!r} holds no examples")
+    raise UserError(words.line(f"{where}: {split!r} holds no examples"))
   return found
 
 
-def _bound(text: str, size: int, percent: bool) -> int:
-  value = int(text.rstrip("%"))
+def _bound(value: int, size: int, percent: bool) -> int:
   value = round(value * size / 100) if percent else value
   return min(max(value + size if value < 0 else value, 0), size)

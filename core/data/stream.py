@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from core.data.import_tensorflow import import_tensorflow
 from core.data.order import ReadPlan, StreamOrder
 from core.data.tfrecord import Records, Segments, read
+from core.import_tensorflow import import_tensorflow
 
 _LANES_AT_ONCE = 16  # Lanes that fill their first window, or wait for the disk, at the same time.
 
@@ -19,7 +19,7 @@ def records(
   *,
   pad_damaged: bool = False,
 ) -> Any:
-  """The `tf.data.Dataset` of serialized records in the order of this process's positions, from `start_step` on.
+  """Returns the `tf.data.Dataset` of serialized records in the order of this process's positions, from `start_step` on.
 
   Args:
     plan: the positions of this process.
@@ -41,7 +41,7 @@ def records(
     return streams[0] if len(streams) == 1 else tf.data.Dataset.choose_from_datasets(streams, choices(lane))
 
   def choices(lane):
-    """The components of a lane's positions."""
+    """Returns the components of a lane's positions."""
     block, skip = divmod(start_step * plan.lanes.width, plan.mixture.block_length)
 
     def read_block(number):
@@ -60,7 +60,7 @@ def records(
 
 
 def _component(source: Records, order: StreamOrder, plan, component: int, lane: Any, start_step: int, pad: bool) -> Any:
-  """One lane's records of one component."""
+  """Returns one lane's records of one component."""
   tf = import_tensorflow()
   first, last = plan.local_lanes[0], plan.local_lanes[-1]
   starts = [order.epoch_of(n, plan.lane_start(n, component, start_step)) for n in range(first, last + 1)]
@@ -90,7 +90,7 @@ def _component(source: Records, order: StreamOrder, plan, component: int, lane: 
 
 
 def windows_of(source: Records, order: StreamOrder, lane: int, index: int) -> Segments:
-  """Where the window lies that holds a lane's `index`-th element: what must be sound for it to be read."""
+  """Returns where the window of a lane's `index`-th element lies: what must be sound for it to be read."""
   epoch, place = order.epoch_of(lane, index)
   pieces, firsts, counts = order.segments(lane, epoch, place // order.window * order.window)
   counts = np.diff(np.minimum(np.cumsum(counts), order.window), prepend=0)

@@ -6,18 +6,35 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64, Shaped
 
-from core.data import input_config, stream, tfrecord
+from core.data import stream, tfrecord
 from core.data.columns import Columns
-from core.data.import_tensorflow import import_tensorflow
 from core.data.order import ReadPlan, StreamOrder, example_seeds, rows
-from core.data.source import Source
+from core.data.source import Source, check_alike
 from core.data.tfrecord import Records
 from core.errors import UserError
+from core.import_tensorflow import import_tensorflow
 from core.pp import builder
+from core.recipe import words
 
 # With skip_errors, how far the pipeline may run ahead without one good example before the run stops.
 _MAX_BAD_BATCHES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where the config says how some examples are made, for messages.
+
+  Attributes:
+    key: the path of the part, `config.input`, `config.input.NAME` or `config.evals.NAME`.
+    data: the path of its data.
+    pp: the path of its preprocessing string.
+  """
+
+  key: str
+  data: str
+  pp: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,25 +42,26 @@ class Component:
   """One source of examples in a tf.data pipeline.
 
   Attributes:
-    key: the config's key, for messages.
+    place: where the config has it.
+    source: its records.
     order: how its records stream, or None for a source in memory or read in file order.
     example: `tf.function` (row, record, seed) -> the preprocessed example; it needs the row or the record. Traced once,
       for the check of its shapes and for the pipeline.
   """
 
-  key: str
+  place: Place
   source: Source
   order: StreamOrder | None
   example: Callable[..., dict[str, Any]]
 
   @property
   def eagerly(self) -> Callable[..., dict[str, Any]]:
-    """As `example`, op by op: for what is wrong with one, in the words of the op that refuses it."""
+    """`example` op by op: for what is wrong with one, in the words of the op that refuses it."""
     return self.example.python_function
 
 
 def component(
-  key: str,
+  place: Place,
   source: Source,
   pp: str,
   *,
@@ -51,10 +69,15 @@ def component(
   in_memory: bool = True,
   skip_errors: bool = False,
 ) -> Component:
-  """A component whose examples are checked to be preprocessable, by tracing.
+  """Returns a component; `specs` traces its preprocessing.
 
   Args:
+    place: where the config has it.
+    source: its records.
+    pp: its preprocessing string.
+    order: see `Component`.
     in_memory: hold a `Records` source whole, as serialized records; its rows then are numbers, not records.
+    skip_errors: leave out what is damaged.
 
   Raises:
     UserError: what the pp string refuses, or a damaged file of a source to be held in memory.
@@ -63,21 +86,27 @@ def component(
   if isinstance(source, Columns):
     parse = _column_reader(source)
   elif in_memory:
-    held = tf.constant(_load(source, skip_errors))
-    parse = lambda row, record: source.parse(held[row])
+    held = tf.constant(_load(source, skip_errors, place.data))
+
+    def parse(row, record):
+      return source.parse(held[row])
   else:
-    parse = lambda row, record: source.parse(record)
-  fn = builder.get_preprocess_fn(pp)
+
+    def parse(row, record):
+      return source.parse(record)
+
+  fn = builder.get_preprocess_fn(pp, place.pp)
 
   def example(row, record, seed):
     made = fn({**parse(row, record), "_seed": seed})
     return {name: value for name, value in made.items() if not name.startswith("_")}
 
   inputs = [tf.TensorSpec([], kind) for kind in (tf.int64, tf.string, tf.int64)]
-  return Component(key, source, order, tf.function(example, input_signature=inputs, autograph=False))
+  return Component(place, source, order, tf.function(example, input_signature=inputs, autograph=False))
 
 
 def _column_reader(source: Columns) -> Callable[..., dict[str, Any]]:
+  """Returns the function of a row that gives its columns, with the bytes of files in the place of their paths."""
   tf = import_tensorflow()
   held = {key: tf.constant(array) for key, array in source.arrays.items()}
 
@@ -88,18 +117,18 @@ def _column_reader(source: Columns) -> Callable[..., dict[str, Any]]:
   return read
 
 
-def _load(source: Records, pad_damaged: bool) -> np.ndarray:
-  """All serialized records, in file order."""
+def _load(source: Records, pad_damaged: bool, where: str) -> Shaped[np.ndarray, "records"]:
+  """Returns all serialized records, in file order."""
   tf = import_tensorflow()
-  where = source.range(0, len(source))
+  segments = source.range(0, len(source))
   try:
-    return np.concatenate(list(tfrecord.read(where, pad_damaged=pad_damaged).batch(1024).as_numpy_iterator()))
+    return np.concatenate(list(tfrecord.read(segments, pad_damaged=pad_damaged).batch(1024).as_numpy_iterator()))
   except tf.errors.OpError as error:
-    raise UserError(f"data: {tfrecord.first_damage(where) or tfrecord.reason(error)}") from None
+    raise UserError(words.line(f"{where}: {tfrecord.first_damage(segments) or tfrecord.reason(error)}")) from None
 
 
 def specs(components: Sequence[Component]) -> dict[str, Any]:
-  """`TensorSpec`s of an example, which all components must share.
+  """Returns the type and shape of each key of an example, which all components must share.
 
   Raises:
     UserError: components of different keys, types or shapes, or what tracing the preprocessing refuses.
@@ -110,12 +139,12 @@ def specs(components: Sequence[Component]) -> dict[str, Any]:
     try:
       traced = part.example.get_concrete_function()
     except (ValueError, TypeError, tf.errors.OpError) as error:
-      raise UserError(f"config: {part.key}.pp does not fit the data: {tfrecord.reason(error)}") from error
+      raise UserError(words.line(f"{part.place.pp} does not fit the data: {tfrecord.reason(error)}")) from error
     outputs = traced.structured_outputs
     found.append(
       {k: (x.dtype.name, x.shape.as_list() if x.shape.rank is not None else None) for k, x in outputs.items()}
     )
-  input_config.check_alike({part.key: spec for part, spec in zip(components, found)})
+  check_alike({part.place.key: spec for part, spec in zip(components, found)})
   return found[0]
 
 
@@ -134,23 +163,25 @@ class TrainStream:
     try:
       batch = next(self._iterator)
     except StopIteration:
-      raise UserError(f"data: no good example in {_MAX_BAD_BATCHES} batches from step {self.step} on") from None
+      where = self._components[0].place.data
+      raise UserError(f"{where}: no good example in {_MAX_BAD_BATCHES} batches from step {self.step} on") from None
     except tf.errors.OpError as error:
-      raise UserError(self._explain(error)) from error
+      raise UserError(words.line(self._explain(error))) from error
     self.skipped += int((batch.pop("_ordinal") != self._ordinals(self.step)).sum())
     self.step += 1
     return batch
 
   def close(self) -> None:
+    """Ends the threads."""
     # Background threads may wait for Python's lock; releasing the iterator waits for them without holding it.
     self._iterator = None
 
-  def _ordinals(self, step: int) -> np.ndarray:
-    """The numbers of a step's examples, counted over this process from step 0."""
+  def _ordinals(self, step: int) -> Int64[np.ndarray, "local"]:
+    """Returns the numbers of a step's examples, counted over this process from step 0."""
     return step * self._plan.local_batch + np.arange(self._plan.local_batch)
 
   def _host_step(self, step: int) -> dict[str, np.ndarray]:
-    """What the graph needs to know of this process's examples of one step."""
+    """Returns what the graph needs to know of this process's examples of one step."""
     slots = self._plan.slots(step)
     row = np.zeros_like(slots.position)
     for number, part in enumerate(self._components):
@@ -161,7 +192,7 @@ class TrainStream:
     return {"_ordinal": self._ordinals(step), "seed": seed, "component": slots.component.astype(np.int32), "row": row}
 
   def _raw(self, start_step: int) -> Any:
-    """The `tf.data.Dataset` of (what to make, serialized record or an empty string), one example an element."""
+    """Returns the `tf.data.Dataset` of (what to make, serialized record or an empty string), an example an element."""
     tf = import_tensorflow()
 
     def host_steps():
@@ -204,28 +235,30 @@ class TrainStream:
         part = self._components[number]
         damage = part.order and tfrecord.first_damage(stream.windows_of(part.source, part.order, int(lane), int(index)))
         if damage:
-          return f"data: {damage}; at step {self.step}. skip_errors=True counts and skips the rest of such a file"
+          rest = "skip_errors=True counts and skips the rest of such a file"
+          return f"{part.place.data}: {damage}; at step {self.step}. {rest}"
     for slot, (info, record) in enumerate(raw):
       part = self._components[slots.component[slot]]
       name = _name(part, info, slots, slot)
       try:
         made = part.eagerly(info["row"], record, info["seed"])
-      except tf.errors.OpError as reason:
+      except (tf.errors.OpError, UserError) as reason:
         return (
-          f"data: {name} cannot be made an example, at step {self.step} ({tfrecord.reason(reason)}); "
+          f"{part.place.data}: {name} cannot be made an example, at step {self.step} ({tfrecord.reason(reason)}); "
           "skip_errors=True counts and skips such records"
         )
       for key, value in made.items():
         other, shape = shapes.setdefault(key, (name, tuple(value.shape)))
         if shape != tuple(value.shape):
           return (
-            f"data: {key!r} has shape {shape} for {other} and {tuple(value.shape)} for {name}, at step {self.step}; "
-            f"{part.key}.pp must give all examples one shape, by resize or crop"
+            f"{part.place.data}: {key!r} has shape {shape} for {other} and {tuple(value.shape)} for {name}, at step "
+            f"{self.step}; {part.place.pp} must give all examples one shape, by resize or crop"
           )
-    return f"data: step {self.step}: {tfrecord.reason(error)}"
+    return f"{self._components[0].place.data}: step {self.step}: {tfrecord.reason(error)}"
 
 
 def _name(part: Component, info: dict[str, Any], slots: Any, slot: int) -> str:
+  """Returns what to call the example of a slot."""
   if part.order is None:
     return part.source.describe(int(info["row"]))
   return part.source.describe_in_piece(*part.order.record(int(slots.lane[slot]), int(slots.lane_index[slot])))
@@ -246,6 +279,7 @@ def _fill_gaps(examples: Any, first: int) -> Any:
 
 
 def _options(dataset: Any) -> Any:
+  """Returns the dataset with the options of all: the same order always, and one thread an example."""
   options = import_tensorflow().data.Options()
   options.deterministic = True
   options.threading.max_intra_op_parallelism = 1  # Examples run beside each other; one alone need not.
@@ -253,7 +287,7 @@ def _options(dataset: Any) -> Any:
 
 
 def eval_batches(part: Component, low: int, high: int, size: int) -> Iterator[dict[str, np.ndarray]]:
-  """The examples [low, high) of a component in file order, in batches of `size`, the last one as small as it comes.
+  """Yields the examples [low, high) of a component in file order, in batches of `size`, the last as small as it comes.
 
   Raises:
     UserError: an example that cannot be made, by name.
@@ -269,11 +303,12 @@ def eval_batches(part: Component, low: int, high: int, size: int) -> Iterator[di
   try:
     yield from _options(made.batch(size).prefetch(2)).as_numpy_iterator()
   except tf.errors.OpError as error:
-    raise UserError(_explain_eval(part, raw, low, error)) from error
+    raise UserError(words.line(_explain_eval(part, raw, low, error))) from error
 
 
 def _explain_eval(part: Component, raw: Any, low: int, error: Exception) -> str:
-  tf = import_tensorflow()
+  """Names the example, or the file, that stopped an evaluation."""
+  tf, where = import_tensorflow(), part.place.data
   row, shapes = low, {}
   try:
     for row, record, seed in raw:
@@ -281,11 +316,10 @@ def _explain_eval(part: Component, raw: Any, low: int, error: Exception) -> str:
       for key, value in part.eagerly(row, record, seed).items():
         other, shape = shapes.setdefault(key, (name, tuple(value.shape)))
         if shape != tuple(value.shape):
-          return (
-            f"data: {key!r} has shape {shape} for {other} and {tuple(value.shape)} for {name}; {part.key} must resize"
-          )
-  except tf.errors.OpError as reason:
+          shapes_differ = f"{key!r} has shape {shape} for {other} and {tuple(value.shape)} for {name}"
+          return f"{where}: {shapes_differ}; {part.place.pp} must give all examples one shape, by resize or crop"
+  except (tf.errors.OpError, UserError) as reason:
     if isinstance(part.source, Records) and (damage := tfrecord.first_damage(part.source.range(low, len(part.source)))):
-      return f"data: {damage}"
-    return f"data: {part.source.describe(int(row))} cannot be made an example ({tfrecord.reason(reason)})"
-  return f"data: {part.source.name}: {tfrecord.reason(error)}"
+      return f"{where}: {damage}"
+    return f"{where}: {part.source.describe(int(row))} cannot be made an example ({tfrecord.reason(reason)})"
+  return f"{where}: {part.source.name}: {tfrecord.reason(error)}"

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from core.data.import_tensorflow import import_tensorflow
+from core.import_tensorflow import import_tensorflow
 
 _BUFFER_BYTES = 1 << 20
 _FRAMING_BYTES = 16  # A record is its length (8 bytes) and that length's checksum (4), the bytes, their checksum (4).
@@ -40,23 +41,23 @@ class Records:
     return sum(self.takes)
 
   def describe(self, row: int) -> str:
-    """What to call the `row`-th record in a message."""
+    """Returns what to call the `row`-th record in a message."""
     piece = int(np.searchsorted(np.cumsum(self.takes), row, side="right"))
     return self.describe_in_piece(piece, row - sum(self.takes[:piece]))
 
   def describe_in_piece(self, piece: int, number: int) -> str:
-    """What to call a piece's `number`-th record in a message."""
+    """Returns what to call a piece's `number`-th record in a message."""
     return f"record {self.skips[piece] + number} of {os.path.basename(self.files[piece])}"
 
   def locate(self, pieces: Iterable[int], firsts: Iterable[int], counts: Iterable[int]) -> "Segments":
-    """Where `counts[i]` records of `pieces[i]` from `firsts[i]` on lie, i = 0, 1, ..."""
+    """Returns where `counts[i]` records of `pieces[i]` from `firsts[i]` on lie, i = 0, 1, ..."""
     files = [self.files[piece] for piece in pieces]
     starts = [start_of(file, self.skips[piece] + int(n)) for file, piece, n in zip(files, pieces, firsts)]
     offsets, skips = np.array(starts, np.int64).reshape(-1, 2).T
     return Segments(np.array(files, np.bytes_), offsets, skips, np.asarray(counts, np.int64))
 
   def range(self, low: int, high: int) -> "Segments":
-    """Where the records [low, high) in file order lie."""
+    """Returns where the records [low, high) in file order lie."""
     ends = np.cumsum(self.takes)
     starts = ends - self.takes
     first, last = np.maximum(starts, low), np.minimum(ends, high)
@@ -74,7 +75,7 @@ class Segments(NamedTuple):
 
 
 def start_of(file: str, record: int) -> tuple[int, int]:
-  """Byte to start reading at, and how many records to skip from there, so as to reach the `record`-th.
+  """Returns the byte to start reading at, and how many records to skip from there, so as to reach the `record`-th.
 
   In a local file that is the record itself; a remote one is read from its start, as every hop there takes a request.
   """
@@ -90,7 +91,7 @@ _indexing = threading.Lock()
 
 @functools.lru_cache(maxsize=256)
 def _record_offsets(file: str) -> Int64[np.ndarray, "records+1"]:
-  """Where each record begins and the last one ends: hops from length to length and reads 8 bytes a record."""
+  """Finds where each record begins and the last one ends: hops from length to length, reading 8 bytes a record."""
   offsets, offset, size = [0], 0, os.path.getsize(file)
   descriptor = os.open(file, os.O_RDONLY)
   try:
@@ -104,7 +105,7 @@ def _record_offsets(file: str) -> Int64[np.ndarray, "records+1"]:
 
 
 def read(where: Segments, *, pad_damaged: bool = False) -> Any:
-  """The `tf.data.Dataset` of the serialized records of some segments, one after the other.
+  """Returns the `tf.data.Dataset` of the serialized records of some segments, one after the other.
 
   A file that holds fewer records, or a damaged one, is an error; with `pad_damaged` the rest of that segment's records
   are empty strings, which no parser takes, so that what follows keeps its place.
@@ -136,8 +137,10 @@ def first_damage(where: Segments) -> str | None:
 
 
 def reason(error: Exception) -> str:
-  """The first line of a TensorFlow error, without the names of graph nodes."""
+  """Returns the first line of a TensorFlow error, without the names of graph nodes and the brackets of assertions."""
   lines = (getattr(error, "message", None) or str(error)).strip().splitlines()
   text = next((line for line in lines if line.strip()), type(error).__name__)
   text = text.split("}} ", 1)[-1].split(" [Op:", 1)[0].strip()
+  # `Assert` puts each of its values in brackets: the sentence that the op has for it, then what it found.
+  text = re.sub(r"^assertion failed: \[(.*?:)\] ", r"\1 ", text).replace("\\'", "'")
   return text if len(text) <= 160 else text[:157] + "..."

@@ -10,20 +10,28 @@ from scipy.stats import entropy
 from core import sharding
 from core.errors import UserError
 from core.evaluators import registry
+from core.recipe.evaluators import Evaluator
+from core.recipe.parse import parse
 from core.testing import linear_classifier
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+PATH = r"^config\.evals\.test"  # How every line begins.
 
 RNG = np.random.default_rng(1)
 MIX = RNG.normal(size=(64, 64)).astype(np.float32) / 8
 SHIFT = RNG.normal(size=(64, 10)).astype(np.float32) * 2
 
 
-def teacher(params, batch):
+def teacher(variables, batch):
   """A model whose weights and features are others than the student's, and these eight to a row."""
-  flat = linear_classifier.predict(params, batch)[1]["pre_logits"]
+  flat = linear_classifier.predict(variables, batch)[1]["pre_logits"]
   features = jax.nn.relu(flat @ MIX)
-  return flat @ (params["w"] + SHIFT), {"pre_logits": features, "rows": features.reshape(-1, 8, 8), "even": flat * 0}
+  return flat @ (variables["params"]["w"] + SHIFT), {
+    "pre_logits": features,
+    "rows": features.reshape(-1, 8, 8),
+    "even": flat * 0,
+  }
 
 
 PREDICT = {"student": linear_classifier.predict, "teacher": teacher}
@@ -32,7 +40,8 @@ PREDICT = {"student": linear_classifier.predict, "teacher": teacher}
 def evaluator(predict=PREDICT, **options):
   config = dict(data=dict(name="digits", split="test"), pp_fn=linear_classifier.IMAGES_AND_LABELS, batch_size=64)
   where = sharding.batch_sharding(sharding.make_mesh())
-  return registry.make("test", config | dict(type="agreement") | options, predict=predict, sharding=where)
+  options = parse(Evaluator, config | dict(type="agreement") | options, "config.evals.test")
+  return registry.make("test", options, predict=predict, sharding=where)
 
 
 def representations():
@@ -55,7 +64,7 @@ def cka(x, y):
 
 @pytest.mark.parametrize("batch_size", [8, 104, 512])
 def test_all_are_those_of_the_whole_dataset(batch_size):
-  found = evaluator(batch_size=batch_size).run(linear_classifier.state())
+  found = evaluator(batch_size=batch_size).run(linear_classifier.variables())
   student, of_teacher = logits()
   best = of_teacher.argmax(axis=1)
   assert found["agree@1"] == np.mean(student.argmax(axis=1) == best)
@@ -68,7 +77,7 @@ def test_all_are_those_of_the_whole_dataset(batch_size):
 
 
 def test_layers_are_chosen_by_side_and_averaged_over_places():
-  found = evaluator(layer=dict(student="encoder/block00/rows", teacher="rows")).run(linear_classifier.state())
+  found = evaluator(layer=dict(student="encoder/block00/rows", teacher="rows")).run(linear_classifier.variables())
   x, y = (each.reshape(-1, 8, 8).mean(axis=1) for each in representations())
   np.testing.assert_allclose(found["cka"], cka(x, y), rtol=1e-5)
 
@@ -76,35 +85,52 @@ def test_layers_are_chosen_by_side_and_averaged_over_places():
 def test_a_model_agrees_with_itself_and_with_a_rotation_of_its_features():
   rotation = np.linalg.qr(RNG.normal(size=(64, 64)))[0].astype(np.float32) * 3
 
-  def rotated(params, batch):
-    output, out = linear_classifier.predict(params, batch)
+  def rotated(variables, batch):
+    output, out = linear_classifier.predict(variables, batch)
     return output, {"pre_logits": out["pre_logits"] @ rotation + 5}
 
-  found = evaluator({"student": linear_classifier.predict, "teacher": rotated}).run(linear_classifier.state())
+  found = evaluator({"student": linear_classifier.predict, "teacher": rotated}).run(linear_classifier.variables())
   assert found["agree@1"] == found["agree@5"] == 1
   assert found["kl"] == pytest.approx(0, abs=1e-6)
   assert found["cka"] == pytest.approx(1, abs=1e-5)
 
 
 def test_a_representation_that_does_not_vary_has_no_alignment_and_none_is_measured_without_a_layer():
-  assert evaluator(layer=dict(student="pre_logits", teacher="even")).run(linear_classifier.state())["cka"] == 0
-  assert list(evaluator(layer=None).run(linear_classifier.state())) == ["agree@1", "agree@5", "kl"]
+  assert evaluator(layer=dict(student="pre_logits", teacher="even")).run(linear_classifier.variables())["cka"] == 0
+  assert list(evaluator(layer=None).run(linear_classifier.variables())) == ["agree@1", "agree@5", "kl"]
 
 
 def test_an_interrupted_evaluation_gives_nothing():
-  assert evaluator().run(linear_classifier.state(), interrupted=lambda: True) is None
+  assert evaluator().run(linear_classifier.variables(), interrupted=lambda: True) is None
 
 
 @pytest.mark.parametrize(
   "options, predict, words",
   [
-    (dict(layer="prelogits"), PREDICT, r"config.evals.test.layer: the student has no layer 'prelogits' \(did you mean"),
-    (dict(layer=dict(student="pre_logits")), PREDICT, "config.evals.test.layer must be a name, None, or a dict with"),
-    (dict(pred=dict(student="student")), PREDICT, "config.evals.test.pred must be a dict like"),
-    (dict(pred=dict(student="student", teacher="tutor")), PREDICT, "no prediction 'tutor'"),
-    ({}, PREDICT | {"teacher": lambda params, batch: (jnp.zeros((64, 7)), {})}, "of the same classes .*10.*7"),
+    (
+      dict(layer="prelogits"),
+      PREDICT,
+      r".layer names 'prelogits', which the student does not have \(did",
+    ),
+    (dict(layer=dict(student="pre_logits")), PREDICT, ".layer.teacher is missing"),
+    (dict(pred=dict(student="student")), PREDICT, ".pred.teacher is missing"),
+    (
+      dict(pred=dict(student="student", teacher="tutor")),
+      PREDICT,
+      ".pred.teacher: the task has no prediction 'tutor'",
+    ),
+    (
+      dict(layer=dict(student="pre_logits", teacher="prelogits")),
+      PREDICT,
+      ".layer names .*the teacher",
+    ),
+    (
+      {},
+      PREDICT | {"teacher": lambda variables, batch: (jnp.zeros((64, 7)), {})},
+      ".pred must give logits of the same classes .*10.*7",
+    ),
   ],
 )
 def test_what_cannot_be_compared_is_refused(options, predict, words):
-  with pytest.raises(UserError, match=words), registry.named("test"):
-    evaluator(predict, **options).check(linear_classifier.state())
+  with pytest.raises(UserError, match=PATH + words):
+    evaluator(predict, **options).check(linear_classifier.variables())

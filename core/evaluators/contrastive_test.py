@@ -11,6 +11,8 @@ from core.testing import linear_image_text
 
 jax.config.update("jax_num_cpu_devices", 8)
 
+PATH = r"^config\.evals\.test"  # How every line begins.
+
 DATA = dict(source="digit_captions", split="test[:203]")
 PP_TXT = linear_image_text.PP_TXT.replace(")", ", inkey='caption', outkey='labels')")
 PP = f"value_range(-1,1)|{PP_TXT}|keep('image', 'labels')"
@@ -46,7 +48,7 @@ def accuracy(logits):
 
 @pytest.mark.parametrize("batch_size", [64, 208])
 def test_softmax_loss_and_accuracy_are_numpys(batch_size):
-  found = evaluator(batch_size=batch_size).run(linear_image_text.state())
+  found = evaluator(batch_size=batch_size).run(linear_image_text.variables())
   loss = into_text = into_image = 0.0
   for logits in logits_by_batch(batch_size, bias=False):
     lse = scipy.special.logsumexp
@@ -60,7 +62,7 @@ def test_softmax_loss_and_accuracy_are_numpys(batch_size):
 
 
 def test_sigmoid_loss_is_numpys():
-  found = evaluator(loss_name="sigmoid").run(linear_image_text.state())
+  found = evaluator(loss_name="sigmoid").run(linear_image_text.variables())
   loss = 0.0
   for logits in logits_by_batch(64, bias=True):
     loss += np.sum(np.log1p(np.exp(-(2 * np.eye(len(logits)) - 1) * logits)))
@@ -70,16 +72,20 @@ def test_sigmoid_loss_is_numpys():
 @pytest.mark.parametrize(
   "predict, options, words",
   [
-    (None, dict(loss_name="softmx"), "test.loss_name: no contrastive loss 'softmx' .did you mean 'softmax'"),
-    (None, dict(pred="image"), "needs a prediction .embeddings of images, embeddings of texts, out"),
-    (None, dict(pp_fn="value_range(-1,1)|keep('image')"), "pp_fn must leave 'labels'"),
+    (None, dict(loss_name="softmx"), ".loss_name must be one of 'softmax', 'sigmoid', got 'softmx'"),
     (
-      lambda params, batch: (*linear_image_text.PREDICT["contrastive"](params, batch)[:2], {"t": 1.0}),
+      None,
+      dict(pred="image"),
+      ".pred must be a prediction .embeddings of images, embeddings of texts, out",
+    ),
+    (None, dict(pp_fn="value_range(-1,1)|keep('image')"), ": the preprocessing must leave 'labels'"),
+    (
+      lambda variables, batch: (*linear_image_text.PREDICT["contrastive"](variables, batch)[:2], {"t": 1.0}),
       dict(loss_name="sigmoid"),
-      "the sigmoid loss needs the model's 'b'",
+      ".loss_name is 'sigmoid', which needs the model's 'b'",
     ),
   ],
 )
 def test_a_mistake_is_one_line(predict, options, words):
-  with pytest.raises(UserError, match=words):
-    evaluator(predict and {"contrastive": predict}, **options).check(linear_image_text.state())
+  with pytest.raises(UserError, match=PATH + words):
+    evaluator(predict and {"contrastive": predict}, **options).check(linear_image_text.variables())

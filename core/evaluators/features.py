@@ -1,4 +1,4 @@
-"""What a model computes on the way, for every example of a dataset, on the host and in the order of the split."""
+"""What a model computes for every example of a dataset, on the host and in the order of the split."""
 
 import functools
 import re
@@ -15,9 +15,8 @@ from core import trees
 from core.data import feed, pipeline
 from core.errors import UserError, nearest
 from core.evaluators import batches
-from core.state import Batch, Params, Predict
-
-POOLS = ("mean", "first", "flatten")
+from core.recipe.types import Refused
+from core.state import Batch, Predict, Variables
 
 Outputs = dict[str, np.ndarray]
 
@@ -26,32 +25,34 @@ class Extractor:
   """Rows of a function's outputs, computed on the devices and brought to the host of every process.
 
   Args:
-    fn: `(params, batch) -> {name: [batch, ...]}`, traced by JAX and compiled once.
+    fn: `(variables, batch) -> {name: [batch, ...]}`, traced by JAX and compiled once.
     sharding: how a batch lies on the devices.
+    where: the path in the config of who asks, for messages: `config.evals.NAME`.
   """
 
-  def __init__(self, fn: Callable[[Params, Batch], Mapping[str, Array]], sharding: NamedSharding):
-    self._sharding = sharding
+  def __init__(self, fn: Callable[[Variables, Batch], Mapping[str, Array]], sharding: NamedSharding, where: str):
+    self._sharding, self._where = sharding, where
     # A whole copy on every device, so that each process can read all rows, those of the other processes, too.
     self._fn = jax.jit(_with_ids(fn), out_shardings=sharding_lib.replicated(sharding.mesh))
 
-  def shapes(self, params: Params, data: pipeline.EvalInput) -> dict[str, jax.ShapeDtypeStruct]:
-    """The outputs for one batch, not computed; `params` may be shapes, too.
+  def shapes(self, variables: Variables, data: pipeline.EvalInput) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the outputs for one batch as shapes, not computed; `variables` may be shapes, too.
 
     Raises:
       UserError: the data cannot be read or do not fit `fn`, or an output has not one row an example.
     """
-    with feed.to_devices(data, self._sharding) as fed:
-      batch = next(fed)
-    made = jax.eval_shape(self._fn, params, batch)
+    with batches.refused_at(self._where), feed.to_devices(data, self._sharding) as fed:
+      made = jax.eval_shape(self._fn, variables, next(fed))
     size = made.pop("_id").shape[0]
     for name, shape in made.items():
       if shape.shape[:1] != (size,):
-        raise UserError(f"evals: {name} has shape {shape.shape}, which is not one row for each of {size} examples")
+        raise UserError(
+          f"{self._where}: {name} has shape {shape.shape}, which is not one row for each of {size} examples"
+        )
     return made
 
-  def pieces(self, params: Params, data: pipeline.EvalInput) -> Iterator[tuple[Int[np.ndarray, "rows"], Outputs]]:
-    """(indices in the split, outputs of these examples), a batch at a time and without padding.
+  def pieces(self, variables: Variables, data: pipeline.EvalInput) -> Iterator[tuple[Int[np.ndarray, "rows"], Outputs]]:
+    """Yields (indices in the split, outputs of these examples), a batch at a time and without padding.
 
     Close it when leaving early (`contextlib.closing`).
     """
@@ -59,18 +60,19 @@ class Extractor:
       waiting = None
       for batch in fed:
         # The host takes in one batch's rows while the devices compute the next.
-        computing = self._fn(params, batch)
+        with batches.refused_at(self._where):
+          computing = self._fn(variables, batch)
         if waiting is not None:
           yield _real_rows(waiting)
         waiting = computing
       yield _real_rows(waiting)
 
   def whole(
-    self, params: Params, data: pipeline.EvalInput, interrupted: Callable[[], bool] = lambda: False
+    self, variables: Variables, data: pipeline.EvalInput, interrupted: Callable[[], bool] = lambda: False
   ) -> Outputs | None:
-    """All outputs, each [examples of the split, ...] in its order; None if `interrupted()` became true on the way."""
+    """Returns all outputs, each [examples of the split, ...] in its order; None if `interrupted()` became true."""
     found: Outputs = {}
-    pieces = self.pieces(params, data)
+    pieces = self.pieces(variables, data)
     try:
       for ids, rows in pieces:
         for name, values in rows.items():
@@ -85,20 +87,24 @@ class Extractor:
 
 
 @functools.lru_cache(maxsize=64)  # As `layer_features`.
-def _with_ids(fn: Callable[[Params, Batch], Mapping[str, Array]]) -> Callable[[Params, Batch], dict[str, Array]]:
-  return lambda params, batch: {**fn(params, batch), "_id": batch["_id"]}
+def _with_ids(fn: Callable[[Variables, Batch], Mapping[str, Array]]) -> Callable[[Variables, Batch], dict[str, Array]]:
+  def outputs(variables: Variables, batch: Batch) -> dict[str, Array]:
+    return {**fn(variables, batch), "_id": batch["_id"]}
+
+  return outputs
 
 
 def _real_rows(made: Mapping[str, jax.Array]) -> tuple[Int[np.ndarray, "rows"], Outputs]:
+  """Returns (indices in the split, outputs) on the host, without padding."""
   outputs = jax.device_get(dict(made))
   ids = outputs.pop("_id")
   real = ids >= 0
   return ids[real], {name: values[real] for name, values in outputs.items()}
 
 
-def named_outputs(predict: Predict, params: Params, batch: Batch) -> dict[str, Array]:
-  """What a prediction gives, by name: `output` (`output/NAME` if it is a dict), and the intermediates by their path."""
-  output, *rest = predict(params, batch)
+def named_outputs(predict: Predict, variables: Variables, batch: Batch) -> dict[str, Array]:
+  """Returns what a prediction gives by name: `output` (`output/NAME` if a dict), and intermediates by their path."""
+  output, *rest = predict(variables, batch)
   found = dict(trees.flatten_with_names(rest[-1] if rest else {}))
   named = trees.flatten_with_names({"output": output})
   return {**found, **dict(named)}
@@ -107,33 +113,37 @@ def named_outputs(predict: Predict, params: Params, batch: Batch) -> dict[str, A
 @functools.lru_cache(maxsize=64)  # Evaluators that differ in their data alone are one program, compiled once.
 def layer_features(
   predict: Predict, layers: tuple[str, ...], *, pool: str | None, keys: tuple[str, ...]
-) -> Callable[[Params, Batch], dict[str, Array]]:
-  """A function for `Extractor`: `{layer: float32 [batch, channels]}` and the entries `keys` of the batch.
+) -> Callable[[Variables, Batch], dict[str, Array]]:
+  """Returns a function for `Extractor`: `{layer: float32 [batch, channels]}` and the entries `keys` of the batch.
 
   Args:
-    predict: `(params, batch) -> (output, intermediates)`.
+    predict: `(variables, batch) -> (output, intermediates)`.
     layers: names in `named_outputs`: `pre_logits`, `encoder/block05/+mlp`, `output`.
-    pool: what becomes of the axes between the first and the last, of tokens or places: their "mean", the "first" token
-      (a class token), or "flatten" for a long vector. None: a layer with such axes is refused.
+    pool: see `core.recipe.evaluators_transfer.Transfer`.
     keys: entries of the batch.
   """
-  if pool is not None and pool not in POOLS:
-    raise UserError(f"evals.pool must be one of {', '.join(POOLS)}; got {pool!r}")
 
-  def features(params: Params, batch: Batch) -> dict[str, Array]:
+  def features(variables: Variables, batch: Batch) -> dict[str, Array]:
     batches.require(batch, "image", *keys)
-    found = named_outputs(predict, params, batch)
+    found = named_outputs(predict, variables, batch)
     for layer in layers:
       if layer not in found:
-        raise UserError(f"evals: the model has no layer {layer!r}{near_name(layer, found)}")
+        line = f"names {layer!r}, which the model does not have{near_name(layer, found)}"
+        raise Refused(line, key="representation_layer")
     return {layer: _pooled(found[layer], pool, layer) for layer in layers} | {key: batch[key] for key in keys}
 
   return features
 
 
 def _pooled(x: Float[Array, "batch *places channels"], pool: str | None, layer: str) -> Float[Array, "batch channels"]:
+  """Returns one vector an example.
+
+  Raises:
+    Refused: there is none, or `pool` does not say how it is made.
+  """
   if x.ndim < 2:
-    raise UserError(f"evals: layer {layer!r} has shape {x.shape}, which is not one vector an example")
+    line = f"names {layer!r}, which has shape {x.shape} and is not one vector an example"
+    raise Refused(line, key="representation_layer")
   x = x.astype(jnp.float32)
   if x.ndim == 2:
     return x
@@ -144,14 +154,12 @@ def _pooled(x: Float[Array, "batch *places channels"], pool: str | None, layer: 
       return x.reshape(x.shape[0], -1, x.shape[-1])[:, 0]
     case "flatten":
       return x.reshape(x.shape[0], -1)
-    case _:
-      raise UserError(
-        f"evals: layer {layer!r} has shape {x.shape[1:]} an example; pool='mean', 'first' or 'flatten' makes a vector"
-      )
+  line = f"must be 'mean', 'first' or 'flatten' to make a vector of {layer!r}, of shape {x.shape[1:]} an example"
+  raise Refused(line, key="pool")
 
 
 def near_name(name: str, found: Iterable[str]) -> str:
-  """As `core.errors.nearest`, but names that differ only in a block's number are listed once."""
+  """Returns what `core.errors.nearest` does, but lists names that differ only in a block's number once."""
   close = nearest(name, found := sorted(found))
   if close.startswith(" (did"):
     return close

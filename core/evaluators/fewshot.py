@@ -5,8 +5,7 @@ squares from the frozen features of the first k examples of each class, in a see
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,9 @@ from jaxtyping import Array, Float, Int
 
 from core import sharding as sharding_lib
 from core.evaluators import transfer_features
-from core.state import Predict, TrainState
+from core.recipe.evaluators import Fewshot
+from core.recipe.evaluators_base import as_tuple
+from core.state import Predict, Variables
 
 # The constant feature that stands for the bias: so large that regularization hardly touches its weight.
 _BIAS = 100.0
@@ -33,72 +34,31 @@ class Evaluator:
   With a list of layers, each metric begins with its layer: `pre_logits/DATASET_Kshot`.
 
   Args:
-    predict: `(params, batch) -> (output, intermediates)`.
+    options: see there.
+    predict: `(variables, batch) -> (output, intermediates)`.
     sharding: how a batch lies on the devices.
-    datasets: by name, see `core.evaluators.transfer_features.TransferFeatures`.
-    pp_train: preprocessing of the train splits, that leaves `image` and one integer `label`.
-    pp_eval: preprocessing of the test splits.
-    batch_size: examples a step over all devices.
-    shots: train examples a class; a class that has fewer gives all.
-    l2_reg: strength of regularization, or several to choose from.
-    num_seeds: draws of the train examples, from seeds 0, 1, ...
-    display_first: (dataset, shots) whose metrics come first; such that are not evaluated are no mistake.
-    representation_layer: a name or several, see `core.evaluators.features.layer_features`; None is the model's output.
-    pool: how a layer of tokens becomes a vector, see there.
-    label_key: where the labels are.
-    cache: see `core.evaluators.batches.open_batches`.
+    where: the path of the options in the config, for messages.
   """
 
-  def __init__(
-    self,
-    predict: Predict,
-    *,
-    sharding: NamedSharding,
-    datasets: Mapping[str, Any],
-    pp_train: str,
-    pp_eval: str,
-    batch_size: int,
-    shots: int | Sequence[int] = (1, 5, 10),
-    l2_reg: float | Sequence[float] = 2.0**10,
-    num_seeds: int = 3,
-    display_first: Sequence[tuple[str, int]] = (),
-    representation_layer: str | Sequence[str] | None = "pre_logits",
-    pool: str | None = None,
-    label_key: str = "label",
-    cache: bool | str | None = None,
-  ):
-    self._shots = transfer_features.numbers("shots", shots, whole=True)
-    self._l2_reg = transfer_features.numbers("l2_reg", l2_reg)
-    (self._num_seeds,) = transfer_features.numbers("num_seeds", num_seeds, whole=True)
-    self._first = [tuple(each) for each in display_first]
-    self._sharding = sharding
-    self._pairs = transfer_features.TransferFeatures(
-      predict,
-      sharding=sharding,
-      datasets=datasets,
-      pp_train=pp_train,
-      pp_eval=pp_eval,
-      batch_size=batch_size,
-      layers=representation_layer,
-      pool=pool,
-      label_key=label_key,
-      cache=cache,
-    )
-    self.data = self._pairs.first
+  def __init__(self, options: Fewshot, predict: Predict, *, sharding: NamedSharding, where: str):
+    self._shots, self._l2_reg = as_tuple(options.shots), as_tuple(options.l2_reg)
+    self._num_seeds, self._first, self._sharding = options.num_seeds, options.display_first, sharding
+    self._features = transfer_features.TransferFeatures(options, predict, sharding=sharding, where=where)
+    self.data = self._features.first
     self._replicated = sharding_lib.replicated(sharding.mesh)
     self._correct = jax.jit(_correct, static_argnames="num_classes", out_shardings=self._replicated)
 
-  def check(self, state: TrainState) -> None:
+  def check(self, variables: Variables) -> None:
     """Refuses, by the shapes of one batch of each split, what the first evaluation would.
 
     Raises:
       UserError: the data cannot be read or do not fit the model, a layer is not there or no vector.
     """
-    self._pairs.check(state.params)
+    self._features.check(variables)
 
-  def run(self, state: TrainState, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
-    """The metrics of `state.params`; None if `interrupted()` became true on the way."""
-    by_shots = self._pairs.evaluate(state.params, self._evaluate, interrupted)
+  def run(self, variables: Variables, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+    """Returns the metrics; None if `interrupted()` became true on the way."""
+    by_shots = self._features.evaluate(variables, self._evaluate, interrupted)
     if by_shots is None:
       return None
     return self._metrics(
@@ -108,7 +68,7 @@ class Evaluator:
   def _evaluate(
     self, layer: str, train: transfer_features.Split, test: transfer_features.Split, interrupted: Callable[[], bool]
   ) -> dict[int, Float[np.ndarray, "seeds l2"]] | None:
-    """Accuracies of one layer on one dataset, by number of shots."""
+    """Returns the accuracies of one layer on one dataset, by number of shots."""
     train_labels, test_labels, num_classes = transfer_features.class_numbers(train, test)
     # The test features are split over the devices; -1 marks padding and classes unknown in training: never right.
     x_test = transfer_features.split_rows(test.layers[layer], self._sharding)
@@ -126,16 +86,15 @@ class Evaluator:
 
   def _metrics(self, accuracies: Mapping[tuple[str, str, int], Float[np.ndarray, "seeds l2"]]) -> dict[str, float]:
     found, chosen = {}, {}
-    for layer, shots in itertools.product(self._pairs.layers, self._shots):
-      each = [accuracies[layer, name, shots].mean(axis=0) for name in self._pairs.names]
+    for layer, shots in itertools.product(self._features.layers, self._shots):
+      each = [accuracies[layer, name, shots].mean(axis=0) for name in self._features.names]
       best = chosen[layer, shots] = best_on_average(np.stack(each))
       if len(self._l2_reg) > 1:
-        found[self._pairs.metric(layer, f"{shots}shot_l2")] = self._l2_reg[best]
-    is_first = lambda key: key[1:] not in self._first
+        found[self._features.metric(layer, f"{shots}shot_l2")] = self._l2_reg[best]
     results = {}
-    for layer, name, shots in sorted(accuracies, key=is_first):
+    for layer, name, shots in sorted(accuracies, key=lambda key: key[1:] not in self._first):
       by_seed = accuracies[layer, name, shots][:, chosen[layer, shots]]
-      metric = self._pairs.metric(layer, f"{name}_{shots}shot")
+      metric = self._features.metric(layer, f"{name}_{shots}shot")
       results[metric] = float(by_seed.mean())
       if len(by_seed) > 1:
         results[f"{metric}_std"] = float(by_seed.std(ddof=1))
@@ -143,13 +102,19 @@ class Evaluator:
 
 
 def first_shots(labels: Int[np.ndarray, "examples"], shots: int, seed: int) -> Int[np.ndarray, "chosen"]:
-  """Rows of the first `shots` examples of each class in a random order; more shots of one seed contain fewer."""
+  """Returns the rows of the first `shots` examples of each class in an order that the seed draws.
+
+  Of one seed, the rows of more shots contain those of fewer.
+  """
   rng = np.random.default_rng(seed)
   return np.concatenate([rng.permutation(np.flatnonzero(labels == each))[:shots] for each in np.unique(labels)])
 
 
 def best_on_average(accuracies: Float[np.ndarray, "datasets l2"]) -> int:
-  """Index of the strength with the highest mean rank over datasets; equal ones share a rank, the first wins a tie."""
+  """Returns the index of the strength with the highest mean rank over datasets.
+
+  Equal ones share a rank, and the first of several with the same mean is taken.
+  """
   ranks = scipy.stats.rankdata(accuracies, axis=1)
   return int(ranks.mean(axis=0).argmax())
 
@@ -162,7 +127,9 @@ def ridge_scores(
   *,
   num_classes: int,
 ) -> Float[Array, "tests classes"]:
-  """Scores x_test w of the w that minimizes |x w - y|^2 + l2_reg |w|^2, y being 1 for the label's class, else -1.
+  """Returns the scores x_test w of the w that minimizes |x w - y|^2 + l2_reg |w|^2.
+
+  y is 1 for the label's class and -1 for others.
 
   Features are standardized by the mean and deviation of `x`, and a constant feature of 100 is appended for the bias.
   Since the other features then have mean zero, it is independent of them: its weight is solved for apart, and theirs
@@ -209,7 +176,7 @@ def _correct(
   *,
   num_classes: int,
 ) -> Int[Array, "l2"]:
-  """How many of the test examples are classified right, for each strength."""
+  """Returns how many of the test examples are classified right, for each strength."""
 
   def correct(l2: Float[Array, ""]) -> Int[Array, ""]:
     return jnp.sum(ridge_scores(x, labels, x_test, l2, num_classes=num_classes).argmax(axis=-1) == test_labels)

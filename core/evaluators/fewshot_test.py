@@ -8,9 +8,12 @@ from sklearn.linear_model import Ridge, RidgeClassifier
 
 from core.errors import UserError
 from core.evaluators import batches, fewshot
+from core.recipe.sources import Tfds
 from core.testing import linear_classifier
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+PATH = r"^config\.evals\.test"  # How every line begins.
 
 DIGITS = dict(train=dict(name="digits", split="train"), test=dict(name="digits", split="test"))
 PP = linear_classifier.IMAGES_AND_LABELS
@@ -52,7 +55,7 @@ def test_the_scores_are_those_of_ridge_regression(examples, channels, l2):
 
 
 def test_accuracies_are_those_of_scikit_learn_over_shots_and_seeds():
-  found = evaluator().run(linear_classifier.state())
+  found = evaluator().run(linear_classifier.variables())
   for shots in (1, 5, 10):
     want = [sklearn_accuracy(shots, seed, 1024.0) for seed in range(2)]
     np.testing.assert_allclose(found[f"digits_{shots}shot"], np.mean(want), atol=1e-3)
@@ -70,7 +73,7 @@ def test_several_layers_and_datasets_in_one_evaluator_and_what_is_displayed_firs
     shots=5,
     num_seeds=1,
     display_first=[("half", 5), ("imagenet", 10)],
-  ).run(linear_classifier.state())
+  ).run(linear_classifier.variables())
   assert list(found) == [
     "pre_logits/half_5shot",
     "encoder/block00/rows/half_5shot",
@@ -85,7 +88,7 @@ def test_several_layers_and_datasets_in_one_evaluator_and_what_is_displayed_firs
 
 def test_one_strength_is_chosen_for_all_datasets_by_mean_rank():
   strengths = (1e-3, 64.0, 1e9)
-  found = evaluator(l2_reg=strengths, shots=(5,)).run(linear_classifier.state())
+  found = evaluator(l2_reg=strengths, shots=(5,)).run(linear_classifier.variables())
   accuracies = [np.mean([sklearn_accuracy(5, seed, l2) for seed in range(2)]) for l2 in strengths]
   best = int(np.argmax(accuracies))
   assert found["5shot_l2"] == strengths[best]
@@ -115,7 +118,7 @@ def test_a_class_that_only_the_test_split_has_is_never_right(tmp_path):
     **{"test/image": images.reshape(-1, 8, 8, 1).astype(np.uint8), "test/label": labels},
   )
   data = {split: dict(source="arrays", path=str(tmp_path / "data.npz"), split=split) for split in ("train", "test")}
-  found = evaluator(datasets=dict(part=data), shots=1000, num_seeds=1, l2_reg=1.0).run(linear_classifier.state())
+  found = evaluator(datasets=dict(part=data), shots=1000, num_seeds=1, l2_reg=1.0).run(linear_classifier.variables())
   x, x_test = augmented(images[keep] / 255, images / 255)
   model = RidgeClassifier(alpha=1.0, fit_intercept=False, solver="cholesky").fit(x, labels[keep])
   np.testing.assert_allclose(found["part_1000shot"], model.score(x_test, labels), atol=1e-3)
@@ -123,56 +126,78 @@ def test_a_class_that_only_the_test_split_has_is_never_right(tmp_path):
 
 def test_an_interrupted_evaluation_gives_nothing():
   calls = iter([False] * 16 + [True])
-  assert evaluator().run(linear_classifier.state(), interrupted=lambda: True) is None
-  assert evaluator().run(linear_classifier.state(), interrupted=lambda: next(calls)) is None  # Between two solutions.
+  assert evaluator().run(linear_classifier.variables(), interrupted=lambda: True) is None
+  assert (
+    evaluator().run(linear_classifier.variables(), interrupted=lambda: next(calls)) is None
+  )  # Between two solutions.
 
 
 def test_datasets_may_be_written_as_published_configs_do(monkeypatch):
   opened = []
   monkeypatch.setattr(batches, "open_batches", lambda data, pp, **kw: opened.append((data, pp)))
   evaluator(datasets=dict(pets=("oxford_iiit_pet", "train", "test[:50%]")), pp_train="a", pp_eval="b")
-  train, test = dict(name="oxford_iiit_pet", split="train"), dict(name="oxford_iiit_pet", split="test[:50%]")
+  train, test = (Tfds(name="oxford_iiit_pet", split=split) for split in ("train", "test[:50%]"))
   assert opened == [(train, "a"), (test, "b")]
 
 
 @pytest.mark.parametrize(
   "options, words",
   [
-    (dict(shots=0), r"^config\.evals\.test\.shots must be whole numbers from 1 on, got 0"),
-    (dict(l2_reg=(1.0, 0)), r"l2_reg must be numbers above 0, got \(1.0, 0\)"),
-    (dict(num_seeds=True), "num_seeds must be whole numbers"),
-    (dict(datasets={}), "at least one of datasets"),
-    (dict(datasets=dict(x=("cifar10", "train"))), r"datasets.x must be \(name, train split, test split\)"),
-    (dict(datasets=dict(x=dict(trian=1))), r"datasets.x.trian is no key of a dataset \(did you mean 'train'\?\)"),
-    (dict(datasets=dict(x=dict(train=DIGITS["train"]))), "datasets.x.test is missing"),
-    (dict(datasets=dict(x=DIGITS | dict(test=dict(name="digits", split="tst")))), "there is no split 'tst'"),
+    (dict(shots=0), r"\.shots must be a whole number from 1 on or a list of at least one, got 0"),
+    (dict(shots=[]), r"\.shots must be a list of at least one"),
+    (dict(display_first=["digits"]), r"\.display_first\[0\] must be \(text, a whole number"),
+    (dict(l2_reg=(1.0, 0)), r"\.l2_reg\[1\] must be a number from 1e-30 on, got 0"),
+    (dict(num_seeds=True), r"\.num_seeds must be a whole number in \[1, 1000\], got True"),
+    (dict(datasets={}), r"\.datasets must be a dict of at least one"),
+    (
+      dict(datasets=dict(x=("cifar10", "train"))),
+      r"\.datasets\.x must be \(text that is not empty, text .*, got \('cifar10', 'train'\)",
+    ),
+    (
+      dict(datasets=dict(x=dict(trian=1))),
+      r"\.datasets\.x\.trian is no key of a dataset \(did you mean 'train'\?\)",
+    ),
+    (dict(datasets=dict(x=dict(train=DIGITS["train"]))), r"\.datasets\.x\.test is missing"),
+    (
+      dict(datasets=dict(x=DIGITS | dict(test=dict(name="digits", split="tst")))),
+      r"\.datasets\.x\.test.*there is no split 'tst'",
+    ),
     (
       dict(datasets=dict(x=DIGITS | dict(test=dict(name="digits")))),
-      r"config.evals.test.datasets.x.test.split is missing",
+      r".datasets.x.test.split is missing",
     ),
-    (dict(datasets=3), r"^config\.evals\.test\.datasets must be a dict, got 3"),
-    (dict(pool="max"), "pool must be one of mean, first, flatten; got 'max'"),
-    (dict(batch_size=30), "24 or 32 can"),
-    (dict(representation_layers="x"), "did you mean 'representation_layer'"),
-    (dict(cache="final"), "cache cannot be 'final'"),
+    (dict(datasets=3), r"\.datasets must be a dict of .*, got 3"),
+    (dict(pool="max"), r"\.pool must be one of 'mean', 'first', 'flatten', got 'max'"),
+    (dict(batch_size=30), r"\.batch_size: .*24 or 32 can"),
+    (dict(representation_layers="x"), ".representation_layers is no key .* .did you mean 'representation_layer'"),
+    (dict(cache="final"), r"\.cache must be .*, got 'final'"),
   ],
 )
 def test_a_mistake_in_the_config_is_refused(options, words):
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError, match=PATH + words):
     evaluator(**options)
 
 
 @pytest.mark.parametrize(
   "options, words",
   [
-    (dict(representation_layer="prelogits"), "no layer 'prelogits' \\(did you mean 'pre_logits'\\?\\)"),
-    (dict(representation_layer="xyz"), "known: encoder/block00/rows, encoder/block01/total, output, pre_logits"),
-    (dict(representation_layer="encoder/block00/rows"), r"has shape \(8, 8\) an example; pool='mean'"),
-    (dict(representation_layer="encoder/block01/total"), "not one vector an example"),
-    (dict(label_key="labels"), "pp_fn must leave 'labels'; it leaves: image, label"),
-    (dict(pp_train="onehot(10,key='label')|" + PP), r"'label' must be one integer an example, not float32"),
+    (
+      dict(representation_layer="prelogits"),
+      r"\.representation_layer names 'prelogits', .* \(did you mean 'pre_logits'\?\)",
+    ),
+    (dict(representation_layer="xyz"), ".*known: encoder/block00/rows, encoder/block01/total, output, pre_logits"),
+    (
+      dict(representation_layer="encoder/block00/rows"),
+      r"\.pool must be 'mean', .* of 'encoder/block00/rows', of shape \(8, 8\) an example",
+    ),
+    (dict(representation_layer="encoder/block01/total"), ".*not one vector an example"),
+    (dict(label_key="labels"), r": the preprocessing must leave 'labels'; it leaves: image, label"),
+    (
+      dict(pp_train="onehot(10,key='label')|" + PP),
+      r"\.datasets\.digits: 'label' must be one integer an example, not float32",
+    ),
   ],
 )
 def test_what_does_not_fit_the_model_is_refused_before_the_first_evaluation(options, words):
-  with pytest.raises(UserError, match=words):
-    evaluator(**options).check(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, linear_classifier.state())))
+  with pytest.raises(UserError, match=PATH + words):
+    evaluator(**options).check(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, linear_classifier.variables())))

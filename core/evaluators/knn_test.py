@@ -12,6 +12,8 @@ from core.testing import linear_classifier
 
 jax.config.update("jax_num_cpu_devices", 8)
 
+PATH = r"^config\.evals\.test"  # How every line begins.
+
 DIGITS = dict(train=dict(name="digits", split="train"), test=dict(name="digits", split="test"))
 PP = linear_classifier.IMAGES_AND_LABELS
 
@@ -23,7 +25,7 @@ def evaluator(**options):
 
 @pytest.mark.parametrize("weights", ["exp", "uniform"])
 def test_accuracies_are_those_of_scikit_learn(weights):
-  found = evaluator(k=(1, 10, 200), temperature=0.3, weights=weights).run(linear_classifier.state())
+  found = evaluator(k=(1, 10, 200), temperature=0.3, weights=weights).run(linear_classifier.variables())
   vote = {"exp": lambda distance: np.exp((1 - distance) / 0.3), "uniform": "uniform"}[weights]
   for k in (1, 10, 200):
     model = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute", weights=vote)
@@ -34,8 +36,8 @@ def test_accuracies_are_those_of_scikit_learn(weights):
 
 
 def test_a_low_temperature_overflows_no_vote():
-  found = evaluator(k=20, temperature=1e-4).run(linear_classifier.state())
-  assert found["digits_20nn"] == evaluator(k=1).run(linear_classifier.state())["digits_1nn"]
+  found = evaluator(k=20, temperature=1e-4).run(linear_classifier.variables())
+  assert found["digits_20nn"] == evaluator(k=1).run(linear_classifier.variables())["digits_1nn"]
 
 
 def test_of_equal_neighbours_the_first_and_of_equal_votes_the_lowest_class_counts():
@@ -60,37 +62,39 @@ def test_of_equal_neighbours_the_first_and_of_equal_votes_the_lowest_class_count
 
 def test_few_neighbours_on_many_devices():
   small = dict(train=dict(name="digits", split="train[:11]"), test=DIGITS["test"])
-  found = evaluator(datasets=dict(small=small), k=11, weights="uniform").run(linear_classifier.state())
+  found = evaluator(datasets=dict(small=small), k=11, weights="uniform").run(linear_classifier.variables())
   labels = linear_classifier.labels("train")[:11]
   assert found["small_11nn"] == np.mean(linear_classifier.labels("test") == np.bincount(labels).argmax())
 
 
 def test_queries_in_chunks_give_the_same_as_all_at_once(monkeypatch):
-  whole = evaluator(k=5).run(linear_classifier.state())
+  whole = evaluator(k=5).run(linear_classifier.variables())
   monkeypatch.setattr(knn, "_MAX_QUERIES", 7)
-  assert evaluator(k=5).run(linear_classifier.state()) == whole
+  assert evaluator(k=5).run(linear_classifier.variables()) == whole
 
 
 def test_several_layers_are_named_and_interruption_gives_nothing():
   layers = ["output", "encoder/block00/rows"]
-  found = evaluator(k=3, representation_layer=layers, pool="flatten").run(linear_classifier.state())
+  found = evaluator(k=3, representation_layer=layers, pool="flatten").run(linear_classifier.variables())
   assert list(found) == ["output/digits_3nn", "encoder/block00/rows/digits_3nn"]
   assert found["output/digits_3nn"] < found["encoder/block00/rows/digits_3nn"]
-  assert evaluator().run(linear_classifier.state(), interrupted=lambda: True) is None
+  assert evaluator().run(linear_classifier.variables(), interrupted=lambda: True) is None
   calls = iter([False] * 18 + [True])  # 14 batches of train, 4 of test, then the neighbours.
-  assert evaluator().run(linear_classifier.state(), interrupted=lambda: next(calls)) is None
+  assert evaluator().run(linear_classifier.variables(), interrupted=lambda: next(calls)) is None
 
 
 @pytest.mark.parametrize(
   "options, words",
   [
-    (dict(k=0), "k must be whole numbers from 1 on, got 0"),
-    (dict(k=(10, 1438)), "k is 1438; datasets.digits has 1437 train examples"),
-    (dict(temperature=0), "temperature must be numbers above 0"),
-    (dict(weights="distance"), "weights must be one of exp, uniform; got 'distance'"),
-    (dict(shots=1), "config.evals.test.shots is no key of the evaluator knn"),
+    (dict(k=0), ".k must be a whole number from 1 on or a list of at least one, got 0"),
+    (dict(k=(10, 1438)), ".k is 1438; datasets.digits has 1437 train examples"),
+    (dict(temperature=0), ".temperature must be a number from 1e-30 on, got 0"),
+    (dict(temperature=float("nan")), ".temperature must be a number from 1e-30 on, got nan"),
+    (dict(k=[10, True]), r".k\[1\] must be a whole number from 1 on, got True"),
+    (dict(weights="distance"), ".weights must be one of 'exp', 'uniform', got 'distance'"),
+    (dict(shots=1), ".shots is no key of the evaluator knn"),
   ],
 )
 def test_a_mistake_in_the_config_is_refused(options, words):
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError, match=PATH + words):
     evaluator(**options)

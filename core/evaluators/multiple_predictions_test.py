@@ -1,5 +1,7 @@
 """One entry of a config's evals for several predictions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,16 @@ from ml_collections import ConfigDict
 from core import sharding
 from core.errors import UserError
 from core.evaluators import registry
-from core.state import TrainState
+from core.recipe.evaluators import Evaluator
+from core.recipe.parse import parse
+
 
 # Each prediction gives the share of its own; the digits' test split is small and comes with the pins.
-PREDICT = {f"predict_{k}": (lambda params, batch, k=k: {"value": params["w"] * k + 0 * batch["label"]}) for k in (2, 5)}
+def times(variables, batch, factor):
+  return {"value": variables["params"]["w"] * factor + 0 * batch["label"]}
+
+
+PREDICT = {f"predict_{k}": functools.partial(times, factor=k) for k in (2, 5)}
 CONFIG = dict(
   type="mean",
   data=dict(name="digits", split="test[:10]"),
@@ -21,28 +29,33 @@ CONFIG = dict(
   pred=ConfigDict({"two": "predict_2", "five": "predict_5"}),
 )
 
+VARIABLES = {"params": {"w": jnp.array(3.0)}}
+
 
 def make(**changes):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  return registry.make("val", CONFIG | changes, predict=PREDICT, sharding=sharding.batch_sharding(mesh))
+  options = parse(Evaluator, CONFIG | changes, "config.evals.val")
+  return registry.make("val", options, predict=PREDICT, sharding=sharding.batch_sharding(mesh))
 
 
 def test_each_prediction_has_its_metrics_under_its_label():
-  evaluator, state = make(), TrainState.create({"w": jnp.array(3.0)}, ())
-  evaluator.check(state)
-  assert evaluator.run(state) == {"two/value": 6.0, "five/value": 15.0}
+  evaluator = make()
+  evaluator.check(VARIABLES)
+  assert evaluator.run(VARIABLES) == {"two/value": 6.0, "five/value": 15.0}
   np.testing.assert_array_equal(next(iter(evaluator.data))["label"].shape, (4,))
 
 
 def test_it_leaves_off_when_it_is_told_to():
-  assert make().run(TrainState.create({"w": jnp.array(3.0)}, ()), lambda: True) is None
+  assert make().run(VARIABLES, lambda: True) is None
 
 
 @pytest.mark.parametrize(
   "pred, words",
   [
-    ({}, r"config\.evals\.val\.pred is an empty dict"),
-    ({"a": "predict_3"}, r"config\.evals\.val\.pred: no prediction 'predict_3' .*predict_"),
+    ({}, r"^config\.evals\.val\.pred must be a prediction, or a dict of at least one"),
+    ({"a/b": "predict_2"}, r"^config\.evals\.val\.pred has the label 'a/b'"),
+    ({"a": 3}, r"^config\.evals\.val\.pred\.a must be text"),
+    ({"a": "predict_3"}, r"^config\.evals\.val\.pred\.a: the task has no prediction 'predict_3' .*predict_"),
   ],
 )
 def test_a_mistake_is_refused(pred, words):
@@ -52,11 +65,12 @@ def test_a_mistake_is_refused(pred, words):
 
 def test_a_table_of_each_prediction_goes_to_a_folder_of_its_own(tmp_path):
   where = sharding.batch_sharding(sharding.make_mesh(devices=jax.devices()[:1]))
-  predict = {name: lambda params, batch: (batch["labels"] * params["w"], {}) for name in PREDICT}
+  predict = {name: lambda variables, batch: (batch["labels"] * variables["params"]["w"], {}) for name in PREDICT}
   pp = "value_range(-1,1)|onehot(10,key='label',key_result='labels')|keep('image','labels')"
   config = CONFIG | dict(type="classification", pp_fn=pp, per_class=True)
-  evaluator = registry.make("val", config, predict=predict, sharding=where, output_dir=tmp_path)
-  found = evaluator.run(TrainState.create({"w": jnp.array(3.0)}, ()))
+  options = parse(Evaluator, config, "config.evals.val")
+  evaluator = registry.make("val", options, predict=predict, sharding=where, output_dir=tmp_path)
+  found = evaluator.run(VARIABLES)
   assert found["two/prec@1"] == found["five/prec@1"] == 1.0
   assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.csv")} == {
     "two/val/per_class.csv",

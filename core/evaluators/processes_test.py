@@ -50,14 +50,18 @@ def evaluate_all(folder):
     mean=one | dict(pp_fn=linear_classifier.IMAGES_AND_LABELS),
     save=one | dict(pp_fn=linear_classifier.IMAGES_AND_LABELS, outputs=("output", "batch/label")),
   )
-  total = lambda params, batch: {"total": linear_classifier.predict(params, batch)[1]["encoder"]["block01"]["total"]}
+
   found = {}
   for kind, config in configs.items():
-    predict = total if kind == "mean" else linear_classifier.predict
+    predict = total_of_pixels if kind == "mean" else linear_classifier.predict
     evaluation = linear_classifier.evaluator(config | dict(type=kind), predict, output_dir=folder / kind)
-    evaluation.check(linear_classifier.state())
-    found[kind] = evaluation.run(linear_classifier.state())
+    evaluation.check(linear_classifier.variables())
+    found[kind] = evaluation.run(linear_classifier.variables())
   return found | evaluate_two_sides()
+
+
+def total_of_pixels(variables, batch):
+  return {"total": linear_classifier.predict(variables, batch)[1]["encoder"]["block01"]["total"]}
 
 
 def evaluate_two_sides():
@@ -74,8 +78,8 @@ def evaluate_two_sides():
   found = {}
   for kind, config in configs.items():
     evaluation = linear_image_text.evaluator(config | dict(type=kind))
-    evaluation.check(linear_image_text.state())
-    found[kind] = evaluation.run(linear_image_text.state())
+    evaluation.check(linear_image_text.variables())
+    found[kind] = evaluation.run(linear_image_text.variables())
   return found
 
 

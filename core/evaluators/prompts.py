@@ -13,23 +13,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from core import data_files, files
 from core.errors import UserError, first_few, nearest
-from core.files import from_here
 from core.pp import text as text_lib
+from core.recipe import words
 
 Classes = tuple[tuple[str, ...], ...]  # Each class by one name or several.
 
-_FOLDER = Path(__file__).parent / "class_names"
+_FOLDER = data_files.find("core/evaluators/class_names")
 _TEMPLATES = "templates"
 
 
 def known_classes() -> list[str]:
-  """The data sets whose class names are here."""
+  """Returns the data sets whose class names are here."""
   return sorted(path.stem for path in _FOLDER.glob("*.json") if path.stem != _TEMPLATES)
 
 
 def read_classes(given: Any, where: str) -> Classes:
-  """The classes in the order of their labels.
+  """Returns the classes in the order of their labels.
 
   Args:
     given: one of `known_classes()`; a file: text with a name a line, JSON with a list or `{"classes": [...]}`; or the
@@ -46,16 +47,17 @@ def read_classes(given: Any, where: str) -> Classes:
     found = _read_file(file if given in known_classes() else given, where, known_classes())
     found = found.get("classes") if isinstance(found, dict) else found
   if not _is_list(found) or not found:
-    raise UserError(f"{where} must be a list of names, a file of them, or one of {', '.join(known_classes())}")
+    line = f"{where} must be a list of names, a file of them, or one of {', '.join(known_classes())}"
+    raise UserError(words.line(line))
   classes = tuple((each,) if isinstance(each, str) else tuple(each) if _is_list(each) else () for each in found)
   for number, names in enumerate(classes):
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
-      raise UserError(f"{where}: class {number} is {found[number]!r}, which is no name")
+      raise UserError(f"{where}: class {number} is {words.shown(found[number])}, which is no name")
   return classes
 
 
 def read_templates(given: Any, where: str) -> tuple[str, ...]:
-  """Templates, each with a `{}` in the place of the class's name.
+  """Returns templates, each with a `{}` in the place of the class's name.
 
   Args:
     given: the name of a set in `templates.json`; one template; a file: text with one a line, or JSON with a list; or
@@ -71,17 +73,18 @@ def read_templates(given: Any, where: str) -> tuple[str, ...]:
   else:
     found = given
   if not _is_list(found) or not found or not all(isinstance(each, str) for each in found):
-    raise UserError(f"{where} must be a list like ['a photo of a {{}}.'], a file of them, or one of {', '.join(known)}")
+    line = f"{where} must be a list like ['a photo of a {{}}.'], a file of them, or {words.choices(known)}"
+    raise UserError(words.line(line))
   for template in found:
     if template.count("{}") != 1:
-      raise UserError(f"{where}: {template!r} must have one {{}}, the place of the class's name")
+      raise UserError(f"{where}: {words.shown(template)} must have one {{}}, the place of the class's name")
   return tuple(found)
 
 
 def write(
   classes: Classes, templates: Sequence[str], *, canonicalize: bool = False
 ) -> tuple[list[str], Int[np.ndarray, "prompts"]]:
-  """Every name of every class in every template, and of which class each prompt is.
+  """Returns every name of every class in every template, and of which class each prompt is.
 
   Args:
     classes: see `read_classes`.
@@ -96,7 +99,7 @@ def write(
 def ensemble(
   embeddings: Float[np.ndarray, "prompts dim"], class_of: Int[np.ndarray, "prompts"]
 ) -> Float[np.ndarray, "classes dim"]:
-  """One embedding a class: the mean over its prompts, each of unit length, brought to unit length.
+  """Returns one embedding a class: the mean over its prompts, each of unit length, brought to unit length.
 
   Args:
     embeddings: of the prompts, of any length above 0.
@@ -117,14 +120,21 @@ def _is_list(value: Any) -> bool:
 
 
 def _read_file(name: str | Path, where: str, known: Any) -> Any:
-  """The lines of a text file, or what a JSON file holds."""
-  path = name if isinstance(name, Path) else from_here(name)
-  if not path.is_file():
-    raise UserError(f"{where}: {str(name)!r} is no file and no name{nearest(str(name), known)}")
+  """Returns the lines of a text file, or what a JSON file holds."""
+  try:
+    path = name if isinstance(name, Path) else files.local(name, where)
+    is_file = path.is_file()
+  except (UserError, OSError, RuntimeError, ValueError):  # A name that is too long, or of the home of nobody.
+    is_file = False
+  if not is_file:
+    raise UserError(words.line(f"{where}: {words.shown(str(name))} is no file and no name{nearest(str(name), known)}"))
   try:
     text = path.read_text("utf-8")
     return json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
+  except OSError as error:
+    raise UserError(words.line(f"{where}: {path} cannot be read ({error.strerror})")) from None
   except UnicodeDecodeError:
-    raise UserError(f"{where}: {path} is not UTF-8 text") from None
-  except ValueError as error:
-    raise UserError(f"{where}: {path} is not JSON ({first_few(str(error).splitlines(), shown=1, rest='')})") from None
+    raise UserError(words.line(f"{where}: {path} is not UTF-8 text")) from None
+  except (ValueError, RecursionError) as error:
+    line = f"{where}: {path} is not JSON ({first_few(str(error).splitlines(), shown=1, rest='')})"
+    raise UserError(words.line(line)) from None

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
-from core.evaluators import prompts, zeroshot
+from core.evaluators import prompts
+from core.recipe.evaluators_image_text import DATASETS
 
 
 @pytest.mark.parametrize("name", ["oxford_iiit_pet", "food101", "dtd", "oxford_flowers102", "cars196"])
@@ -36,11 +37,11 @@ def test_the_published_sets_of_templates_have_their_sizes():
   assert sizes == {"imagenet": 80, "imagenet_best": 7, "cifar": 18, "name": 1}
 
 
-@pytest.mark.parametrize("name", zeroshot.DATASETS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_has_names_and_templates(name):
-  known = zeroshot.DATASETS[name]
-  assert len(prompts.read_classes(known["class_names"], "x")) > 5
-  assert prompts.read_templates(known["templates"], "x")
+  known = DATASETS[name]
+  assert len(prompts.read_classes(known.class_names, "x")) > 5
+  assert prompts.read_templates(known.templates, "x")
 
 
 def test_every_name_goes_into_every_template():
@@ -77,13 +78,17 @@ def test_an_ensemble_is_the_normalized_mean_of_normalized_embeddings():
     ([], "x must be a list of names"),
     (["cat", " "], "class 1 is ' ', which is no name"),
     (["cat", []], "class 1 is"),
+    ("x" * 5_000, "x: 'xxx.* is no file and no name"),
+    ("~nobody-of-this-name/x", "is no file and no name"),
+    ("a\0b", "is no file and no name"),
     (["cat", 3], "class 1 is 3"),
     (7, "x must be a list of names, a file of them, or one of cars196"),
   ],
 )
 def test_what_is_no_list_of_names_is_refused(given, words):
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError, match=words) as refused:
     prompts.read_classes(given, "x")
+  assert len(str(refused.value)) <= 300
 
 
 @pytest.mark.parametrize(
@@ -91,13 +96,15 @@ def test_what_is_no_list_of_names_is_refused(given, words):
   [
     (["a photo"], "'a photo' must have one {}, the place of the class's name"),
     (["{} and {}"], "must have one {}"),
+    ("x" * 5_000, "x: 'xxx.* is no file and no name"),
     ([], "x must be a list like"),
     ("imagenet_bets", "did you mean 'imagenet_best'"),
   ],
 )
 def test_what_is_no_template_is_refused(given, words):
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError, match=words) as refused:
     prompts.read_templates(given, "x")
+  assert len(str(refused.value)) <= 300
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):

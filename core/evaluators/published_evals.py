@@ -1,6 +1,6 @@
 """Evaluations that many papers report, as entries of a config's `evals`: ImageNet, few-shot transfer, images and texts.
 
-    config.evals = dict(**standard.imagenet("decode|resize(224)|value_range(-1,1)", batch_size=512, log_steps=1_000))
+    config.evals = published_evals.imagenet("decode|resize(224)|value_range(-1,1)", batch_size=512, log_steps=1_000)
 
 The datasets must be prepared, or left out by `tests` and `datasets`, which a config hands on as arguments of its own.
 """
@@ -8,7 +8,7 @@ The datasets must be prepared, or left out by `tests` and `datasets`, which a co
 from typing import Any
 
 from core import config as config_lib
-from core.evaluators import zeroshot
+from core.recipe.evaluators_image_text import DATASETS
 
 # A test of a classifier of ImageNet-1k: its dataset, split, and key of the label or labels. ReaL (Beyer et al. 2020,
 # "Are we done with ImageNet?", 2006.07159) has any number of labels an image; those without one do not count. v2 is a
@@ -33,7 +33,7 @@ FEWSHOT = {
 
 
 def imagenet(pp: str, *, tests: str = "val+real+v2", alone: bool = False, **options: Any) -> dict[str, dict[str, Any]]:
-  """The tests of a classifier of ImageNet-1k, a new dict each: `{"val": {...}, "real": {...}, "v2": {...}}`.
+  """Returns the tests of a classifier of ImageNet-1k, a new dict each: `{"val": {...}, "real": {...}, "v2": {...}}`.
 
   Args:
     pp: what is done to an image, from `decode` to `value_range`; what is done to the labels follows here.
@@ -54,7 +54,7 @@ def imagenet(pp: str, *, tests: str = "val+real+v2", alone: bool = False, **opti
 
 
 def fewshot(datasets: str, *, resize: int = 256, crop: int = 224, **options: Any) -> dict[str, dict[str, Any]]:
-  """Few-shot accuracies on the published datasets, `{"fewshot": {...}}`; none for `datasets="none"`.
+  """Returns few-shot accuracies on the published datasets, `{"fewshot": {...}}`; none for `datasets="none"`.
 
   Args:
     datasets: names joined by `+`: imagenet, caltech, cars, cifar100, dtd, pets, uc_merced; or all, or none.
@@ -85,14 +85,14 @@ def fewshot(datasets: str, *, resize: int = 256, crop: int = 224, **options: Any
 
 
 def image_text(pp_img: str, pp_txt: str, *, tests: str, **options: Any) -> dict[str, dict[str, Any]]:
-  """Zero-shot classification and retrieval, `{"zeroshot": {...}, "coco": {...}}`; none for `tests="none"`.
+  """Returns zero-shot classification and retrieval, `{"zeroshot": {...}, "coco": {...}}`; none for `tests="none"`.
 
   COCO's are the 5,000 images, with five captions each, on which retrieval is reported (Karpathy & Fei-Fei 2015).
 
   Args:
     pp_img: what is done to an image, from `decode` to `value_range`.
     pp_txt: what makes `labels` of `text`.
-    tests: names joined by `+`: `coco`, and data sets of `core.evaluators.zeroshot.DATASETS`; or none.
+    tests: names joined by `+`: `coco`, and data sets of `core.recipe.evaluators_image_text.DATASETS`; or none.
     **options: of both evaluators and when they run: batch_size, log_steps, ...
 
   Raises:
@@ -100,7 +100,7 @@ def image_text(pp_img: str, pp_txt: str, *, tests: str, **options: Any) -> dict[
   """
   if tests == "none":
     return {}
-  known = {"coco": "coco", **dict.fromkeys(zeroshot.DATASETS)}
+  known = {"coco": "coco", **dict.fromkeys(DATASETS)}
   names = [name for name in tests.split("+") if config_lib.choose("tests", name, known) is None]
   options = dict(pp_img=pp_img, pp_txt=pp_txt, **options)
   entries = {"zeroshot": dict(type="zeroshot", dataset_names=names, **options)} if names else {}

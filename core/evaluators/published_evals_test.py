@@ -8,24 +8,26 @@ import pytest
 from core import sharding
 from core.errors import UserError
 from core.evaluators import published_evals, registry
-from core.state import TrainState
+from core.recipe.evaluators import Evaluator
+from core.recipe.parse import parse
 from core.testing import generated_tfds
 
 PP = "decode|resize(8)|value_range(-1,1)"
 GUESS = 7  # The class of which the model below is always sure.
 
 
-def predict(params, batch):
-  features = jnp.mean(batch["image"], axis=(1, 2)) + params["shift"]
+def predict(variables, batch):
+  features = jnp.mean(batch["image"], axis=(1, 2)) + variables["params"]["shift"]
   logits = jnp.zeros((features.shape[0], 1000)).at[:, GUESS].set(1.0)
   return logits, {"pre_logits": features}
 
 
 def results(entries, name):
   where = sharding.batch_sharding(sharding.make_mesh())
-  evaluator = registry.make(name, entries[name], predict={"predict": predict}, sharding=where)
+  options = parse(Evaluator, entries[name], f"config.evals.{name}")
+  evaluator = registry.make(name, options, predict={"predict": predict}, sharding=where)
   params = jax.device_put({"shift": np.zeros(3, np.float32)}, sharding.replicated(where.mesh))
-  return evaluator.run(TrainState.create(params, ()))
+  return evaluator.run({"params": params})
 
 
 def test_real_counts_any_of_an_images_labels_and_leaves_images_without_one_out(tmp_path, monkeypatch):

@@ -1,134 +1,120 @@
-"""Evaluators by the name that a config's `evals.NAME.type` gives them."""
+"""Makes the evaluator of an entry of a config's `evals` by the type of its options."""
 
-import contextlib
+import dataclasses
 import functools
 import importlib
 import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import NamedSharding
-from ml_collections import ConfigDict
 
-from core.errors import UserError, check_arguments, nearest
+from core.errors import UserError, nearest
 from core.evaluators import multiple_predictions
+from core.recipe import evaluators as recipes
+from core.recipe import words
+from core.recipe.evaluators_base import Evaluation
+from core.recipe.types import Refused
 from core.state import Predict
 
 # The module of core.evaluators that holds each.
-_TYPES = {
-  "agreement": "agreement",
-  "classification": "classification",
-  "contrastive": "contrastive",
-  "fewshot": "fewshot",
-  "fewshot_lsr": "fewshot",  # The name in published configs.
-  "knn": "knn",
-  "mean": "mean",
-  "retrieval": "retrieval",
-  "proj.image_text.retrieval": "retrieval",
-  "save": "save",
-  "sharpness": "sharpness",
-  "zeroshot": "zeroshot",
-  "proj.image_text.discriminative_classifier": "zeroshot",
+MODULES: dict[type[Evaluation], str] = {
+  recipes.Agreement: "agreement",
+  recipes.Classification: "classification",
+  recipes.Contrastive: "contrastive",
+  recipes.Fewshot: "fewshot",
+  recipes.Knn: "knn",
+  recipes.Mean: "mean_outputs",
+  recipes.Retrieval: "retrieval",
+  recipes.Save: "save_outputs",
+  recipes.Sharpness: "sharpness",
+  recipes.Zeroshot: "zeroshot",
 }
-# When to evaluate is the loop's matter, and what is evaluated is said here; all else are arguments of the evaluator.
-_OURS = ("type", "pred", "pred_kw", "log_steps", "log_epochs", "log_examples", "log_percent")
-_SUPPLIED = (
-  "predict",
-  *(f"predict_{side}" for side in ("image", "text", "student", "teacher")),
-  "sharding",
-  "output_dir",
-)
 
 
 def make(
   name: str,
-  config: Mapping[str, Any],
+  options: Evaluation,
   *,
   predict: Mapping[str, Predict],
   sharding: NamedSharding,
   output_dir: Path | None = None,
   batch_size: int | None = None,
 ) -> Any:
-  """The evaluator of `config.evals.<name>`.
+  """Returns the evaluator of `config.evals.<name>`.
 
-  Every evaluator has `check(state)`, which refuses what the first evaluation would, `run(state, interrupted) ->
+  Every evaluator has `check(variables)`, which refuses what the first evaluation would, `run(variables, interrupted) ->
   {metric: value} | None`, and `data`, the batches that it reads, or the first of them where there are several.
 
   Args:
     name: its name in the config, the prefix of its metrics.
-    config: `type`, `pred` (a name in `predict`), `pred_kw` (keyword arguments of that prediction), when to run
-      (`log_steps`, ...), and the evaluator's own arguments. An evaluator of images and texts takes two predictions,
-      `pred=dict(image="image", text="text")` unless told otherwise, as does that of a student and its teacher. Any
-      other takes a dict of predictions by label as well, and is then run for each (see `multiple_predictions`).
+    options: a dataclass of `core.recipe.evaluators`. Where its `pred` is a dict of predictions by label, the evaluator
+      runs for each of them (see `multiple_predictions`).
     predict: the task's prediction functions.
     sharding: how a batch lies on the devices.
-    output_dir: evaluators that write files do so in its subfolder `name`.
-    batch_size: that of evaluators whose config gives none.
+    output_dir: evaluators that write files do so in its subfolder `name`, or `LABEL/name` of several predictions.
+    batch_size: that of evaluators whose options give none.
 
   Raises:
-    UserError: an unknown type, pred or argument.
+    UserError: the task has no such prediction, or what an evaluator refuses.
   """
   where = f"config.evals.{name}"
-  kind = config.get("type", "classification")
-  if kind not in _TYPES:
-    raise UserError(f"{where}.type: no evaluator {kind!r}{nearest(str(kind), _TYPES)}")
-  evaluator: Callable = importlib.import_module(f"core.evaluators.{_TYPES[kind]}").Evaluator
-  pred = config.get("pred")
-  pred = pred.to_dict() if isinstance(pred, ConfigDict) else pred
-  config = {**config, "pred": pred}
-  if isinstance(pred, Mapping) and not isinstance(getattr(evaluator, "default_pred", None), Mapping):
-    if not pred:
-      raise UserError(f"{where}.pred is an empty dict; give predictions by label, or one by name")
-    options = dict(predict=predict, sharding=sharding, batch_size=batch_size)
-    folder = lambda label: None if output_dir is None else output_dir / label
-    each = {label: make(name, {**config, "pred": pred[label]}, output_dir=folder(label), **options) for label in pred}
-    return multiple_predictions.Evaluator(each)
-  takes = inspect.signature(evaluator).parameters
-  functions = _functions(evaluator, config, predict, where)
-  kwargs = {key: value for key, value in config.items() if key not in _OURS}
-  if batch_size is not None and "batch_size" in takes:
-    kwargs.setdefault("batch_size", batch_size)
-  check_arguments(evaluator, kwargs, where=where, of=f"the evaluator {kind}", supplied=_SUPPLIED, elsewhere=_OURS)
-  if output_dir is not None and "output_dir" in takes:
-    kwargs["output_dir"] = output_dir / name
-  with named(name):
-    return evaluator(**functions, sharding=sharding, **kwargs)
+  options = dataclasses.replace(options, batch_size=options.batch_size or batch_size)
+  if options.batch_size is None:
+    raise UserError(f"{where}.batch_size is missing; it is the number of examples a step over all devices")
+  build = functools.partial(_build, sharding=sharding, where=where)
+  if isinstance(options.pred, dict):
+    functions = {
+      label: _functions({"predict": each}, options.pred_kw, predict, where, f".{label}")
+      for label, each in options.pred.items()
+    }
+    folders = {label: None if output_dir is None else output_dir / label / name for label in functions}
+    return multiple_predictions.Evaluator(
+      {label: build(options, functions[label], output_dir=folders[label]) for label in functions}
+    )
+  functions = _functions(options.predictions(), options.pred_kw, predict, where)
+  return build(options, functions, output_dir=None if output_dir is None else output_dir / name)
+
+
+def _build(options: Evaluation, functions: Mapping[str, Predict], *, output_dir: Path | None, **kw: Any) -> Any:
+  evaluator = importlib.import_module(f"core.evaluators.{MODULES[type(options)]}").Evaluator
+  if "output_dir" in inspect.signature(evaluator).parameters:  # It writes files.
+    kw["output_dir"] = output_dir
+  return evaluator(options, **functions, **kw)
 
 
 def _functions(
-  evaluator: Callable, config: Mapping[str, Any], predict: Mapping[str, Predict], where: str
+  names: Mapping[str, str], keywords: Mapping[str, Any], predict: Mapping[str, Predict], where: str, label: str = ""
 ) -> dict[str, Predict]:
-  """The predictions that an evaluator takes: `predict`, or one a side, `predict_image` and `predict_text`."""
-  given, default = config.get("pred"), getattr(evaluator, "default_pred", "predict")
-  names = {"predict": given or default}
-  if isinstance(default, Mapping):
-    # Published configs say "predict" where one function serves both sides.
-    chosen = default if given in (None, "predict") else given
-    if not isinstance(chosen, Mapping) or chosen.keys() != default.keys():
-      raise UserError(f"{where}.pred must be a dict like {default}, got {given!r}")
-    names = {f"predict_{side}": name for side, name in chosen.items()}
-  for name in names.values():
+  """Returns the predictions that an evaluator takes, `predict`, or one a side, `predict_image` and `predict_text`."""
+  found = {}
+  for argument, name in names.items():
     if name not in predict:
-      raise UserError(f"{where}.pred: no prediction {name!r}{nearest(str(name), predict)}")
-  pred_kw = config.get("pred_kw") or {}
-  return {key: functools.partial(predict[name], **pred_kw) if pred_kw else predict[name] for key, name in names.items()}
+      path = f"{where}.pred{label or argument.removeprefix('predict').replace('_', '.')}"
+      raise UserError(words.line(f"{path}: the task has no prediction {name!r}{nearest(name, predict)}"))
+    fn = predict[name]
+    found[argument] = _with_keywords(fn, name, keywords, f"{where}.pred_kw") if keywords else fn
+  return found
 
 
-def module_of(kind: str | None) -> str | None:
-  """The module of core.evaluators that holds the type of an evaluator, of a published name, too; None: no such type."""
-  return _TYPES.get(kind or "classification")
+def _with_keywords(fn: Predict, name: str, keywords: Mapping[str, Any], where: str) -> Predict:
+  """Returns a prediction with keyword arguments; what it refuses of them is a line with their path."""
+  parameters = list(inspect.signature(fn).parameters.values())
+  known = [p.name for p in parameters[2:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+  if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+    for key in keywords:
+      if key not in known:
+        raise UserError(words.line(f"{where}.{key} is no argument of the prediction {name!r}{nearest(key, known)}"))
 
+  @functools.wraps(fn)
+  def predict(variables: Any, batch: Any) -> Any:
+    try:
+      return fn(variables, batch, **keywords)
+    except (UserError, Refused):
+      raise
+    except Exception as error:  # Whatever it is: all but these arguments is what the prediction always gets.
+      refused = f"{where}: the prediction {name!r} cannot take {words.shown(dict(keywords))}: {error}"
+      raise UserError(words.line(refused)) from error
 
-@contextlib.contextmanager
-def named(name: str) -> Iterator[None]:
-  """A context in which an evaluator's `UserError` gets its name: of `evals.classes ...` comes `config.evals.NAME...`.
-
-  Raises:
-    UserError: what was raised within.
-  """
-  try:
-    yield
-  except UserError as error:
-    raise UserError(re.sub(r"^(config: )?evals\b", f"config.evals.{name}", str(error))) from error
+  return predict

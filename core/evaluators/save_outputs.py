@@ -1,10 +1,11 @@
 """Writes what a model gives for each example of a dataset to one file, in the order of the split."""
 
 import contextlib
+import functools
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,69 +18,56 @@ from jaxtyping import Array, Int
 from core import files
 from core.errors import UserError
 from core.evaluators import batches, features
-from core.state import Batch, Predict, TrainState
+from core.recipe.evaluators import Save
+from core.recipe.evaluators_base import as_tuple
+from core.recipe.types import Refused
+from core.state import Batch, Predict, Variables
 
 
 class Evaluator:
   """An `.npz` file of named outputs, one row an example; the metric `examples` is how many there are.
 
   `_id` is each row's index in the split: 0, 1, 2, ... bfloat16 is written as float32. The file appears when it is
-  whole, in place of that of the evaluation before. Memory holds a few batches at a time; until it is whole, the rows
-  lie in a hidden folder beside the file, so that the disk needs room for them twice. The first process alone writes.
+  whole, in place of that of the evaluation before. Memory holds a few batches at a time. Until the file is whole, its
+  rows lie in a hidden folder beside it, so that the disk needs room for them twice. The first process alone writes.
 
   Args:
-    predict: `(params, batch) -> (output, intermediates)`.
+    options: see there.
+    predict: `(variables, batch) -> (output, intermediates)`.
     sharding: how a batch lies on the devices.
-    data: the dataset, `{"name": ..., "split": ...}`.
-    pp_fn: preprocessing that leaves what the prediction reads, and what is to be saved with it.
-    batch_size: examples a step over all devices.
-    outputs: regexes, each of which must match a whole name: `output` (`output/NAME` if the prediction gives a dict), an
-      intermediate (`pre_logits`, `encoder/block05/.*`), or an entry of the batch that holds numbers (`batch/label`).
-    outfile: name of the file.
-    cache: see `core.evaluators.batches.open_batches`.
-    output_dir: where it goes.
+    where: the path of the options in the config, for messages.
+    output_dir: where the file goes.
+
+  Raises:
+    UserError: there is no `output_dir`, or the data cannot be read.
   """
 
   def __init__(
-    self,
-    predict: Predict,
-    *,
-    sharding: NamedSharding,
-    data: Mapping[str, Any],
-    pp_fn: str,
-    batch_size: int,
-    outputs: str | Sequence[str] = ("output",),
-    outfile: str = "outputs.npz",
-    cache: bool | str | None = None,
-    output_dir: Path | None = None,
+    self, options: Save, predict: Predict, *, sharding: NamedSharding, where: str, output_dir: Path | None = None
   ):
-    if Path(outfile).name != outfile or not outfile.endswith(".npz"):
-      raise UserError(f"evals.outfile must be the name of an .npz file, without a folder, got {outfile!r}")
     if output_dir is None:
-      raise UserError("evals: save writes a file, and this program has no folder for those of evaluators")
-    self._path = output_dir / outfile
-    patterns = _compile((outputs,) if isinstance(outputs, str) else tuple(outputs))
-    self._extractor = features.Extractor(
-      lambda params, batch: _select(features.named_outputs(predict, params, batch), batch, patterns), sharding
-    )
-    self.data = batches.open_batches(data, pp_fn, batch_size=batch_size, sharding=sharding, cache=cache)
+      raise UserError(f"{where} writes a file, and this program has no folder for those of evaluators")
+    self._path = output_dir / options.outfile
+    fn = functools.partial(_selected_outputs, predict, as_tuple(options.outputs))
+    self._extractor = features.Extractor(fn, sharding, where)
+    self.data = batches.open_dataset(options, sharding, where)
 
-  def check(self, state: TrainState) -> None:
-    """Refuses, by the shapes of one batch, what the first evaluation would; `state` may be shapes, too.
+  def check(self, variables: Variables) -> None:
+    """Refuses, by the shapes of one batch, what the first evaluation would; `variables` may be shapes, too.
 
     Raises:
       UserError: the data cannot be read or do not fit the model, a regex matches nothing, or something that has not one
         row an example.
     """
-    self._extractor.shapes(state.params, self.data)
+    self._extractor.shapes(variables, self.data)
 
-  def run(self, state: TrainState, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
-    """Writes the file for `state.params`; None, and no file, if `interrupted()` became true on the way."""
+  def run(self, variables: Variables, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+    """Writes the file; None, and no file, if `interrupted()` became true on the way."""
     size = self.data.num_examples
     writes = jax.process_index() == 0
     with contextlib.ExitStack() as closing:
       rows = closing.enter_context(_Rows(self._path, size)) if writes else None
-      pieces = closing.enter_context(contextlib.closing(self._extractor.pieces(state.params, self.data)))
+      pieces = closing.enter_context(contextlib.closing(self._extractor.pieces(variables, self.data)))
       for ids, outputs in pieces:
         if rows is not None:
           rows.write(ids, outputs)
@@ -91,7 +79,7 @@ class Evaluator:
 
 
 class _Rows:
-  """A context that collects rows in files and joins these to an `.npz`; it leaves nothing else behind."""
+  """Collects rows in files and joins these to an `.npz`, as a context that leaves nothing else behind."""
 
   def __init__(self, path: Path, size: int):
     self._path, self._size = path, size
@@ -143,25 +131,18 @@ class _Rows:
     return self._open[name]
 
 
-def _compile(patterns: Sequence[str]) -> list[re.Pattern]:
-  found = []
-  for pattern in patterns:
-    try:
-      found.append(re.compile(pattern))
-    except re.error as error:
-      raise UserError(f"evals.outputs: {pattern!r} is no regex ({error})") from None
-  if not found:
-    raise UserError("evals.outputs names nothing to save")
-  return found
+def _selected_outputs(
+  predict: Predict, patterns: Sequence[str], variables: Variables, batch: Batch
+) -> dict[str, Array]:
+  """Returns the outputs whose names a pattern matches, in the order of the names.
 
-
-def _select(outputs: Mapping[str, Array], batch: Batch, patterns: Sequence[re.Pattern]) -> dict[str, Array]:
-  """What the patterns match, in the order of the names."""
-  named = {**outputs, **{f"batch/{key}": value for key, value in batch.items() if not key.startswith("_")}}
+  Raises:
+    Refused: a pattern matches none.
+  """
+  of_batch = {f"batch/{key}": value for key, value in batch.items() if not key.startswith("_")}
+  named = {**features.named_outputs(predict, variables, batch), **of_batch}
   for pattern in patterns:
-    if not any(pattern.fullmatch(name) for name in named):
-      raise UserError(
-        f"evals.outputs: nothing is called {pattern.pattern!r}{features.near_name(pattern.pattern, named)}"
-      )
-  chosen = {name: x for name, x in named.items() if any(pattern.fullmatch(name) for pattern in patterns)}
+    if not any(re.fullmatch(pattern, name) for name in named):
+      raise Refused(f"names {pattern!r}, which matches nothing{features.near_name(pattern, named)}", key="outputs")
+  chosen = {name: x for name, x in named.items() if any(re.fullmatch(pattern, name) for pattern in patterns)}
   return {name: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for name, x in chosen.items()}

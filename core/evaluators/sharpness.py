@@ -1,8 +1,7 @@
 """How sharp the minimum is that training found: the surrogate gap, and the largest eigenvalue of the Hessian."""
 
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,10 +12,11 @@ from jaxtyping import Array, Float
 
 from core import sharding as sharding_lib
 from core.data import feed
-from core.errors import UserError
 from core.evaluators import batches
 from core.optim import sam
-from core.state import Batch, Params, Predict, TrainState
+from core.recipe.evaluators import Sharpness
+from core.recipe.types import Refused
+from core.state import Batch, Params, Predict, Variables
 from core.tasks import losses
 
 
@@ -30,135 +30,128 @@ class Evaluator:
     iterations      products of the Hessian and a vector that it took
 
   The iteration starts from a seeded random vector and ends where the residual is at most `tolerance` times the
-  eigenvalue, or after `max_iterations`. It finds the eigenvalue of the largest absolute value; if that is negative, it
-  begins again with the Hessian shifted by it, so that the largest comes out on top. Two eigenvalues of nearly the same
-  absolute value keep it from its tolerance: the residual tells.
+  eigenvalue, or after `max_iterations`. It finds the eigenvalue of the largest absolute value. If that is negative, it
+  begins again with the Hessian shifted by it, so that the largest comes out on top. Where two eigenvalues have nearly
+  the same absolute value, it does not reach its tolerance, and the residual tells.
 
   Each product is a pass over the dataset that costs more than a gradient, and the dataset is held on the devices
   meanwhile: take a part of a split, `train[:512]` say. Computed in float32 at least, whatever the parameters are.
+  Variables that are no parameters stay as they are.
 
   Args:
-    predict: `(params, batch) -> (logits, ...)`.
+    options: see there.
+    predict: `(variables, batch) -> (logits, ...)`.
     sharding: how a batch lies on the devices.
-    data: the dataset, `{"name": ..., "split": ...}`.
-    pp_fn: preprocessing that leaves `image` and the labels.
-    batch_size: examples a step over all devices; the last batch is padded.
-    rho: the radius of the surrogate gap.
-    loss_name: a function of `core.tasks.losses`.
-    label_key: where the one-hot or multi-hot labels are.
-    tolerance: of the residual, relative to the eigenvalue.
-    max_iterations: products at most, for each of the two attempts.
-    seed: of the first vector.
-    cache: see `core.evaluators.batches.open_batches`.
+    where: the path of the options in the config, for messages.
   """
 
-  def __init__(
-    self,
-    predict: Predict,
-    *,
-    sharding: NamedSharding,
-    data: Mapping[str, Any],
-    pp_fn: str,
-    batch_size: int,
-    rho: float = 0.05,
-    loss_name: str = "softmax_xent",
-    label_key: str = "labels",
-    tolerance: float = 0.01,
-    max_iterations: int = 100,
-    seed: int = 0,
-    cache: bool | str | None = None,
-  ):
-    for key, value in (("rho", rho), ("tolerance", tolerance), ("max_iterations", max_iterations)):
-      if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise UserError(f"evals.{key} must be a number greater than 0, got {value!r}")
-    self.data = batches.open_batches(data, pp_fn, batch_size=batch_size, sharding=sharding, cache=cache)
-    self._sharding, self._seed = sharding, seed
-    self._tolerance, self._max_iterations = tolerance, math.ceil(max_iterations)
-    self._loss = functools.partial(_share_of_loss, predict, losses.get(loss_name), label_key, self.data.num_examples)
+  def __init__(self, options: Sharpness, predict: Predict, *, sharding: NamedSharding, where: str):
+    self.data = batches.open_dataset(options, sharding, where)
+    self._options, self._sharding, self._where = options, sharding, where
+    loss_fn = losses.LOSSES[options.loss_name]
+    self._loss = functools.partial(_share_of_loss, predict, loss_fn, options.label_key, self.data.num_examples)
     everywhere = sharding_lib.replicated(sharding.mesh)
-    self._two_losses = jax.jit(functools.partial(_two_losses, self._loss, rho), out_shardings=everywhere)
+    self._two_losses = jax.jit(functools.partial(_two_losses, self._loss, options.rho), out_shardings=everywhere)
     self._first_vector = jax.jit(_random_direction)
     self._multiply = jax.jit(functools.partial(_multiply, self._loss), out_shardings=(None, everywhere, everywhere))
 
-  def check(self, state: TrainState) -> None:
-    """Refuses, by the shapes of one batch, what the first evaluation would; `state` may be shapes, too.
+  def check(self, variables: Variables) -> None:
+    """Refuses, by the shapes of one batch, what the first evaluation would; `variables` may be shapes, too.
 
     Raises:
       UserError: the data cannot be read, or do not fit the model or the loss.
     """
-    with feed.to_devices(self.data, self._sharding) as fed:
-      jax.eval_shape(self._loss, state.params, next(fed))
+    with feed.to_devices(self.data, self._sharding) as fed, batches.refused_at(self._where):
+      jax.eval_shape(self._loss, *_split(variables), next(fed))
 
-  def run(self, state: TrainState, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
-    """The metrics of `state.params`; None if `interrupted()` became true on the way."""
-    params = jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), state.params)
+  def run(self, variables: Variables, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+    """Returns the metrics; None if `interrupted()` became true on the way."""
+    params, rest = _split(variables)
+    params = jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
     data = self._all_batches()
-    loss, uphill = jax.device_get(self._two_losses(params, data))
-    found = self._largest(params, data, 0.0, interrupted)
+    with batches.refused_at(self._where):
+      loss, uphill = jax.device_get(self._two_losses(params, rest, data))
+    found = self._largest(params, rest, data, 0.0, interrupted)
     if found and found["top_eigenvalue"] < 0:
-      again = self._largest(params, data, -found["top_eigenvalue"], interrupted)
+      again = self._largest(params, rest, data, -found["top_eigenvalue"], interrupted)
       found = again and again | {"iterations": found["iterations"] + again["iterations"]}
     return found and {"loss": float(loss), "surrogate_gap": float(uphill - loss), **found}
 
   def _all_batches(self) -> Batch:
-    """The dataset on the devices, [batches, batch size, ...]."""
+    """Returns the dataset on the devices, [batches, batch size, ...]."""
     with feed.to_devices(self.data, self._sharding) as fed:
       all_of_them = list(fed)
     where = NamedSharding(self._sharding.mesh, PartitionSpec(None, *self._sharding.spec))
     return jax.jit(lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees), out_shardings=where)(all_of_them)
 
   def _largest(
-    self, params: Params, data: Batch, shift: float, interrupted: Callable[[], bool]
+    self, params: Params, rest: Variables, data: Batch, shift: float, interrupted: Callable[[], bool]
   ) -> dict[str, float] | None:
-    """The eigenvalue whose sum with `shift` has the largest absolute value; None if interrupted."""
-    vector, iterations = self._first_vector(params, self._seed), 0
-    while iterations < self._max_iterations:
+    """Returns the eigenvalue whose sum with `shift` has the largest absolute value; None if interrupted."""
+    vector, iterations = self._first_vector(params, self._options.seed), 0
+    while iterations < self._options.max_iterations:
       iterations += 1
-      vector, *values = self._multiply(vector, params, data, shift)
+      vector, *values = self._multiply(vector, params, rest, data, shift)
       eigenvalue, residual = map(float, jax.device_get(values))
       if interrupted():
         return None
-      if not residual > self._tolerance * abs(eigenvalue):  # Nor is there hope where it is NaN.
+      if not residual > self._options.tolerance * abs(eigenvalue):  # Or is NaN, which no further step mends.
         break
     return {"top_eigenvalue": eigenvalue, "residual": residual, "iterations": iterations}
 
 
+def _split(variables: Variables) -> tuple[Params, Variables]:
+  """Returns the parameters, and all other variables."""
+  return variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
+
+
 def _share_of_loss(
-  predict: Predict, loss_fn: Callable, label_key: str, num_examples: int, params: Params, batch: Batch
+  predict: Predict,
+  loss_fn: Callable,
+  label_key: str,
+  num_examples: int,
+  params: Params,
+  rest: Variables,
+  batch: Batch,
 ) -> Float[Array, ""]:
-  """What a batch adds to the mean loss over all examples."""
+  """Returns what a batch adds to the mean loss over all examples."""
   batches.require(batch, "image", label_key)
-  logits, *_ = predict(params, batch)
+  logits, *_ = predict({"params": params, **rest}, batch)
   labels = batch[label_key]
   if labels.shape != logits.shape:
-    raise UserError(
-      f"evals: pp_fn leaves labels of shape {labels.shape[1:]} an example, the model has {logits.shape[1:]} logits"
-    )
+    line = f"leaves labels of shape {labels.shape[1:]} an example, the model has {logits.shape[1:]} logits"
+    raise Refused(line, key="pp_fn")
   values = loss_fn(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), labels)
   return jnp.sum(jnp.where(batch["_mask"] > 0, values, 0.0)) / num_examples
 
 
 def _total(fn: Callable[[Batch], Any], data: Batch) -> Any:
-  """The sum of `fn(batch)`, one batch after the other."""
+  """Returns the sum of `fn(batch)`, one batch after the other."""
   first = jax.tree.map(lambda x: x[0], data)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fn, first))
-  return jax.lax.scan(lambda total, batch: (optax.tree.add(total, fn(batch)), None), zeros, data)[0]
+
+  def add(total: Any, batch: Batch) -> tuple[Any, None]:
+    return optax.tree.add(total, fn(batch)), None
+
+  return jax.lax.scan(add, zeros, data)[0]
 
 
-def _two_losses(loss: Callable, rho: float, params: Params, data: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """f(w) and f(w + rho g / |g|)."""
-  value, gradient = _total(functools.partial(jax.value_and_grad(loss), params), data)
+def _two_losses(
+  loss: Callable, rho: float, params: Params, rest: Variables, data: Batch
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+  """Returns f(w) and f(w + rho g / |g|)."""
+  value, gradient = _total(functools.partial(jax.value_and_grad(loss), params, rest), data)
   uphill = sam.perturbed(params, gradient, rho)
-  return value, _total(functools.partial(loss, uphill), data)
+  return value, _total(functools.partial(loss, uphill, rest), data)
 
 
 def _multiply(
-  loss: Callable, vector: Params, params: Params, data: Batch, shift: float
+  loss: Callable, vector: Params, params: Params, rest: Variables, data: Batch, shift: float
 ) -> tuple[Params, Float[Array, ""], Float[Array, ""]]:
-  """A step of power iteration with the Hessian H + shift: the next unit vector, v'Hv, and |Hv - (v'Hv) v|."""
+  """Returns a step of power iteration with the Hessian H + shift: the next unit vector, v'Hv, and |Hv - (v'Hv) v|."""
 
-  def product(batch):
-    return jax.jvp(lambda params: jax.grad(loss)(params, batch), (params,), (vector,))[1]
+  def product(batch: Batch) -> Params:
+    return jax.jvp(lambda params: jax.grad(loss)(params, rest, batch), (params,), (vector,))[1]
 
   shifted = optax.tree.add_scale(_total(product, data), shift, vector)
   value, norm = optax.tree.vdot(vector, shifted), optax.tree.norm(shifted)
@@ -168,6 +161,6 @@ def _multiply(
 
 
 def _random_direction(params: Params, seed: int) -> Params:
-  """A unit vector like the parameters, uniformly distributed over all directions."""
+  """Returns a unit vector like the parameters, uniformly distributed over all directions."""
   vector = optax.tree.random_like(jax.random.key(seed), params, jax.random.normal)
   return optax.tree.scale(1 / optax.tree.norm(vector), vector)

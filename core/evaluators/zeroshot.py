@@ -1,207 +1,153 @@
-"""Zero-shot classification: an image belongs to the class whose prompts, as texts, it is nearest to.
+"""Zero-shot classification: an image is of the class to whose prompts it is nearest.
 
 Radford et al. 2021 (CLIP), section 3.1.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from core import sharding as sharding_lib
-from core.data import input_config, source
-from core.errors import UserError, check_arguments, nearest
+from core.data import source
+from core.errors import UserError
 from core.evaluators import batches, prompts, text_embeddings, transfer_features
-from core.state import Batch, Params, Predict, TrainState
-
-_IMAGENET = dict(class_names="imagenet", templates="imagenet_best")
-
-# Data sets by name, as TFDS has them, and how their classes are named.
-DATASETS: dict[str, dict[str, Any]] = {
-  "imagenet2012": dict(data=dict(name="imagenet2012", split="validation"), **_IMAGENET),
-  "imagenet_v2": dict(data=dict(name="imagenet_v2", split="test"), **_IMAGENET),
-  # Beyer et al. 2020: any number of labels an image; those without one do not count.
-  "imagenet2012_real": dict(
-    data=dict(name="imagenet2012_real", split="validation"), label_key="real_label", several_labels=True, **_IMAGENET
-  ),
-  "imagenet_sketch": dict(data=dict(name="imagenet_sketch", split="test"), **_IMAGENET),
-  "cifar10": dict(data=dict(name="cifar10", split="test"), class_names="cifar10", templates="cifar"),
-  "cifar100": dict(data=dict(name="cifar100", split="test"), class_names="cifar100", templates="cifar"),
-  "oxford_iiit_pet": dict(
-    data=dict(name="oxford_iiit_pet", split="test"), class_names="oxford_iiit_pet", templates="oxford_iiit_pet"
-  ),
-  "oxford_flowers102": dict(
-    data=dict(name="oxford_flowers102", split="test"), class_names="oxford_flowers102", templates="oxford_flowers102"
-  ),
-  "food101": dict(data=dict(name="food101", split="validation"), class_names="food101", templates="food101"),
-  "dtd": dict(data=dict(name="dtd", split="test"), class_names="dtd", templates="dtd"),
-  "cars196": dict(data=dict(name="cars196", split="test"), class_names="cars196", templates="cars196"),
-  "mnist": dict(data=dict(name="mnist", split="test"), class_names="digits", templates="digits"),
-  "svhn_cropped": dict(data=dict(name="svhn_cropped", split="test"), class_names="digits", templates="digits"),
-  "digits": dict(data=dict(name="digits", split="test"), class_names="digits", templates="digits"),
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Dataset:
-  """A data set to classify.
-
-  Attributes:
-    data: where it is, `{"name": ..., "split": ...}`.
-    class_names: see `core.evaluators.prompts.read_classes`; None: the source's own names of its classes.
-    templates: see `core.evaluators.prompts.read_templates`.
-    label_key: where the labels are.
-    several_labels: an example has any number of labels; the prediction is right if it is one of them.
-    pp_img: preprocessing of its images, where it needs one of its own.
-    pp_txt: the same for texts.
-  """
-
-  data: Mapping[str, Any]
-  class_names: Any = None
-  templates: Any = None
-  label_key: str = "label"
-  several_labels: bool = False
-  pp_img: str | None = None
-  pp_txt: str | None = None
+from core.recipe.evaluators import Zeroshot
+from core.recipe.evaluators_image_text import ZeroshotDataset
+from core.recipe.types import Refused
+from core.state import Batch, Predict, Variables
 
 
 class Evaluator:
-  """`DATASET/accuracy`, and `DATASET/accuracy@5` where there are more than 5 classes.
+  """`DATASET/accuracy`, and `DATASET/accuracy@5` for more than 5 classes.
 
   A class's embedding is the normalized mean of those of its prompts, each normalized. The texts are embedded once an
-  evaluation, those that data sets share but once. Of classes that score alike, the first is predicted.
+  evaluation, also those that several data sets share. Of classes that score alike, the first is predicted.
 
   Args:
-    predict_image: `(params, batch) -> (embeddings [batch, dim], ...)`, from the batch's `image`.
+    options: see there.
+    predict_image: `(variables, batch) -> (embeddings [batch, dim], ...)`, from the batch's `image`.
     predict_text: the same from the batch's `labels`.
     sharding: how a batch lies on the devices.
-    pp_img: preprocessing from the data to the `image` of the model; the labels are seen to.
-    pp_txt: preprocessing from `text` (also there as `texts`) to `labels`: tokenization, or rendering to an image.
-    batch_size: examples, and texts, a step over all devices; the last batch is padded.
-    dataset_names: of DATASETS.
-    datasets: others by a name of yours, the attributes of `Dataset` in a dict each; or what is to be changed of one of
-      DATASETS under its name. What they leave out is that of DATASETS or of the options here.
-    class_names: for all data sets, in place of their own; see `core.evaluators.prompts`.
-    templates: for all data sets, in place of their own.
-    canonicalize: prompts lower-case and without punctuation, as SigLIP was trained.
-    cache: see `core.evaluators.batches.open_batches`.
+    where: the path of the options in the config, for messages.
+
+  Raises:
+    UserError: a data set cannot be read, or has no class names or templates.
   """
 
-  default_pred = text_embeddings.SIDES
-
   def __init__(
-    self,
-    predict_image: Predict,
-    predict_text: Predict,
-    *,
-    sharding: NamedSharding,
-    pp_img: str,
-    pp_txt: str,
-    batch_size: int,
-    dataset_names: Sequence[str] = (),
-    datasets: Mapping[str, Any] | None = None,
-    class_names: Any = None,
-    templates: Any = None,
-    canonicalize: bool = True,
-    cache: bool | str | None = None,
+    self, options: Zeroshot, predict_image: Predict, predict_text: Predict, *, sharding: NamedSharding, where: str
   ):
-    every = dict(class_names=class_names, templates=templates)
-    every = {key: value for key, value in every.items() if value is not None}
-    sets = _read(dataset_names, datasets, every)
-    self._sharding = sharding
-    self._texts = text_embeddings.Embedder(predict_text, sharding, "text")
-    self._images = text_embeddings.Embedder(predict_image, sharding, "image")
-    asked = {name: _prompts(name, each, pp_txt, canonicalize) for name, each in sets.items()}
-    size = text_embeddings.text_batch_size(max(len(each.texts) for each in asked.values()), batch_size, sharding)
-    options = dict(sharding=sharding, cache=cache)
+    self._sharding, self._where = sharding, where
+    self._texts = text_embeddings.Embedder(predict_text, sharding, "text", where)
+    self._images = text_embeddings.Embedder(predict_image, sharding, "image", where)
+    sets = options.sets()
+    asked = {name: read_prompts(each, options, name, where) for name, each in sets.items()}
+    most = max(len(each.texts) for each in asked.values())
+    size = text_embeddings.text_batch_size(most, options.batch_size, sharding)
+    common = batches.common(options, sharding, where)
     # Data sets that ask the same share the batches and the embeddings.
-    self._asked: dict[_Prompts, Any] = {}
+    self._asked: dict[Prompts, Any] = {}
     self._sets: dict[str, _Opened] = {}
     for name, each in sets.items():
       ask = asked[name]
       if ask not in self._asked:
-        self._asked[ask] = text_embeddings.open_texts(ask.texts, ask.pp_txt, batch_size=size, **options)
-      data = batches.open_batches(
-        each.data,
-        _labelled(each, pp_img, ask.num_classes),
-        batch_size=batch_size,
-        key=f"datasets.{name}.data",
-        **options,
-      )
-      totals = batches.Totals(self._sums(name, each.label_key), data, sharding)
+        pp_key = _pp_key(options, name, "pp_txt")
+        of_texts = common | dict(batch_size=size, pp_key=pp_key)
+        self._asked[ask] = text_embeddings.open_texts(ask.texts, ask.pp_txt, **of_texts)
+      pp_key = _pp_key(options, name, "pp_img")
+      pp_img = _labelled(each, ask.num_classes)
+      data = batches.open_batches(each.data, pp_img, key=f"datasets.{name}.data", pp_key=pp_key, **common)
+      totals = batches.Totals(functools.partial(self._sums, name, each.label_key), data, sharding, where)
       self._sets[name] = _Opened(data, totals, ask, each.label_key)
     first = next(iter(self._sets.values()))
-    self.data = text_embeddings.Joined(first.data, self._asked[first.ask])
+    self.data = text_embeddings.ImagesWithTexts(first.data, self._asked[first.ask])
 
-  def check(self, state: TrainState) -> None:
+  def check(self, variables: Variables) -> None:
     """Refuses, by the shapes of one batch of each data set, what the first evaluation would.
 
     Raises:
       UserError: the data cannot be read or do not fit the model; labels that have no class name, among the first.
     """
     for name, each in self._sets.items():
-      size, dim = each.ask.num_classes, self._texts.check(state.params, self._asked[each.ask])
-      each.totals.check((state.params, jax.ShapeDtypeStruct((size, dim), jnp.float32)))
+      size, dim = each.ask.num_classes, self._texts.check(variables, self._asked[each.ask])
+      each.totals.check((variables, jax.ShapeDtypeStruct((size, dim), jnp.float32)))
       first = next(iter(each.data))
       labels = first[each.label_key]
       if labels.ndim == 1:
-        _check_labels(name, int((~_known(labels, size) & (first["_mask"] > 0)).sum()), size)
+        self._check_labels(name, int((~_known(labels, size) & (first["_mask"] > 0)).sum()), size)
 
-  def run(self, state: TrainState, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
-    """The metrics of `state.params`; None if `interrupted()` became true on the way.
+  def run(self, variables: Variables, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+    """Returns the metrics; None if `interrupted()` became true on the way.
 
     Raises:
       UserError: labels that have no class name, or no example with a label.
     """
     weights, found = {}, {}
     for ask, data in self._asked.items():
-      embeddings = self._texts.run(state.params, data, interrupted)
+      embeddings = self._texts.run(variables, data, interrupted)
       if embeddings is None:
         return None
       of_classes = prompts.ensemble(embeddings, np.asarray(ask.class_of))
       weights[ask] = transfer_features.put(of_classes, sharding_lib.replicated(self._sharding.mesh))
     for name, each in self._sets.items():
-      sums = each.totals.run((state.params, weights[each.ask]), interrupted)
+      sums = each.totals.run((variables, weights[each.ask]), interrupted)
       if sums is None:
         return None
-      _check_labels(name, int(sums["unknown"]), each.ask.num_classes)
+      self._check_labels(name, int(sums["unknown"]), each.ask.num_classes)
       if not sums["count"]:
-        raise UserError(f"evals.datasets.{name}: no example has a label")
+        raise UserError(f"{self._where}.datasets.{name}: no example has a label")
       found |= {f"{name}/{key}": float(sums[key] / sums["count"]) for key in ("accuracy", "accuracy@5") if key in sums}
     return found
 
-  def _sums(self, name: str, label_key: str) -> Callable[[tuple[Params, Array], Batch], dict[str, Array]]:
-    def sums(params: tuple[Params, Float[Array, "classes dim"]], batch: Batch) -> dict[str, Array]:
-      """Over the examples of one batch that count: how many are right."""
-      batches.require(batch, label_key)
-      weights, labels = params[1], batch[label_key]
-      z = self._images.of_batch(params[0], batch)
-      _check_fit(name, z, weights, labels)
-      with jax.default_matmul_precision("highest"):
-        scores = z @ weights.T
-      real = batch["_mask"] > 0
-      if labels.ndim == 1:
-        known = _known(labels, len(weights))
-        targets = jax.nn.one_hot(labels, len(weights), dtype=bool)
-      else:
-        targets = labels > 0
-        known = jnp.ones_like(real)
-      counts = real & targets.any(axis=-1)
-      right = lambda k: jnp.sum(counts & jnp.take_along_axis(targets, jax.lax.top_k(scores, k)[1], axis=1).any(axis=1))
-      more = {"accuracy@5": right(5)} if len(weights) > 5 else {}
-      return {"count": jnp.sum(counts), "unknown": jnp.sum(real & ~known), "accuracy": right(1), **more}
+  def _sums(
+    self, name: str, label_key: str, inputs: tuple[Variables, Float[Array, "classes dim"]], batch: Batch
+  ) -> dict[str, Array]:
+    """Returns, over the examples of one batch that count, how many are right."""
+    batches.require(batch, label_key)
+    (variables, weights), labels = inputs, batch[label_key]
+    z = self._images.of_batch(variables, batch)
+    _check_fit(name, z, weights, labels)
+    with jax.default_matmul_precision("highest"):
+      scores = z @ weights.T
+    real = batch["_mask"] > 0
+    if labels.ndim == 1:
+      known = _known(labels, len(weights))
+      targets = jax.nn.one_hot(labels, len(weights), dtype=bool)
+    else:
+      targets = labels > 0
+      known = jnp.ones_like(real)
+    counts = real & targets.any(axis=-1)
+    found = {"count": jnp.sum(counts), "unknown": jnp.sum(real & ~known)}
+    found["accuracy"] = jnp.sum(counts & _is_among(scores, targets, 1))
+    if len(weights) > 5:
+      found["accuracy@5"] = jnp.sum(counts & _is_among(scores, targets, 5))
+    return found
 
-    return sums
+  def _check_labels(self, name: str, unknown: int, num_classes: int) -> None:
+    if unknown:
+      raise UserError(
+        f"{self._where}.datasets.{name}: {unknown} examples have labels outside of 0 to {num_classes - 1}; there are "
+        f"{num_classes} class names"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Prompts:
-  """What is asked of the text side for a data set."""
+class Prompts:
+  """What is asked of the text side for a data set.
+
+  Attributes:
+    texts: the prompts.
+    class_of: the class of each.
+    num_classes: how many classes there are.
+    pp_txt: the preprocessing of the texts.
+  """
 
   texts: tuple[str, ...]
   class_of: tuple[int, ...]
@@ -215,73 +161,77 @@ class _Opened:
 
   data: Any
   totals: batches.Totals
-  ask: _Prompts
+  ask: Prompts
   label_key: str
 
 
-def _read(names: Sequence[str], datasets: Mapping[str, Any] | None, every: Mapping[str, Any]) -> dict[str, Dataset]:
-  """The data sets by name, in the order of `names`, then of `datasets`."""
-  names = [names] if isinstance(names, str) else list(names)
-  given = input_config.as_dict(datasets or {}, "evals.datasets")
-  for name in names:
-    if name not in DATASETS and name not in given:
-      raise UserError(f"evals.dataset_names: no data set {name!r}{nearest(name, DATASETS)}")
-  found = {}
-  for name in dict.fromkeys([*names, *given]):
-    own = input_config.as_dict(given.get(name, {}), f"evals.datasets.{name}")
-    options = {**DATASETS.get(name, {}), **every, **own}
-    check_arguments(Dataset, options, where=f"evals.datasets.{name}", of="a data set")
-    found[name] = Dataset(**options)
-  if not found:
-    raise UserError(f"evals: zeroshot needs dataset_names (of {', '.join(DATASETS)}) or datasets")
-  return found
+def read_prompts(dataset: ZeroshotDataset, options: Zeroshot, name: str, where: str) -> Prompts:
+  """Returns what is asked for a data set, of `options.sets()`.
 
+  Args:
+    dataset: one of them.
+    options: of the evaluator.
+    name: of the data set.
+    where: the path of `options` in the config, for messages.
 
-def _prompts(name: str, dataset: Dataset, pp_txt: str, canonicalize: bool) -> _Prompts:
-  where = f"evals.datasets.{name}"
+  Raises:
+    UserError: there are no class names or templates, or they cannot be read.
+  """
+  own = options.datasets.get(name, ZeroshotDataset())
+  path = {
+    key: f"{where}.{key}" if getattr(own, key) is None and getattr(options, key) else f"{where}.datasets.{name}.{key}"
+    for key in ("class_names", "templates")
+  }
   given = dataset.class_names
   if given is None:
-    opened = source.open_source(input_config.as_dict(dataset.data, f"{where}.data"), f"{where}.data")
-    given = [each.replace("_", " ") for each in getattr(opened, "classes", ())]
+    opened = source.open_source(dataset.data, f"{where}.datasets.{name}.data")
+    given = tuple(each.replace("_", " ") for each in getattr(opened, "classes", ()))
     if not given:
-      raise UserError(
-        f"{where} has no class_names; give a list, a file, or one of {', '.join(prompts.known_classes())}"
-      )
-  if not dataset.templates:
-    raise UserError(
-      f"{where} has class names and no templates; give templates=['a photo of a {{}}.'], or 'name' for the names alone"
-    )
-  classes = prompts.read_classes(given, f"{where}.class_names")
-  templates = prompts.read_templates(dataset.templates, f"{where}.templates")
-  written, class_of = prompts.write(classes, templates, canonicalize=canonicalize)
-  return _Prompts(tuple(written), tuple(class_of.tolist()), len(classes), dataset.pp_txt or pp_txt)
+      known = ", ".join(prompts.known_classes())
+      raise UserError(f"{path['class_names']} is missing; it is a list, a file, or one of {known}")
+  if dataset.templates is None:
+    example = "['a photo of a {}.']"
+    raise UserError(f"{path['templates']} is missing; it is a list like {example}, or 'name' for names alone")
+  classes = prompts.read_classes(given, path["class_names"])
+  templates = prompts.read_templates(dataset.templates, path["templates"])
+  written, class_of = prompts.write(classes, templates, canonicalize=options.canonicalize)
+  return Prompts(tuple(written), tuple(class_of.tolist()), len(classes), dataset.pp_txt)
 
 
-def _labelled(dataset: Dataset, pp_img: str, num_classes: int) -> str:
-  """The preprocessing of a data set's images and labels."""
-  pp = dataset.pp_img if dataset.pp_img is not None else pp_img
+def _pp_key(options: Zeroshot, name: str, key: str) -> str:
+  """Returns where the preprocessing of a data set stands among the options."""
+  own = getattr(options.datasets.get(name), key, None)
+  return key if own is None else f"datasets.{name}.{key}"
+
+
+def _labelled(dataset: ZeroshotDataset, num_classes: int) -> str:
+  """Returns the preprocessing of a data set's images and labels."""
+  pp = dataset.pp_img
   if dataset.several_labels:
     pp = "|".join(filter(None, [pp, f"onehot({num_classes},key={dataset.label_key!r})"]))
   return text_embeddings.with_keep(pp, "image", dataset.label_key)
 
 
-def _known(labels: Any, num_classes: int) -> Any:
+def _known(labels: Int[Any, "batch"], num_classes: int) -> Bool[Any, "batch"]:
+  """Tells which labels have a class name."""
   return (labels >= 0) & (labels < num_classes)
 
 
-def _check_labels(name: str, unknown: int, num_classes: int) -> None:
-  if unknown:
-    raise UserError(
-      f"evals.datasets.{name}: {unknown} examples have labels outside of 0 to {num_classes - 1}; there are "
-      f"{num_classes} class names"
-    )
+def _is_among(
+  scores: Float[Array, "batch classes"], targets: Bool[Array, "batch classes"], k: int
+) -> Bool[Array, "batch"]:
+  """Tells whether one of the k classes with the highest scores is a label."""
+  return jnp.take_along_axis(targets, jax.lax.top_k(scores, k)[1], axis=1).any(axis=1)
 
 
-def _check_fit(name: str, z: Float[Array, "batch dim"], weights: Float[Array, "classes dim"], labels: Array) -> None:
+def _check_fit(
+  name: str, z: Float[Array, "batch dim"], weights: Float[Array, "classes dim"], labels: Int[Array, "batch *classes"]
+) -> None:
   if z.shape[1] != weights.shape[1]:
-    raise UserError(f"evals: embeddings of images have size {z.shape[1]}, those of texts {weights.shape[1]}")
+    raise Refused(f"gives images embeddings of size {z.shape[1]}, texts of size {weights.shape[1]}", key="pred")
   if labels.ndim not in (1, 2) or (labels.ndim == 2 and labels.shape[1] != len(weights)):
-    raise UserError(
-      f"evals.datasets.{name}: labels of shape {labels.shape[1:]} an example; it must be one integer, or a column for "
-      f"each of the {len(weights)} classes"
+    raise Refused(
+      f"has labels of shape {labels.shape[1:]} an example; it must be one integer, or a column for each of the "
+      f"{len(weights)} classes",
+      key=f"datasets.{name}",
     )

@@ -10,9 +10,12 @@ from core.data.sources import digit_captions
 from core.errors import UserError
 from core.evaluators import zeroshot
 from core.pp import builder
+from core.recipe.evaluators import Zeroshot
 from core.testing import linear_image_text
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+PATH = r"^config\.evals\.test"  # How every line begins.
 
 DATA = dict(source="digit_captions", split="test", digits=1)
 DIGITS = dict(data=DATA, class_names=digit_captions.DIGITS, templates=digit_captions.DIGIT_PROMPTS)
@@ -46,8 +49,8 @@ def labels():
 @pytest.mark.parametrize("batch_size", [8, 104, 1024])
 def test_accuracy_is_numpys_at_any_batch_size(batch_size):
   evaluation = evaluator({"digits": DIGITS}, batch_size=batch_size)
-  evaluation.check(linear_image_text.state())
-  found = evaluation.run(linear_image_text.state())
+  evaluation.check(linear_image_text.variables())
+  found = evaluation.run(linear_image_text.variables())
   ranked = np.argsort(-scores(), axis=1, kind="stable")
   assert found == {
     "digits/accuracy": (ranked[:, 0] == labels()).mean(),
@@ -58,26 +61,26 @@ def test_accuracy_is_numpys_at_any_batch_size(batch_size):
 
 def test_the_published_name_and_pred_are_taken():
   options = dict(type="proj.image_text.discriminative_classifier", pred="predict")
-  assert evaluator({"digits": DIGITS}, **options).run(linear_image_text.state())
+  assert evaluator({"digits": DIGITS}, **options).run(linear_image_text.variables())
   other = {**linear_image_text.PREDICT, "image": None, "of_image": linear_image_text.PREDICT["image"]}
   options = dict(pred=dict(image="of_image", text="text"))
-  assert evaluator({"digits": DIGITS}, other, **options).run(linear_image_text.state())
+  assert evaluator({"digits": DIGITS}, other, **options).run(linear_image_text.variables())
 
 
 def test_texts_that_data_sets_share_are_embedded_once():
   calls = []
 
-  def counted(params, batch):
+  def counted(variables, batch):
     jax.debug.callback(lambda: calls.append(1))
-    return linear_image_text.PREDICT["text"](params, batch)
+    return linear_image_text.PREDICT["text"](variables, batch)
 
   two = {"a": DIGITS, "b": DIGITS | dict(data=DATA | dict(split="test_templates"))}
   predict = {**linear_image_text.PREDICT, "text": counted}
-  evaluator(two, predict, batch_size=8).run(linear_image_text.state())
+  evaluator(two, predict, batch_size=8).run(linear_image_text.variables())
   jax.effects_barrier()
   once = len(calls)
   calls.clear()
-  evaluator({"a": DIGITS}, predict, batch_size=8).run(linear_image_text.state())
+  evaluator({"a": DIGITS}, predict, batch_size=8).run(linear_image_text.variables())
   jax.effects_barrier()
   assert once == len(calls) > 0
 
@@ -97,7 +100,7 @@ def several_labels(tmp_path_factory):
 def test_any_of_several_labels_counts_and_an_example_without_one_does_not(several_labels):
   path, more = several_labels
   real = DIGITS | dict(data=dict(source="arrays", path=str(path)), label_key="real_label", several_labels=True)
-  found = evaluator({"real": real}).run(linear_image_text.state())
+  found = evaluator({"real": real}).run(linear_image_text.variables())
   best = scores().argmax(axis=1)
   right = (more == best[:, None]).any(axis=1)[(more >= 0).any(axis=1)]
   assert found["real/accuracy"] == right.mean()
@@ -105,9 +108,9 @@ def test_any_of_several_labels_counts_and_an_example_without_one_does_not(severa
 
 def test_a_known_data_set_may_be_changed_and_options_serve_all():
   found = evaluator({"digits": dict(data=DATA, templates=digit_captions.DIGIT_PROMPTS)}, dataset_names=["digits"])
-  assert found.run(linear_image_text.state())["digits/accuracy"] == (scores().argmax(axis=1) == labels()).mean()
+  assert found.run(linear_image_text.variables())["digits/accuracy"] == (scores().argmax(axis=1) == labels()).mean()
   alike = {"digits": dict(data=DATA), "again": dict(data=DATA)}
-  found = evaluator(alike, class_names=digit_captions.DIGITS, templates="name").run(linear_image_text.state())
+  found = evaluator(alike, class_names=digit_captions.DIGITS, templates="name").run(linear_image_text.variables())
   right = (scores(["{}"]).argmax(axis=1) == labels()).mean()
   assert found["digits/accuracy"] == found["again/accuracy"] == right
 
@@ -115,24 +118,24 @@ def test_a_known_data_set_may_be_changed_and_options_serve_all():
 def test_the_names_of_a_sources_classes_serve_where_none_are_given():
   data = dict(source="digit_captions", split="test")
   found = evaluator({"all": dict(data=data, templates=["the digits {}"])})
-  assert found.run(linear_image_text.state())["all/accuracy"] < 0.1
+  assert found.run(linear_image_text.variables())["all/accuracy"] < 0.1
   found = evaluator({"all": dict(data=data, templates=["the digits {}"], class_names=digit_captions.CLASS_NAMES)})
-  assert found.run(linear_image_text.state())["all/accuracy"] < 0.1
+  assert found.run(linear_image_text.variables())["all/accuracy"] < 0.1
 
 
 def test_prompts_are_canonical_unless_told_otherwise():
   shouting = DIGITS | dict(templates=["The digit,  {}!"])
-  plain = evaluator({"digits": DIGITS | dict(templates=["the digit {}"])}).run(linear_image_text.state())
-  assert evaluator({"digits": shouting}).run(linear_image_text.state()) == plain
+  plain = evaluator({"digits": DIGITS | dict(templates=["the digit {}"])}).run(linear_image_text.variables())
+  assert evaluator({"digits": shouting}).run(linear_image_text.variables()) == plain
 
 
 def test_texts_may_be_rendered_to_images():
   pp = "render_text((16,96))|value_range(-1,1,key='labels')|keep('labels')"
   weights = np.random.default_rng(2).normal(size=(16 * 96 * 3, 8)).astype(np.float32)
   flat = lambda x: x.reshape(x.shape[0], -1)
-  text = lambda params, batch: (flat(batch["labels"]) @ weights, {})
+  text = lambda variables, batch: (flat(batch["labels"]) @ weights, {})
   found = evaluator({"digits": DIGITS}, {**linear_image_text.PREDICT, "text": text}, pp_txt=pp).run(
-    linear_image_text.state()
+    linear_image_text.variables()
   )
   z = []
   for name in digit_captions.DIGITS:
@@ -151,59 +154,80 @@ def test_batches_hold_both_sides_for_whoever_initializes_a_model():
 
 
 def test_an_interrupted_evaluation_gives_nothing():
-  assert evaluator({"digits": DIGITS}).run(linear_image_text.state(), interrupted=lambda: True) is None
+  assert evaluator({"digits": DIGITS}).run(linear_image_text.variables(), interrupted=lambda: True) is None
 
 
 @pytest.mark.parametrize(
   "options, words",
   [
-    (dict(datasets={}), "config.evals.test: zeroshot needs dataset_names"),
+    (dict(datasets={}), ".dataset_names must name a data set where datasets has none"),
     (
       dict(dataset_names=["imagenet2021"]),
-      "test.dataset_names: no data set 'imagenet2021' .did you mean 'imagenet2012'",
+      ".dataset_names names no data set 'imagenet2021' .did you mean 'imagenet2012'",
     ),
-    (dict(datasets={"a": dict(data=DATA, class_names=["x"])}), "test.datasets.a has class names and no templates"),
+    (dict(datasets={"a": dict(data=DATA, class_names=["x"])}), ".datasets.a.templates is missing"),
     (
       dict(datasets={"a": DIGITS | dict(templates=["a photo"])}),
-      "test.datasets.a.templates: 'a photo' must have one {}",
+      ".datasets.a.templates: 'a photo' must have one {}",
     ),
-    (dict(datasets={"a": DIGITS | dict(template="name")}), "test.datasets.a.template is no key .*'templates'"),
-    (dict(datasets={"a": dict(templates="name")}), "test.datasets.a.data is missing"),
+    (
+      dict(datasets={"a": DIGITS | dict(template="name")}),
+      ".datasets.a.template is no key .*'templates'",
+    ),
+    (dict(datasets={"a": dict(templates="name")}), ".datasets.a.data is missing"),
     (
       dict(datasets={"a": dict(data=dict(name="digits", split="test"), templates="name")}),
-      "test.datasets.a has no class_names",
+      ".datasets.a.class_names is missing",
     ),
-    (dict(datasets={"a": DIGITS | dict(label_key="lable")}), "no key 'lable'"),
-    (dict(pred="text"), "test.pred must be a dict like .*got 'text'"),
-    (dict(pred=dict(image="imgae", text="text")), "test.pred: no prediction 'imgae' .did you mean 'image'"),
-    (dict(pp_txt="lower"), "pp_txt: pp op keep: no key 'labels'|no key 'labels'"),
+    (dict(datasets={"a": DIGITS | dict(label_key="lable")}), ".pp_img: pp op keep: no key 'lable'"),
+    (dict(pred="text"), ".pred must be 'predict' or a dict, got 'text'"),
+    (
+      dict(pred=dict(image="imgae", text="text")),
+      ".pred.image: the task has no prediction 'imgae' .did you mean 'image'",
+    ),
+    (dict(datasets={"a": DIGITS | dict(pp_img="value_rnge(0,1)")}), ".datasets.a.pp_img: pp op"),
+    (dict(datasets={"a": DIGITS | dict(pp_txt="lower(")}), ".datasets.a.pp_txt must be ops joined by"),
+    (
+      dict(datasets={"a": DIGITS | dict(class_names=["x", ["y", 3]])}),
+      r".datasets.a.class_names\[1\]\[1\] must be",
+    ),
+    (
+      dict(datasets={"a": dict(data=DATA)}, class_names="imagnet", templates="name"),
+      ".class_names: ",
+    ),
+    (dict(pp_txt="keep('text')"), ": the preprocessing must leave 'labels'"),
+    (dict(pp_txt="lower"), ".pp_txt: pp op keep: no key 'labels'"),
   ],
 )
 def test_a_mistake_is_one_line(options, words):
-  with pytest.raises(UserError, match=words):
-    evaluator(**(dict(datasets={"digits": DIGITS}) | options))
+  with pytest.raises(UserError, match=PATH + words):
+    evaluator(**(dict(datasets={"digits": DIGITS}) | options)).check(linear_image_text.variables())
 
 
 def test_what_does_not_fit_is_refused_before_the_first_step():
   few = evaluator({"digits": DIGITS | dict(class_names=digit_captions.DIGITS[:7])})
-  with pytest.raises(UserError, match=r"digits: \d+ examples have labels outside of 0 to 6; there are 7 class names"):
-    few.check(linear_image_text.state())
-  wide = {**linear_image_text.PREDICT, "image": lambda params, batch: (jnp.zeros((64, 3)), {})}
-  with pytest.raises(UserError, match="embeddings of images have size 3, those of texts 8"):
-    evaluator({"digits": DIGITS}, wide).check(linear_image_text.state())
-  whole = {**linear_image_text.PREDICT, "image": lambda params, batch: (batch["image"], {})}
-  with pytest.raises(UserError, match=r"must give embeddings \[batch, dim\], not of shape"):
-    evaluator({"digits": DIGITS}, whole).check(linear_image_text.state())
+  with pytest.raises(
+    UserError,
+    match=PATH + r".datasets.digits: \d+ examples have labels outside of 0 to 6; there are 7 class names",
+  ):
+    few.check(linear_image_text.variables())
+  wide = {**linear_image_text.PREDICT, "image": lambda variables, batch: (jnp.zeros((64, 3)), {})}
+  with pytest.raises(UserError, match=PATH + r".pred gives images embeddings of size 3, texts of size 8"):
+    evaluator({"digits": DIGITS}, wide).check(linear_image_text.variables())
+  whole = {**linear_image_text.PREDICT, "image": lambda variables, batch: (batch["image"], {})}
+  with pytest.raises(UserError, match=PATH + r".pred must give embeddings \[batch, dim\] of images, not of shape"):
+    evaluator({"digits": DIGITS}, whole).check(linear_image_text.variables())
 
 
 def test_labels_are_checked_to_the_last_example():
   last = DIGITS | dict(class_names=digit_captions.DIGITS[:9], data=DATA | dict(split="test[:9]+test[9:10]"))
   with pytest.raises(UserError, match="outside of 0 to 8"):
-    evaluator({"digits": last}, batch_size=8).run(linear_image_text.state())
+    evaluator({"digits": last}, batch_size=8).run(linear_image_text.variables())
 
 
 def test_imagenets_v2_and_real_ask_the_text_side_what_imagenet_does():
   names = ("imagenet2012", "imagenet_v2", "imagenet2012_real")
-  asked = {zeroshot._prompts(name, zeroshot.Dataset(**zeroshot.DATASETS[name]), "", True) for name in names}
+  options = Zeroshot(pp_img="", pp_txt="", dataset_names=names)
+  asked = {zeroshot.read_prompts(each, options, name, "x") for name, each in options.sets().items()}
   assert len(asked) == 1
   assert len(asked.pop().texts) == 7_000

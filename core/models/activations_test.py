@@ -10,6 +10,7 @@ import pytest
 
 from core import sharding
 from core.models import registry
+from core.recipe.sharding import Fsdp
 
 jax.config.update("jax_num_cpu_devices", 4)
 
@@ -39,7 +40,7 @@ def compiled_gradient(name: str, held: bool) -> str:
   model = registry.get(name).Model(12, **options)
   mesh = sharding.make_mesh([("fsdp", 4)])
   params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(example.shape, example.dtype))["params"])
-  where = sharding.params_shardings(params, mesh, [(".*", "fsdp(min_size_to_shard_mb=0)")])
+  where = sharding.params_shardings(params, mesh, [(".*", Fsdp(min_size_to_shard_mb=0))])
   params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, where)
   example = jax.ShapeDtypeStruct(example.shape, example.dtype, sharding=sharding.batch_sharding(mesh))
   loss = lambda params, x: jnp.mean(jnp.square(model.apply({"params": params}, x)[0]))

@@ -1,18 +1,17 @@
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import trees
+from core import data_files, trees
 from core.checkpoint import pretrained, remote
 from core.errors import UserError
 from core.models import bert, registry
 from core.models.foreign import bert as foreign_bert
-from core.testing.params import random_like
+from core.recipe.models.bert import VARIANTS
+from core.testing.params import random_like, with_options
 
-WITNESS = Path(__file__).parent / "witness"
+WITNESS = data_files.find("core/models/witness")
 TINY = dict(width=24, depth=2, mlp_dim=48, num_heads=2, vocab_size=50, max_len=12)
 
 
@@ -60,7 +59,7 @@ def test_parameters_have_the_published_names_and_shapes():
 @pytest.mark.parametrize("variant, count", [("base", 109_482_240), ("large", 335_141_888)])
 def test_variants_have_as_many_parameters_as_in_transformers(variant, count):
   """Those of bert-base-uncased and bert-large-uncased, 110 M and 340 M in the paper, have a pooler besides."""
-  width = bert.VARIANTS[variant][0]
+  width = VARIANTS[variant][0]
   ours = sum(leaf.size for leaf in jax.tree.leaves(shapes(bert.Model(variant=variant))))
   assert ours + width * width + width == count
 
@@ -107,14 +106,14 @@ def test_rematerialization_changes_no_gradient(text):
   params = random_like(shapes(model))
   loss = lambda model: lambda params: (model.apply({"params": params}, text)[0] ** 2).sum()
   expected, ours = (
-    jax.jit(jax.grad(loss(each)))(params) for each in (model, model.clone(remat_policy="nothing_saveable"))
+    jax.jit(jax.grad(loss(each)))(params) for each in (model, with_options(model, remat_policy="nothing_saveable"))
   )
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, expected)
 
 
 def test_bfloat16_keeps_parameters_norms_and_outputs_float32(tiny, text):
   model, params, apply = tiny
-  half = model.clone(dtype_mm="bfloat16")
+  half = with_options(model, dtype_mm="bfloat16")
   assert {leaf.dtype for leaf in jax.tree.leaves(shapes(half))} == {jnp.dtype("float32")}
   output, out = jax.jit(half.apply)({"params": params}, text)
   assert (out["transformed"].dtype, output.dtype) == (jnp.bfloat16, jnp.float32)
@@ -190,14 +189,14 @@ def test_another_checkpoint_of_tensorflow_is_told_by_what_it_holds():
 @pytest.mark.parametrize(
   "options, line",
   [
-    (dict(config="bas"), "unknown BERT variant 'bas' (did you mean 'base'?)"),
-    (dict(config="base", variant="large"), "config='base' and variant='large' of BERT mean the same"),
-    (dict(layers=3), "BERT has no option 'layers'"),
-    (dict(gelu="erf"), "gelu must be one of tanh, exact; got 'erf'"),
-    (dict(width=100), "width 100 is not divisible by num_heads 12"),
-    (dict(max_len=0), "max_len must be a positive whole number, got 0"),
-    (dict(dropout=-0.1), "dropout must be a number in [0, 1), got -0.1"),
-    (dict(head_zeroinit=0), "head_zeroinit must be True or False, got 0"),
+    (dict(config="bas"), "model.config must be one of 'base', 'large', got 'bas'"),
+    (dict(config="base", variant="large"), "model: config='base' and variant='large' mean the same"),
+    (dict(layers=3), "model.layers is no key of the model bert"),
+    (dict(gelu="erf"), "model.gelu must be one of 'tanh', 'exact', got 'erf'"),
+    (dict(width=100), "model.width must be a multiple of num_heads, 12, got 100"),
+    (dict(max_len=0), "model.max_len must be a whole number from 1 on, got 0"),
+    (dict(dropout=-0.1), "model.dropout must be a number in [0, 1), got -0.1"),
+    (dict(head_zeroinit=0), "model.head_zeroinit must be True or False, got 0"),
   ],
 )
 def test_a_wrong_option_is_one_line(options, line):

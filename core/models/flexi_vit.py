@@ -18,32 +18,37 @@ from jaxtyping import Array, Float
 
 from core import trees
 from core.errors import UserError
-from core.models import options, patch_resize, vit
+from core.models import patch_resize, vit
+from core.recipe.models.options import NumClasses
+from core.recipe.models.vit import FlexiViT as Options
+from core.recipe.parse import parse
 
-VARIANTS = vit.VARIANTS
-_OWN_OPTIONS = ("posemb_size", "seqhw")
 
-
-def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: Any) -> "FlexiViT":
-  """The FlexiViT of `variant` ("B": without a patch size); options in `kw`, those of a ViT and its own.
+def Model(
+  num_classes: int | None = None, *, variant: str | None = None, name: str | None = None, **kw: Any
+) -> "FlexiViT":
+  """Returns the FlexiViT of `variant` ("B": without a patch size); `kw` are `Options` that override it.
 
   Raises:
     UserError: an unknown variant, option or value of an option, or sizes that do not fit each other.
   """
-  own = {name: options.pair(kw[name]) for name in _OWN_OPTIONS if kw.get(name) is not None}
-  for name, size in own.items():
-    if len(size) != 2 or not all(map(options.is_positive, size)):
-      raise UserError(f"model: {name} must be a number of patches along each side, or two, got {kw[name]!r}")
-  return vit.make(FlexiViT, num_classes, variant=variant, **(kw | own))
+  options = parse(Options, {"variant": variant, **kw}, "model")
+  return make(parse(NumClasses, num_classes, "num_classes"), options, name=name)
 
 
-def patch_size(image_size: Sequence[int], seqhw: int | Sequence[int]) -> tuple[int, int]:
-  """The pixels (height, width) of a patch where an image of that size has `seqhw` patches along its sides.
+def make(num_classes: int | None, options: Options, *, name: str | None = None) -> "FlexiViT":
+  """Returns the FlexiViT of these options, with a head of `num_classes` outputs; None or 0 for no head."""
+  return FlexiViT(num_classes, options, name=name)
+
+
+def patch_size(image_size: tuple[int, int], seqhw: int | tuple[int, int]) -> tuple[int, int]:
+  """Returns the pixels (height, width) of a patch where an image of that size has `seqhw` patches along its sides.
 
   Raises:
     UserError: they do not divide the image.
   """
-  (height, width), (rows, columns) = image_size, options.pair(seqhw)
+  height, width = image_size
+  rows, columns = (seqhw, seqhw) if isinstance(seqhw, int) else seqhw
   if height % rows or width % columns:
     fit = [str(n) for n in range(1, min(height, width) + 1) if not height % n and not width % n]
     raise UserError(
@@ -53,32 +58,26 @@ def patch_size(image_size: Sequence[int], seqhw: int | Sequence[int]) -> tuple[i
 
 
 class FlexiViT(vit.ViT):
-  """A ViT that is told its sequence length. Made by `Model`, which checks the options.
+  """A ViT that is told its sequence length. Made by `Model` or `make`."""
 
-  Attributes:
-    patch_size: pixels (height, width) at which the patch embedding is kept.
-    posemb_size: rows and columns of the grid at which the position embedding is kept.
-    seqhw: patches along the sides of an image (rows, columns); None for as many as patches of `patch_size` give.
-  """
-
-  patch_size: tuple[int, int] = (32, 32)
-  posemb_size: tuple[int, int] = (7, 7)
-  seqhw: tuple[int, int] | None = None
+  options: Options = Options()
 
   def _embed_patches(
     self, image: Float[Array, "batch height width channels"]
   ) -> Float[Array, "batch rows columns width"]:
-    if self.seqhw is None or len(image.shape) != 4:
+    options = self.options
+    if options.seqhw is None or len(image.shape) != 4:
       self._check_image(image.shape)
-    size = self.patch_size if self.seqhw is None else patch_size(image.shape[1:3], self.seqhw)
-    return _PatchEmbedding(self.width, self.patch_size, self.dtype_mm, name="embedding")(image, size)
+    size = options.patch_size if options.seqhw is None else patch_size(image.shape[1:3], options.seqhw)
+    return _PatchEmbedding(options.width, options.patch_size, options.dtype_mm, name="embedding")(image, size)
 
   def _position_embedding(self, rows: int, columns: int) -> Float[Array, "1 tokens width"]:
-    if self.posemb == "sincos2d":
+    options = self.options
+    if options.posemb == "sincos2d":
       return super()._position_embedding(rows, columns)
-    init = nn.initializers.normal(1 / math.sqrt(self.width))
-    kept = self.param("pos_embedding", init, (1, math.prod(self.posemb_size), self.width))
-    return patch_resize.resize_grid(kept, self.posemb_size, (rows, columns))
+    init = nn.initializers.normal(1 / math.sqrt(options.width))
+    kept = self.param("pos_embedding", init, (1, math.prod(options.posemb_size), options.width))
+    return patch_resize.resize_grid(kept, options.posemb_size, (rows, columns))
 
 
 class _PatchEmbedding(nn.Module):
@@ -101,9 +100,9 @@ class _PatchEmbedding(nn.Module):
 
 
 def load(
-  init_params: trees.PyTree, init_file: str, model_cfg: Mapping[str, Any] | None = None, dont_load: Sequence[str] = ()
+  init_params: trees.PyTree, init_file: str, options: Options | None = None, dont_load: Sequence[str] = ()
 ) -> Any:
-  """The weights of a FlexiViT or of a plain ViT, at the sizes that this model keeps; see `core.models.vit.load`.
+  """Returns the weights of a FlexiViT or of a plain ViT, at the sizes that this model keeps; see `vit.load`.
 
   A model that keeps a plain ViT's own sizes is that ViT there. Otherwise its patch embedding is resized by the
   pseudo-inverse, so that enlarged patches keep their tokens, and its position embedding bilinearly. Enlarged and shrunk
@@ -112,16 +111,15 @@ def load(
   Raises:
     UserError: an unreadable file, one of another model, or one whose patch embedding is larger than this model keeps.
   """
-  plain = None if model_cfg is None else {k: v for k, v in dict(model_cfg).items() if k not in _OWN_OPTIONS}
   return vit.load(
-    init_params, init_file, plain, dont_load, resize_positions=_resize_positions, resize_patches=_enlarge_patches
+    init_params, init_file, options, dont_load, resize_positions=_resize_positions, resize_patches=_enlarge_patches
   )
 
 
 def to_vit(
   params: Mapping[str, Any], posemb_size: tuple[int, int], size: tuple[int, int], seqhw: tuple[int, int]
 ) -> dict[str, Any]:
-  """The parameters of the plain ViT that a FlexiViT is for patches of `size` pixels, `seqhw` of them along the sides.
+  """Returns the parameters of the plain ViT that a FlexiViT is for patches of `size` pixels, `seqhw` along the sides.
 
   Args:
     params: of a FlexiViT, as NumPy arrays; they are not changed.

@@ -9,7 +9,7 @@ from core import trees
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import flexi_vit, patch_resize, registry, vit
-from core.testing.params import random_like, shapes
+from core.testing.params import random_like, shapes, with_options
 
 TINY = dict(width=32, depth=2, mlp_dim=64, num_heads=2)
 KEPT = dict(patch_size=8, posemb_size=7)
@@ -71,7 +71,7 @@ def test_at_each_size_it_is_the_plain_vit_of_its_resized_parameters(image, seqhw
   params = random_like(shapes(model, image.shape))
   size = flexi_vit.patch_size((24, 24), seqhw)
   plain = vit.Model(7, patch_size=size, pool_type=pool_type, **TINY)
-  resized = flexi_vit.to_vit(params, (7, 7), size, model.seqhw)
+  resized = flexi_vit.to_vit(params, (7, 7), size, model.options.seqhw)
   expected, _ = jax.jit(plain.apply)({"params": resized}, image)
   logits, _ = jax.jit(model.apply)({"params": params}, image)
   np.testing.assert_allclose(logits, expected, atol=2e-5 * np.abs(expected).max())
@@ -96,7 +96,8 @@ def test_both_kept_embeddings_learn_at_every_size(image):
   model = flexi_vit.Model(7, head_zeroinit=False, **KEPT, **TINY)
   params = random_like(shapes(model, image.shape))
   for seqhw in (2, 8):
-    loss = lambda p, seqhw=seqhw: jnp.sum(model.clone(seqhw=(seqhw, seqhw)).apply({"params": p}, image)[0][:, 0])
+    sized = with_options(model, seqhw=(seqhw, seqhw))
+    loss = lambda p, sized=sized: jnp.sum(sized.apply({"params": p}, image)[0][:, 0])
     grads = jax.jit(jax.grad(loss))(params)
     assert np.abs(grads["embedding"]["kernel"]).max() > 0
     assert np.abs(grads["pos_embedding"]).max() > 0
@@ -122,7 +123,7 @@ def test_a_step_costs_what_it_does_in_a_plain_vit_of_that_size(seqhw):
 def test_a_saved_flexivit_loads_as_it_was(saved):
   model = flexi_vit.Model(7, seqhw=4, **KEPT, **TINY)
   params = random_like(shapes(model))
-  loaded = flexi_vit.load(shapes(model), saved(params), dict(seqhw=4, **KEPT, **TINY))
+  loaded = flexi_vit.load(shapes(model), saved(params), model.options)
   jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
@@ -133,7 +134,7 @@ def test_a_plain_vit_gives_its_own_tokens_when_the_model_keeps_larger_patches(sa
   params = random_like(shapes(plain, image.shape))
   kept = dict(patch_size=12, posemb_size=grid)
   model = flexi_vit.Model(7, seqhw=grid, **kept, **TINY)
-  loaded = flexi_vit.load(shapes(model, image.shape), saved(params), dict(seqhw=grid, **kept, **TINY))
+  loaded = flexi_vit.load(shapes(model, image.shape), saved(params), model.options)
   assert loaded["embedding"]["kernel"].shape == (12, 12, 3, 32)
   np.testing.assert_array_equal(loaded["pos_embedding"], params["pos_embedding"])
   larger = enlarged(image, patch, 12)
@@ -152,12 +153,12 @@ def test_positions_of_a_plain_vit_are_resized_to_those_kept(saved):
 @pytest.mark.parametrize(
   "options, words",
   [
-    (dict(seqhw=0), "seqhw must be a number of patches"),
-    (dict(seqhw=(3, 3, 3)), "seqhw must be a number of patches"),
-    (dict(posemb_size="7"), "posemb_size must be"),
-    (dict(patch_size=0), "patch_size must be"),
-    (dict(seqwh=3), "FlexiViT has no option 'seqwh' .*'seqhw'"),
-    (dict(pool_type="avg"), "pool_type must be one of"),
+    (dict(seqhw=0), r"^model\.seqhw must be a whole number from 1 on, or \(height, width\)"),
+    (dict(seqhw=(3, 3, 3)), r"^model\.seqhw must be"),
+    (dict(posemb_size="7"), r"^model\.posemb_size must be"),
+    (dict(patch_size=0), r"^model\.patch_size must be"),
+    (dict(seqwh=3), r"^model\.seqwh is no key of the model flexi_vit .*'seqhw'"),
+    (dict(pool_type="avg"), r"^model\.pool_type must be one of"),
   ],
 )
 def test_a_mistake_in_the_options_is_refused(options, words):

@@ -15,29 +15,11 @@ from core.sharding import constrain
 
 Intermediates = dict[str, jax.Array | dict]
 
-# What a backward pass finds kept, by `jax.checkpoint_policies`. Of a ViT-L/16 with `scan`, 1,024 images in bfloat16 on
-# 16 chips v5e (tools/aot): temporaries a chip, FLOPs computed again, MFU by the roofline.
-#
-#     none                               26.7 GiB   0 %          does not fit: the loop keeps each elementwise result
-#     dots_saveable                      13.3 GB    0 %   91 %   each matrix product (checkpoint_dots is the same)
-#     dots_with_no_batch_dims_saveable    7.5 GB    2 %   98 %   those with parameters: of attention, not its scores
-#     nothing_saveable                    1.9 GB   23 %   81 %   the input of each block
-REMAT_POLICIES = (
-  "none",
-  "nothing_saveable",
-  "everything_saveable",
-  "dots_saveable",
-  "checkpoint_dots",
-  "dots_with_no_batch_dims_saveable",
-  "checkpoint_dots_with_no_batch_dims",
-)
-
-GELUS = ("tanh", "exact")
-
 
 def sincos2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 tokens dim"]:
-  """Fixed position embedding of a row-major grid: [sin(x w), cos(x w), sin(y w), cos(y w)] (MoCo v3, Chen et al. 2021).
+  """Returns the fixed position embedding of a row-major grid: [sin(x w), cos(x w), sin(y w), cos(y w)].
 
+  MoCo v3, Chen et al. 2021.
   `dim` must be a multiple of 4, at least 8: the frequencies run from 1 down to 1/10000 in dim / 4 geometric steps.
   """
   omega = 10_000.0 ** -np.linspace(0, 1, dim // 4)
@@ -46,8 +28,9 @@ def sincos2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 tokens d
 
 
 def sincos1d(length: int, dim: int) -> Float[np.ndarray, "1 length dim"]:
-  """Fixed positions of a sequence: [sin(l w), cos(l w)], w = 10000^(-2k/dim), k < dim / 2 (Vaswani et al. 2017, 3.5).
+  """Returns the fixed positions of a sequence: [sin(l w), cos(l w)], w = 10000^(-2k/dim), k < dim / 2.
 
+  Vaswani et al. 2017, section 3.5.
   Sines come first and cosines after them, instead of taking turns. `dim` must be even.
   """
   omega = 10_000.0 ** (-2 * np.arange(dim // 2) / dim)
@@ -56,7 +39,7 @@ def sincos1d(length: int, dim: int) -> Float[np.ndarray, "1 length dim"]:
 
 
 def attention_implementation(query: Float[Array, "batch tokens heads dim"]) -> str:
-  """`"cudnn"` (flash attention) where this process's GPU can run it for such queries, else `"xla"`.
+  """Returns `"cudnn"` (flash attention) where this process's GPU can run it for such queries, else `"xla"`.
 
   cuDNN asks for half precision, an NVIDIA GPU since Ampere, and a head size that is a multiple of 8, at most 128. A
   single query, that of the attention-pooling head, has no square of scores worth saving.
@@ -75,7 +58,7 @@ def _attend(
   key: Float[Array, "batch tokens heads dim"],
   value: Float[Array, "batch tokens heads dim"],
 ) -> Float[Array, "batch queries heads dim"]:
-  """Attention that keeps no square of scores for the backward pass, whoever computes it.
+  """Computes attention that keeps no square of scores for the backward pass, whoever computes it.
 
   cuDNN's does so by itself (Dao et al. 2022). XLA's computes the scores again: for a ViT-L at 224 px half a percent of
   the step's FLOPs, in place of a third of its memory.
@@ -90,7 +73,7 @@ def _attend(
 def skip_examples(
   rng: PRNGKeyArray, branch: Float[Array, "batch ..."], rate: float | Float[Array, ""]
 ) -> Float[Array, "batch ..."]:
-  """Stochastic depth: sets the whole `branch` of an example to 0 with probability `rate`, and keeps the mean.
+  """Sets the whole `branch` of an example to 0 with probability `rate`, and keeps the mean: stochastic depth.
 
   Huang et al. 2016; what is kept is divided by 1 - rate, as dropout does, so that evaluation needs no scaling.
   """
@@ -115,7 +98,7 @@ class MultiHeadDotProductAttention(nn.Module):
   ) -> Float[Array, "batch queries dim"]:
     dim = queries.shape[-1]
 
-    def project(name: str, x: jax.Array) -> Float[Array, "batch tokens heads head_dim"]:
+    def project(name: str, x: Float[Array, "batch tokens features"]) -> Float[Array, "batch tokens heads head_dim"]:
       features = (self.num_heads, dim // self.num_heads)
       init = nn.initializers.xavier_uniform()
       return nn.DenseGeneral(features, use_bias=self.qkv_bias, kernel_init=init, dtype=self.dtype, name=name)(x)
@@ -130,7 +113,7 @@ class MultiHeadDotProductAttention(nn.Module):
 class MlpBlock(nn.Module):
   """Dense, GELU, dropout, Dense. `mlp_dim`, the size of what the second Dense reads, defaults to four times the width.
 
-  `gelu` is one of GELUS: "tanh", the approximation that the published models use, or "exact" (the error function), as
+  `gelu`: "tanh", the approximation that the published models use, or "exact" (the error function), as
   in most models of PyTorch's world. With `swiglu` the first Dense is twice as wide, and the SiLU of its first half
   gates the second (Shazeer 2020, eq. 6).
   """
@@ -157,6 +140,10 @@ class MlpBlock(nn.Module):
     return nn.Dense(dim, dtype=self.dtype, **init)(x)
 
 
+def _sharded(x: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
+  return constrain(x, "act_batch", "act_len", "act_emb")
+
+
 class EncoderBlock(nn.Module):
   """A pre-LN transformer block: x + attention(LN(x)), then x + MLP(LN(x)); dropout after attention and MLP.
 
@@ -179,17 +166,16 @@ class EncoderBlock(nn.Module):
     self, x: Float[Array, "batch tokens dim"], deterministic: bool = True, skip_rate: float | Float[Array, ""] = 0.0
   ) -> tuple[Float[Array, "batch tokens dim"], Intermediates]:
     out = {}
-    whole = lambda x: constrain(x, "act_batch", "act_len", "act_emb")
-    x = whole(x)
+    x = _sharded(x)
     y = nn.LayerNorm(self.norm_eps)(x)
     y = out["sa"] = MultiHeadDotProductAttention(self.num_heads, self.dtype, self.qkv_bias)(y, y)
     y = nn.Dropout(self.dropout)(y, deterministic)
-    x = out["+sa"] = whole(x + self._skip(y, deterministic, skip_rate))
+    x = out["+sa"] = _sharded(x + self._skip(y, deterministic, skip_rate))
     y = nn.LayerNorm(self.norm_eps)(x)
     mlp = MlpBlock(self.mlp_dim, self.dropout, self.dtype, self.gelu, self.swiglu)
     y = out["mlp"] = mlp(y, deterministic)
     y = nn.Dropout(self.dropout)(y, deterministic)
-    x = out["+mlp"] = whole(x + self._skip(y, deterministic, skip_rate))
+    x = out["+mlp"] = _sharded(x + self._skip(y, deterministic, skip_rate))
     return x, out
 
   def _skip(
@@ -207,8 +193,8 @@ class Encoder(nn.Module):
     stoch_depth: rate at which an example skips the last block; it grows linearly from 0 at the first.
     scan: one compiled block run `depth` times (nn.scan): compiles in the time of one block; the parameters are stacked
       on a leading axis under `encoderblock` instead of standing under `encoderblock_0`, `encoderblock_1`, ...
-    remat_policy: what the forward pass keeps for the backward pass, one of REMAT_POLICIES ("none": no
-      rematerialization); by default "nothing_saveable" under scan, else "none".
+    remat_policy: what the forward pass keeps for the backward pass, a `core.recipe.models.options.RematPolicy` ("none":
+      everything); by default "nothing_saveable" under scan, else "none".
     qkv_bias, gelu, swiglu: see `MultiHeadDotProductAttention` and `MlpBlock`.
     norm_eps: what every LayerNorm adds to the variance.
     final_norm: False leaves the final LayerNorm away.
@@ -232,20 +218,15 @@ class Encoder(nn.Module):
   def __call__(
     self, x: Float[Array, "batch tokens dim"], deterministic: bool = True
   ) -> tuple[Float[Array, "batch tokens dim"], Intermediates]:
-    block = self._rematerialized_block()
+    policy = self.remat_policy or ("nothing_saveable" if self.scan else "none")
+    block = _rematerialized(policy, self.scan)
     shared = ("num_heads", "mlp_dim", "dropout", "dtype", "qkv_bias", "gelu", "swiglu", "norm_eps")
     options = {name: getattr(self, name) for name in shared} | {"stoch_depth": self.stoch_depth > 0}
     skip_rates = np.linspace(0, self.stoch_depth, self.depth, dtype=np.float32)
     names = [f"block{i:02d}" for i in range(self.depth)]
     out = {}
     if self.scan:
-      blocks = nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(nn.broadcast, 0),
-        length=self.depth,
-      )
+      blocks = _scanned(block, self.depth)
       x, stacked = blocks(**options, name="encoderblock")(x, deterministic, jnp.asarray(skip_rates))
       out = {name: jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i, name in enumerate(names)}
     else:
@@ -254,16 +235,29 @@ class Encoder(nn.Module):
     out["pre_ln"] = x
     return (nn.LayerNorm(self.norm_eps, name="encoder_norm")(x) if self.final_norm else x), out
 
-  def _rematerialized_block(self) -> type[nn.Module]:
-    policy = self.remat_policy or ("nothing_saveable" if self.scan else "none")
-    if policy == "none":
-      return EncoderBlock
-    # Inside scan the loop already keeps the compiler from merging the two forward passes into one.
-    prevent_cse = not self.scan
-    # Argument 2 is `deterministic` (0 is self): a Python bool, not an array.
-    return nn.remat(
-      EncoderBlock, prevent_cse=prevent_cse, static_argnums=(2,), policy=getattr(jax.checkpoint_policies, policy)
-    )
+
+# Flax makes a class of a class here, in a way that two threads must not do at once. Each is made when a model is first
+# traced, which is before a step of it is traced in the background.
+@functools.cache
+def _rematerialized(policy: str, scan: bool) -> type[nn.Module]:
+  if policy == "none":
+    return EncoderBlock
+  # Inside scan the loop already keeps the compiler from merging the two forward passes into one. Argument 2 is
+  # `deterministic` (0 is self): a Python bool, not an array.
+  return nn.remat(
+    EncoderBlock, prevent_cse=not scan, static_argnums=(2,), policy=getattr(jax.checkpoint_policies, policy)
+  )
+
+
+@functools.cache
+def _scanned(block: type[nn.Module], depth: int) -> type[nn.Module]:
+  return nn.scan(
+    block,
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=(nn.broadcast, 0),
+    length=depth,
+  )
 
 
 class MAPHead(nn.Module):

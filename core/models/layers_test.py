@@ -1,3 +1,5 @@
+import typing
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 
 from core.models import layers
+from core.recipe.models.options import RematPolicy
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,7 +159,7 @@ RECOMPUTED_PRODUCTS = {
 }
 
 
-@pytest.mark.parametrize("remat_policy", [None, *layers.REMAT_POLICIES])
+@pytest.mark.parametrize("remat_policy", [None, *typing.get_args(RematPolicy)])
 @pytest.mark.parametrize("scan", [False, True])
 def test_the_backward_pass_recomputes_what_the_policy_says(tokens, scan, remat_policy):
   encoder = layers.Encoder(depth=2, num_heads=2, mlp_dim=48, scan=scan, remat_policy=remat_policy)

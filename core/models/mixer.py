@@ -11,46 +11,29 @@ from jaxtyping import Array, DTypeLike, Float
 
 from core import trees
 from core.errors import UserError
-from core.models import options, patch_resize, weights
-from core.models.layers import GELUS, Intermediates, skip_examples
+from core.models import patch_resize, weights
+from core.models.layers import Intermediates, skip_examples
+from core.recipe.models.mixer import Mixer as Options
+from core.recipe.models.options import NumClasses
+from core.recipe.parse import parse
 from core.sharding import constrain
 
-# Hidden width, blocks, width of the token-mixing MLP and of the channel-mixing MLP (Tolstikhin et al. 2021, table 1).
-VARIANTS = {
-  "S": (512, 8, 256, 2048),
-  "B": (768, 12, 384, 3072),
-  "L": (1024, 24, 512, 4096),
-  "H": (1280, 32, 640, 5120),
-}
 
-_CHOICES = {"gelu": GELUS, "dtype_mm": ("float32", "bfloat16")}
-_SIZES = ("hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim")
-
-
-def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: Any) -> "MlpMixer":
-  """The Mixer of `variant` ("B/16", "H/14", "S"); options in `kw` (the fields of `MlpMixer`) override the variant's.
+def Model(
+  num_classes: int | None = None, *, variant: str | None = None, name: str | None = None, **kw: Any
+) -> "MlpMixer":
+  """Returns the Mixer of `variant` ("B/16", "H/14", "S"); `kw` are `Options` that override it.
 
   Raises:
-    UserError: an unknown variant, option or value of an option.
+    UserError: an unknown variant, option or value of an option, or sizes that do not fit each other.
   """
-  given = {**decode_variant(variant), **kw}
-  options.known(MlpMixer, given, what="Mixer")
-  patch_size = options.pair(given.pop("patch_size", MlpMixer.patch_size))
-  model = MlpMixer(num_classes, patch_size=patch_size, **given)
-  _check(model)
-  return model
+  options = parse(Options, {"variant": variant, **kw}, "model")
+  return make(parse(NumClasses, num_classes, "num_classes"), options, name=name)
 
 
-def decode_variant(variant: str | None) -> dict[str, Any]:
-  """The options that `"S/16"` stands for; without `/patch` the patch size keeps its default; `{}` for None."""
-  return options.sized_variant(variant, VARIANTS, _SIZES, what="Mixer")
-
-
-def _check(model: "MlpMixer") -> None:
-  options.check_choices(model, _CHOICES)
-  options.check_patch_size(model)
-  options.check_positive(model, *_SIZES)
-  options.check_rates(model, "stoch_depth")
+def make(num_classes: int | None, options: Options, *, name: str | None = None) -> "MlpMixer":
+  """Returns the Mixer of these options, with a head of `num_classes` outputs; None or 0 for no head."""
+  return MlpMixer(num_classes, options, name=name)
 
 
 class MixerMlp(nn.Module):
@@ -93,29 +76,15 @@ class MixerBlock(nn.Module):
 
 
 class MlpMixer(nn.Module):
-  """Patches, mixer blocks, LayerNorm, the mean of the patches and a linear head. Made by `Model`, which checks.
+  """Patches, mixer blocks, LayerNorm, the mean of the patches and a linear head. Made by `Model` or `make`.
 
   Attributes:
     num_classes: outputs of the head; None or 0 for no head (the output is the representation).
-    patch_size: pixels (height, width).
-    hidden_dim, num_blocks, tokens_mlp_dim, channels_mlp_dim: C, number of layers, D_S and D_C in the paper's table 1.
-    stoch_depth: rate at which an example skips the branches of the last block, growing linearly from 0 at the first.
-    head_zeroinit: start with a head of zeros.
-    gelu: "tanh", the approximation of the published weights, or "exact", which timm computes.
-    dtype_mm: of the matrix products and activations, "float32" or "bfloat16"; parameters, LayerNorm and logits are
-      float32 in both.
+    options: of the model.
   """
 
   num_classes: int | None = None
-  patch_size: tuple[int, int] = (16, 16)
-  hidden_dim: int = 768
-  num_blocks: int = 12
-  tokens_mlp_dim: int = 384
-  channels_mlp_dim: int = 3072
-  stoch_depth: float = 0.0
-  head_zeroinit: bool = True
-  gelu: str = "tanh"
-  dtype_mm: str = "float32"
+  options: Options = Options()
 
   @nn.compact
   def __call__(
@@ -129,28 +98,34 @@ class MlpMixer(nn.Module):
     Raises:
       UserError: an image whose size the patches do not divide, or with another number of patches than the parameters.
     """
+    options = self.options
     out: Intermediates = {}
     self._check_image(image.shape)
     conv = nn.Conv(
-      self.hidden_dim, self.patch_size, strides=self.patch_size, padding="VALID", name="stem", dtype=self.dtype_mm
+      options.hidden_dim,
+      options.patch_size,
+      strides=options.patch_size,
+      padding="VALID",
+      name="stem",
+      dtype=options.dtype_mm,
     )
-    x = out["stem"] = conv(jnp.asarray(image, self.dtype_mm))
-    x = out["input_tokens"] = x.reshape(x.shape[0], -1, self.hidden_dim)
-    for i, rate in enumerate(np.linspace(0, self.stoch_depth, self.num_blocks).tolist()):
+    x = out["stem"] = conv(jnp.asarray(image, options.dtype_mm))
+    x = out["input_tokens"] = x.reshape(x.shape[0], -1, options.hidden_dim)
+    for i, rate in enumerate(np.linspace(0, options.stoch_depth, options.num_blocks).tolist()):
       block = MixerBlock(
-        self.tokens_mlp_dim, self.channels_mlp_dim, rate, self.gelu, self.dtype_mm, name=f"MixerBlock_{i}"
+        options.tokens_mlp_dim, options.channels_mlp_dim, rate, options.gelu, options.dtype_mm, name=f"MixerBlock_{i}"
       )
       x = out[f"block_{i}"] = block(x, train=train)
     x = nn.LayerNorm(name="pre_head_layer_norm")(x)
     x = out["pre_logits"] = x.mean(axis=1)
     if self.num_classes:
-      kernel_init = nn.initializers.zeros if self.head_zeroinit else nn.linear.default_kernel_init
+      kernel_init = nn.initializers.zeros if options.head_zeroinit else nn.linear.default_kernel_init
       logits = nn.Dense(self.num_classes, kernel_init=kernel_init, name="head")(x)
       x = out["logits"] = constrain(logits, "act_batch", "act_classes")
     return x, out
 
   def _check_image(self, shape: tuple[int, ...]) -> None:
-    size, patch = shape[1:3], self.patch_size
+    size, patch = shape[1:3], self.options.patch_size
     if len(shape) != 4 or size[0] % patch[0] or size[1] % patch[1]:
       raise UserError(
         f"model: images must be [batch, height, width, channels] with a size divisible by the patch size "
@@ -166,8 +141,10 @@ class MlpMixer(nn.Module):
         )
 
 
-def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_load: Sequence[str] = ()) -> Any:
-  """The published weights of `init_file`, fitted to `init_params`.
+def load(
+  init_params: trees.PyTree, init_file: str, options: Options | None = None, dont_load: Sequence[str] = ()
+) -> Any:
+  """Returns the published weights of `init_file`, fitted to `init_params`.
 
   Names of older files are brought up to date, and a patch embedding of another size is resized. What a regex of
   `dont_load` matches whole keeps its value of `init_params`.
@@ -175,17 +152,16 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
   Args:
     init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
     init_file: see `core.models.weights.read_file`; "B-i21k/16" and the like are known by name.
-    model_cfg: the model's options. Where they are given, weights of another library whose model computes otherwise (the
+    options: of the model. Where they are given, weights of another library whose model computes otherwise (the
       exact GELU) are refused.
     dont_load: regexes over names, `["head/.*"]` for a new task.
 
   Raises:
     UserError: an unreadable file, one of another model, or one trained with another number of patches.
   """
-  init = dict(trees.flatten_with_names(init_params))
+  init, dont_load = dict(trees.flatten_with_names(init_params)), weights.patterns(dont_load)
   loaded, of_file = weights.read_file_and_options("mixer", init_file)
-  if model_cfg is not None:
-    weights.check_options(of_file, Model(**model_cfg), model_cfg, source=init_file)
+  weights.check_options(of_file, options, source=init_file)
   loaded = weights.renumber_modules(trees.from_names(loaded))
   loaded = {_current_name(name): array for name, array in trees.flatten_with_names(loaded)}
   _refuse_other_grid(loaded, init, dont_load, init_file)
@@ -196,7 +172,7 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
 
 
 def _current_name(name: str) -> str:
-  """Files from before flax.linen: `Mixer/encoderblock_0/token_mixing_phase_0/kernel1` and so on."""
+  """Returns today's name for one from before linen: `Mixer/encoderblock_0/token_mixing_phase_0/kernel1` and so on."""
   match name.split("/"):
     case ["embedding", parameter]:
       return f"stem/{parameter}"

@@ -1,19 +1,17 @@
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import trees
+from core import data_files, trees
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import mixer, registry
 from core.models.foreign import mixer as foreign
 from core.models.foreign import table
-from core.testing.params import random_like, shapes
+from core.testing.params import random_like, shapes, with_options
 
-WITNESS = Path(__file__).parent / "witness"
+WITNESS = data_files.find("core/models/witness")
 TINY = dict(patch_size=8, hidden_dim=32, num_blocks=2, tokens_mlp_dim=24, channels_mlp_dim=64)
 
 
@@ -45,10 +43,10 @@ def test_parameters_have_the_published_names_and_shapes():
 
 def test_options_override_the_variant():
   model = mixer.Model(5, variant="L/32", num_blocks=3)
-  assert (model.hidden_dim, model.num_blocks, model.patch_size) == (1024, 3, (32, 32))
-  assert (model.tokens_mlp_dim, model.channels_mlp_dim) == (512, 4096)
-  assert mixer.Model(variant="S").patch_size == (16, 16)
-  assert mixer.Model(patch_size=[8, 4]).patch_size == (8, 4)
+  assert (model.options.hidden_dim, model.options.num_blocks, model.options.patch_size) == (1024, 3, (32, 32))
+  assert (model.options.tokens_mlp_dim, model.options.channels_mlp_dim) == (512, 4096)
+  assert mixer.Model(variant="S").options.patch_size == (16, 16)
+  assert mixer.Model(patch_size=[8, 4]).options.patch_size == (8, 4)
   assert registry.get("mixer") is mixer
 
 
@@ -73,7 +71,7 @@ def test_logits_and_input_gradients_are_those_of_timm(gelu):
 
 def test_the_head_starts_at_zero_and_the_rest_as_in_flax(image):
   model = mixer.Model(7, **{**TINY, "num_blocks": 1, "hidden_dim": 256, "channels_mlp_dim": 1024})
-  other = model.clone(head_zeroinit=False)
+  other = with_options(model, head_zeroinit=False)
 
   @jax.jit
   def start(rng):
@@ -122,14 +120,14 @@ def test_stochastic_depth_skips_more_of_later_blocks_and_only_in_training():
     np.testing.assert_allclose(untouched, rate**2, atol=0.05)
     inputs = out[name]
   assert not np.allclose(jax.jit(run)(1)["pre_logits"], out["pre_logits"], atol=1e-2)
-  plain = model.clone(stoch_depth=0.0)
+  plain = with_options(model, stoch_depth=0.0)
   evaluated, expected = (jax.jit(m.apply)({"params": params}, image[:8])[0] for m in (model, plain))
   np.testing.assert_array_equal(evaluated, expected)
 
 
 def test_bfloat16_halves_the_activations_and_keeps_norms_and_logits_float32(image):
   exact = mixer.Model(7, **TINY)
-  model = exact.clone(dtype_mm="bfloat16")
+  model = with_options(exact, dtype_mm="bfloat16")
   params = random_like(shapes(exact), spread=0.1)
   assert {leaf.dtype for leaf in jax.tree.leaves(shapes(model))} == {jnp.dtype("float32")}
   logits, out = jax.jit(model.apply)({"params": params}, image)
@@ -228,17 +226,17 @@ def test_a_head_of_another_size_keeps_its_fresh_value_if_told_so(saved):
 @pytest.mark.parametrize(
   "options, line",
   [
-    (dict(variant="XL/16"), "unknown Mixer variant 'XL/16'"),
+    (dict(variant="XL/16"), "model.variant must be a variant, 'B/16' for one, got 'XL/16': there is no 'XL'"),
     (dict(variant="S/x"), "must end in a patch size"),
     (dict(variant="S/0"), "must end in a patch size"),
-    (dict(hidden=3), "no option 'hidden' (did you mean 'hidden_dim'?)"),
-    (dict(gelu="relu"), "gelu must be one of tanh, exact; got 'relu'"),
-    (dict(dtype_mm="float16"), "dtype_mm must be one of float32, bfloat16"),
-    (dict(patch_size=0), "patch_size must be"),
-    (dict(patch_size=(16, 16, 3)), "patch_size must be"),
-    (dict(num_blocks="12"), "num_blocks must be a positive whole number, got '12'"),
-    (dict(tokens_mlp_dim=0), "tokens_mlp_dim must be a positive whole number, got 0"),
-    (dict(stoch_depth=1.0), "stoch_depth must be a number in [0, 1), got 1.0"),
+    (dict(hidden=3), "model.hidden is no key of the model mixer (did you mean 'hidden_dim'?)"),
+    (dict(gelu="relu"), "model.gelu must be one of 'tanh', 'exact', got 'relu'"),
+    (dict(dtype_mm="float16"), "model.dtype_mm must be one of 'float32', 'bfloat16'"),
+    (dict(patch_size=0), "model.patch_size must be"),
+    (dict(patch_size=(16, 16, 3)), "model.patch_size must be"),
+    (dict(num_blocks="12"), "model.num_blocks must be a whole number from 1 on, got '12'"),
+    (dict(tokens_mlp_dim=0), "model.tokens_mlp_dim must be a whole number from 1 on, got 0"),
+    (dict(stoch_depth=1.0), "model.stoch_depth must be a number in [0, 1), got 1.0"),
   ],
 )
 def test_a_wrong_option_is_one_line(options, line):

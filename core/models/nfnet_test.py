@@ -9,7 +9,8 @@ from core import trees
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import nfnet, registry
-from core.testing.params import random_like, shapes
+from core.recipe.models.nfnet import VARIANTS
+from core.testing.params import random_like, shapes, with_options
 
 SMALL = dict(depth=(2,), width=(32,), stem_width=32, group_size=8, final_width=32)
 TINY = dict(depth=(1, 2, 1, 1), width=(32, 32, 48, 64), stem_width=32, group_size=8, final_width=96)
@@ -56,14 +57,14 @@ def test_parameters_have_the_names_that_the_module_tells():
 
 
 def test_variants_come_with_their_dropout_and_options_override_them():
-  assert [nfnet.Model(variant=name).dropout for name in nfnet.VARIANTS] == [0.2, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5]
+  assert [nfnet.Model(variant=name).options.dropout for name in VARIANTS] == [0.2, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5]
   model = nfnet.Model(5, variant="F6", depth=[1, 1, 2, 1], dropout=0, name="img")
-  assert (model.num_classes, model.depth, model.dropout, model.name) == (5, (1, 1, 2, 1), 0, "img")
+  assert (model.num_classes, model.options.depth, model.options.dropout, model.name) == (5, (1, 1, 2, 1), 0, "img")
   assert registry.get("nfnet") is nfnet
 
 
 def test_every_variant_halves_its_images_five_times():
-  for variant in nfnet.VARIANTS.values():
+  for variant in VARIANTS.values():
     assert variant.train_size % 32 == variant.test_size % 32 == 0
     assert variant.train_size < variant.test_size
 
@@ -142,7 +143,7 @@ def test_a_fresh_network_is_its_shortcuts(image):
       np.testing.assert_array_equal(leaf, value, err_msg=name)
   np.testing.assert_allclose(np.std(params["stage0_block0"]["conv1"]["kernel"]), (3 * 3 * 8) ** -0.5, rtol=0.1)
   np.testing.assert_allclose(np.std(params["head"]["kernel"]), 0.01, rtol=0.1)
-  zero_head = model.clone(head_zeroinit=True)
+  zero_head = with_options(model, head_zeroinit=True)
   head = jax.jit(lambda key: zero_head.init(key, image)["params"]["head"])(jax.random.key(0))
   np.testing.assert_array_equal(head["kernel"], 0)
 
@@ -171,7 +172,7 @@ def test_bfloat16_computes_in_it_and_ends_in_float32(image):
   model = nfnet.Model(7, **SMALL)
   params = random_like(shapes(model))
   exact, _ = jax.jit(model.apply)({"params": params}, image)
-  half = model.clone(dtype_mm="bfloat16")
+  half = with_options(model, dtype_mm="bfloat16")
   assert {leaf.dtype for leaf in jax.tree.leaves(shapes(half))} == {jnp.dtype("float32")}
   logits, out = jax.jit(half.apply)({"params": params}, image)
   assert logits.dtype == jnp.float32
@@ -231,17 +232,19 @@ def test_a_saved_model_loads_as_it_was_and_a_head_may_stay_fresh(tmp_path):
 @pytest.mark.parametrize(
   "options, line",
   [
-    (dict(variant="F7"), "unknown NFNet variant 'F7'"),
-    (dict(variant="F0", dropuot=0.1), "NFNet has no option 'dropuot' (did you mean 'dropout'?)"),
-    (dict(activation="swish"), "activation must be one of gelu, silu, relu; got 'swish'"),
-    (dict(dtype_mm="float16"), "dtype_mm must be one of float32, bfloat16"),
-    (dict(depth=(1, 2)), "width names 4 stages, depth 2"),
-    (dict(depth=3), "depth must be a list of positive whole numbers, one a stage, got 3"),
-    (dict(width=(256, 500, 1536, 1536)), "width 500 times bottleneck 0.5 is 250, no multiple of group_size 128"),
-    (dict(stem_width=100), "stem_width must be a multiple of 8, got 100"),
-    (dict(stoch_depth=1), "stoch_depth must be a number in [0, 1), got 1"),
-    (dict(alpha=0), "alpha must be a number greater than 0, got 0"),
-    (dict(final_width=0), "final_width must be a positive whole number, got 0"),
+    (dict(variant="F7"), "model.variant must be one of 'F0', 'F1', 'F2', 'F3', 'F4', 'F5', 'F6', got 'F7'"),
+    (dict(variant="F0", dropuot=0.1), "model.dropuot is no key of the model nfnet (did you mean 'dropout'?)"),
+    (dict(activation="swish"), "model.activation must be one of 'gelu', 'silu', 'relu', got 'swish'"),
+    (dict(dtype_mm="float16"), "model.dtype_mm must be one of 'float32', 'bfloat16'"),
+    (dict(depth=(1, 2)), "model.depth has 2 stages, and width has 4"),
+    (dict(depth=()), "model.depth has 0 stages, and width has 4"),
+    (dict(width=()), "model.width must have one stage or more"),
+    (dict(depth=3), "model.depth must be a list of whole numbers from 1 on, got 3"),
+    (dict(width=(256, 500, 1536, 1536)), "model.width 500 times bottleneck 0.5 is 250, no multiple of group_size 128"),
+    (dict(stem_width=100), "model.stem_width must be a multiple of 8, got 100"),
+    (dict(stoch_depth=1), "model.stoch_depth must be a number in [0, 1), got 1"),
+    (dict(alpha=0), "model.alpha must be a number in (0, 1000000.0], got 0"),
+    (dict(final_width=0), "model.final_width must be a whole number from 1 on, got 0"),
   ],
 )
 def test_a_mistake_is_refused_in_one_line(options, line):

@@ -7,47 +7,43 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from core.errors import UserError
-from core.models import tower_files, towers
+from core.models import tower_files, towers, vit
 from core.models.layers import Intermediates
-from core.models.two_towers import check_scalars, embed, make_tower, scalar
+from core.models.two_towers import embed, make_tower, refuse_classes, scalar
+from core.recipe.models.load import EVERYTHING, Load
+from core.recipe.models.towers import OneTower as Options
+from core.recipe.parse import parse
 
 
-def Model(
-  *,
-  image: Mapping[str, Any] | None = None,
-  image_model: str = "vit",
-  out_dim: int | None = 128,
-  temperature_init: float = 1.0,
-  bias_init: float | None = None,
-) -> "OneTower":
-  """One tower of these options; see `core.models.two_towers.Model`.
+def Model(num_classes: None = None, **kw: Any) -> "OneTower":
+  """Returns the tower of `kw`, which are `Options`: `image=dict(variant="B/16"), out_dim=768`.
 
   Raises:
     UserError: an unknown model or option, or a value that none can have.
   """
-  check_scalars(temperature_init, bias_init)
-  if out_dim is not None and (not isinstance(out_dim, int) or isinstance(out_dim, bool) or out_dim < 1):
-    raise UserError(
-      f"config.model.out_dim must be the size of the embedding, or None for the tower's representation; got {out_dim!r}"
-    )
-  return OneTower(
-    img=make_tower("image", image_model, image, out_dim),
-    temperature_init=float(temperature_init),
-    bias_init=None if bias_init is None else float(bias_init),
-  )
+  return make(num_classes, parse(Options, kw, "model"))
+
+
+def make(num_classes: None, options: Options) -> "OneTower":
+  """Returns the tower of these options.
+
+  Raises:
+    UserError: a number of classes, which such a model has none of.
+  """
+  refuse_classes(num_classes)
+  return OneTower(make_tower(options.image, options.out_dim), options)
 
 
 class OneTower(nn.Module):
-  """Made by `Model`, which checks the options.
+  """Made by `Model` or `make`.
 
   Attributes:
     img: the tower, a module that maps images to (outputs, intermediates).
-    temperature_init, bias_init: see `core.models.two_towers.Model`.
+    options: of the model.
   """
 
   img: nn.Module
-  temperature_init: float = 1.0
-  bias_init: float | None = None
+  options: Options
 
   @nn.compact
   def __call__(
@@ -71,33 +67,31 @@ class OneTower(nn.Module):
       )
     zimg = None if image is None else embed(self.img, "img", image, out, train=train)
     ztxt = None if text is None else embed(self.img, "txt", text, out, train=train)
-    scalar(self, out, self.temperature_init, self.bias_init)
+    scalar(self, out, self.options.temperature_init, self.options.bias_init)
     return zimg, ztxt, out
 
 
 def load(
   init_params: Any,
   init_file: str | Mapping[str, str],
-  model_cfg: Mapping[str, Any] | None = None,
+  options: Options | None = None,
   dont_load: Sequence[str] = (),
-  img_load_kw: Mapping[str, Any] | None = None,
+  img_load_kw: Load = EVERYTHING,
 ) -> Any:
-  """Published weights, fitted to `init_params`; see `core.models.two_towers.load`.
+  """Returns published weights, fitted to `init_params`; see `core.models.two_towers.load`.
 
   Args:
     init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
     init_file: a file of CLIPPO (a name like "yfcc100m_i21k_init", a path or a URL), or a dict of files by `image`, `t`
       and `b`: `dict(image="howto-i21k-B/16")` to start from a classifier, with `img_load_kw`.
-    model_cfg: the model's options.
+    options: of the model; None for a ViT.
     dont_load: regexes over names ("img/head/.*", "t") of what keeps its value of `init_params`.
-    img_load_kw: of the tower's own `load`, `dict(dont_load=["head/.*"])` for one.
+    img_load_kw: of the tower's own `load`, `Load(dont_load=("head/.*",))` for one.
 
   Raises:
     UserError: an unreadable file, or one of another tower.
   """
-  model_cfg = model_cfg or {}
-  loaders = {"img": towers.get("image", model_cfg.get("image_model", "vit")).load}
-  configs = {"img": dict(model_cfg.get("image") or {})}
-  return tower_files.load(
-    "one_tower", init_params, init_file, loaders, configs, dont_load, {"img": dict(img_load_kw or {})}
-  )
+  tower = tower_files.Tower(vit.load, None, img_load_kw)
+  if options is not None:
+    tower = tower_files.Tower(towers.of(options.image).load, options.image, img_load_kw)
+  return tower_files.load("one_tower", init_params, init_file, {"img": tower}, dont_load)

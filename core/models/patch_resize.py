@@ -17,19 +17,19 @@ from jaxtyping import Array, Float
 
 
 def bilinear(old: int, new: int) -> Float[np.ndarray, "new old"]:
-  """The matrix that resizes one side from `old` to `new` pixels: half-pixel centers, no antialiasing."""
+  """Returns the matrix that resizes one side from `old` to `new` pixels: half-pixel centers, no antialiasing."""
   centers = (np.arange(new) + 0.5) * old / new - 0.5
   return interpolation(np.clip(centers, 0, old - 1), old)
 
 
 def interpolation(positions: Float[np.ndarray, "new"], size: int) -> Float[np.ndarray, "new size"]:
-  """The matrix that samples a signal of `size` values linearly at `positions` in [0, size - 1]."""
+  """Returns the matrix that samples a signal of `size` values linearly at `positions` in [0, size - 1]."""
   return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(size)))
 
 
 @functools.cache
 def pseudo_inverse(old: int, new: int) -> Float[np.ndarray, "new old"]:
-  """pinv(B^T) of the B that resizes one side of a patch from `old` to `new` pixels, in float64."""
+  """Returns pinv(B^T) of the B that resizes one side of a patch from `old` to `new` pixels, in float64."""
   return np.linalg.pinv(bilinear(old, new).T)
 
 
@@ -72,7 +72,7 @@ def resize_grid(
 def _both_sides(
   rows: Float[np.ndarray, "new_h old_h"], columns: Float[np.ndarray, "new_w old_w"], x: Any
 ) -> Float[Array, "new_h new_w channels width"]:
-  """`x` [old_h, old_w, channels, width] with both sides multiplied; float64 stays float64, all else becomes float32."""
+  """Multiplies both sides of `x`; float64 stays float64, all else becomes float32."""
   if isinstance(x, jax.Array):
     # Not in the accelerator's half precision: the matrices have large entries of both signs.
     product = functools.partial(jnp.einsum, precision="highest")

@@ -1,15 +1,14 @@
 """Resized patch and position embeddings, against timm, NumPy's pinv of the whole matrix, and what the paper proves."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core import data_files
 from core.models import patch_resize
 
-WITNESS = Path(__file__).parent / "witness" / "vit_timm.npz"
+WITNESS = data_files.find("core/models/witness/vit_timm.npz")
 GROWN = [((8, 8), (16, 12)), ((5, 7), (6, 7)), ((16, 16), (24, 24)), ((4, 4), (13, 9))]
 SHRUNK = [((8, 8), (5, 5)), ((16, 16), (10, 8)), ((12, 12), (12, 3))]
 

@@ -1,28 +1,22 @@
-"""The models that a config can name: `model_name="vit"`. Each is a module with `Model` and `load`."""
+"""The models that a config can name: `model_name="vit"`. Each is a module with `Model`, `make` and `load`."""
 
 from types import ModuleType
 
-from core.errors import UserError
+from core.errors import UserError, nearest
 from core.models import flexi_vit, one_tower, towers, two_towers
+from core.recipe.models import registry
 
-MODELS = {
-  **towers.IMAGE,
-  **towers.TEXT,
-  "flexi_vit": flexi_vit,
-  "proj.flexi.vit": flexi_vit,  # Here and below: names in published configs.
-  "two_towers": two_towers,
-  "proj.image_text.two_towers": two_towers,
-  "one_tower": one_tower,
-  "proj.clippo.one_tower": one_tower,
-}
+_OF_SEVERAL = {module.Options: module for module in (flexi_vit, two_towers, one_tower)}
+_TOWERS = {**towers.IMAGE, **towers.TEXT}
+MODELS = {name: _TOWERS.get(name) or _OF_SEVERAL[kind] for name, kind in registry.MODELS.items()}
 
 
 def get(name: str) -> ModuleType:
-  """The module of the model `name`.
+  """Returns the module of the model `name`.
 
   Raises:
-    UserError: no such model; lists those there are.
+    UserError: there is no such model; gives the nearest.
   """
   if name not in MODELS:
-    raise UserError(f"config: model_name {name!r} is unknown (there are: {', '.join(sorted(MODELS))})")
+    raise UserError(f"config.model_name: there is no {name!r}{nearest(str(name), MODELS)}")
   return MODELS[name]

@@ -3,6 +3,7 @@
 `core.models.bit` is the post-activation form; what both share (sizes, options, the head) is here.
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,68 +17,32 @@ from jaxtyping import Array, DTypeLike, Float
 from core import trees
 from core.checkpoint import catalog
 from core.errors import UserError
-from core.models import options, weights
+from core.models import weights
 from core.models.layers import Intermediates
 from core.models.std_conv import GroupNorm, StdConv
+from core.recipe.models.options import NumClasses
+from core.recipe.models.resnet import ResNet as Options
+from core.recipe.parse import parse
 from core.sharding import constrain
 
-# Units in each block by depth (He et al. 2016, table 1; 26 and 200 follow the same pattern).
-UNITS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 NUM_GROUPS = 32  # Of every group normalization.
 
-_DTYPES = ("float32", "bfloat16")
 
-
-def Model(num_classes: int | None = None, *, variant: str | None = None, **kw: Any) -> "ResNetV2":
-  """The ResNet of `variant` ("50x1": depth 50, width 1); options in `kw` (the fields of `ResNetV2`) override it.
-
-  Raises:
-    UserError: an unknown variant, option or value of an option.
-  """
-  return make(ResNetV2, num_classes, variant, kw)
-
-
-def make(cls: Callable[..., Any], num_classes: int | None, variant: str | None, given: dict[str, Any]) -> Any:
-  """A `cls` (ResNetV2, or one with its options) of `variant`, its options checked.
+def Model(
+  num_classes: int | None = None, *, variant: str | None = None, name: str | None = None, **kw: Any
+) -> "ResNetV2":
+  """Returns the ResNet of `variant` ("50x1": depth 50, width 1); `kw` are `Options` that override it.
 
   Raises:
-    UserError: an unknown variant, option or value of an option.
+    UserError: an unknown variant, option or value of an option, or sizes that do not fit each other.
   """
-  given = {**decode_variant(variant), **given}
-  options.known(cls, given, what=cls.__name__)
-  if isinstance(given.get("depth"), Sequence) and not isinstance(given["depth"], str):
-    given["depth"] = tuple(given["depth"])
-  model = cls(num_classes, **given)
-  units_of(model.depth)
-  if not isinstance(width := model.width, int | float) or width <= 0 or (64 * width) % NUM_GROUPS:
-    raise UserError(f"model: width must be a positive multiple of 0.5, got {width!r}")
-  options.check_choices(model, {"dtype_mm": _DTYPES})
-  return model
+  options = parse(Options, {"variant": variant, **kw}, "model")
+  return make(parse(NumClasses, num_classes, "num_classes"), options, name=name)
 
 
-def decode_variant(variant: str | None) -> dict[str, Any]:
-  """The options that `"50x1"` (or `"R50x1"`, or `"50"` for width 1) stands for; `{}` for None."""
-  if variant is None:
-    return {}
-  match = re.fullmatch(r"R?(\d+)(?:x(\d+))?", str(variant))
-  if match is None or int(match[1]) not in UNITS or match[2] == "0":
-    depths = ", ".join(map(str, UNITS))
-    raise UserError(f"model: ResNet variant {variant!r} must be DEPTHxWIDTH, '50x1' for one (depths: {depths})")
-  return {"depth": int(match[1]), "width": int(match[2] or 1)}
-
-
-def units_of(depth: int | Sequence[int]) -> tuple[int, ...]:
-  """The number of units in each block, of a depth in `UNITS` or as given.
-
-  Raises:
-    UserError: neither.
-  """
-  if isinstance(depth, tuple) and depth and all(isinstance(count, int) and count > 0 for count in depth):
-    return depth
-  if isinstance(depth, tuple) or depth not in UNITS:
-    known = ", ".join(map(str, UNITS))
-    raise UserError(f"model: depth must be one of {known}, or the number of units in each block; got {depth!r}")
-  return UNITS[depth]
+def make(num_classes: int | None, options: Options, *, name: str | None = None) -> "ResNetV2":
+  """Returns the ResNet of these options, with a head of `num_classes` outputs; None or 0 for no head."""
+  return ResNetV2(num_classes, options, name=name)
 
 
 class ResidualUnit(nn.Module):
@@ -92,16 +57,16 @@ class ResidualUnit(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
-    conv = lambda features, size, name, **kw: StdConv(features, size, dtype=self.dtype, name=name, **kw)
+    conv = functools.partial(StdConv, dtype=self.dtype)
     shortcut = x
     x = nn.relu(_norm("gn1")(x))
     if shortcut.shape[-1] != 4 * self.width or self.strides != (1, 1):
-      shortcut = conv(4 * self.width, (1, 1), "conv_proj", strides=self.strides)(x)
-    x = conv(self.width, (1, 1), "conv1")(x)
+      shortcut = conv(4 * self.width, (1, 1), name="conv_proj", strides=self.strides)(x)
+    x = conv(self.width, (1, 1), name="conv1")(x)
     x = nn.relu(_norm("gn2")(x))
-    x = conv(self.width, (3, 3), "conv2", strides=self.strides, padding=((1, 1), (1, 1)))(x)
+    x = conv(self.width, (3, 3), name="conv2", strides=self.strides, padding=((1, 1), (1, 1)))(x)
     x = nn.relu(_norm("gn3")(x))
-    return constrain(shortcut + conv(4 * self.width, (1, 1), "conv3")(x), "act_batch")
+    return constrain(shortcut + conv(4 * self.width, (1, 1), name="conv3")(x), "act_batch")
 
 
 def _norm(name: str) -> GroupNorm:
@@ -143,27 +108,17 @@ class Block(nn.Module):
 
 
 class ResNetV2(nn.Module):
-  """The root, blocks of residual units, GroupNorm, the mean over the image and a linear head. Made by `Model`.
+  """The root, blocks of residual units, GroupNorm, the mean over the image and a linear head.
+
+  Made by `Model` or `make`.
 
   Attributes:
     num_classes: outputs of the head; None or 0 for no head (the output is the representation).
-    width: multiplies all numbers of channels.
-    depth: layers (a key of `UNITS`), or the number of units in each block.
-    head_zeroinit: start with a head of zeros.
-    dtype_mm: of the convolutions and activations, "float32" or "bfloat16"; parameters, the standardization of weights,
-      GroupNorm's arithmetic and logits are float32 in both.
+    options: of the model.
   """
 
   num_classes: int | None = None
-  width: float = 1
-  depth: int | tuple[int, ...] = 50
-  head_zeroinit: bool = True
-  dtype_mm: str = "float32"
-
-  @property
-  def units(self) -> tuple[int, ...]:
-    """The number of units in each block."""
-    return units_of(self.depth)
+  options: Options = Options()
 
   @nn.compact
   def __call__(
@@ -177,21 +132,26 @@ class ResNetV2(nn.Module):
     Raises:
       UserError: images that are not [batch, height, width, channels].
     """
+    options = self.options
     del train
     check_image(image.shape)
     out: Intermediates = {}
-    width = round(64 * self.width)
-    x = jnp.asarray(image, self.dtype_mm)
-    x = out["stem"] = RootBlock(width, self.dtype_mm, name="root_block")(x)
-    for i, units in enumerate(self.units):
+    width = round(64 * options.width)
+    x = jnp.asarray(image, options.dtype_mm)
+    x = out["stem"] = RootBlock(width, options.dtype_mm, name="root_block")(x)
+    for i, units in enumerate(options.units):
       strides = (1, 1) if i == 0 else (2, 2)
-      x = out[f"block{i + 1}"] = Block(units, width * 2**i, strides, self.dtype_mm, name=f"block{i + 1}")(x)
+      x = out[f"block{i + 1}"] = Block(units, width * 2**i, strides, options.dtype_mm, name=f"block{i + 1}")(x)
     x = nn.relu(_norm("norm-pre-head")(x))
-    return pool_and_classify(x, out, self.num_classes, self.head_zeroinit)
+    return pool_and_classify(x, out, self.num_classes, options.head_zeroinit)
 
 
 def check_image(shape: tuple[int, ...]) -> None:
-  """Raises `UserError` unless the shape is that of a batch of images."""
+  """Refuses a shape that is not that of a batch of images.
+
+  Raises:
+    UserError: it is not.
+  """
   if len(shape) != 4:
     raise UserError(f"model: images must be [batch, height, width, channels], got {list(shape)}")
 
@@ -199,7 +159,7 @@ def check_image(shape: tuple[int, ...]) -> None:
 def pool_and_classify(
   x: Float[Array, "batch rows columns channels"], out: Intermediates, num_classes: int | None, head_zeroinit: bool
 ) -> tuple[Float[Array, "batch outputs"], Intermediates]:
-  """The mean over the image, in float32, and the module `head`; fills in what `ResNetV2.__call__` names."""
+  """Returns the mean over the image, in float32, through the module `head`; fills in what `ResNetV2.__call__` names."""
   x_2d = out["pre_logits_2d"] = x
   x = out["pre_logits"] = x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
   if num_classes:
@@ -210,8 +170,10 @@ def pool_and_classify(
   return x, out
 
 
-def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_load: Sequence[str] = ()) -> Any:
-  """The published weights of `init_file`, fitted to `init_params`.
+def load(
+  init_params: trees.PyTree, init_file: str, options: Options | None = None, dont_load: Sequence[str] = ()
+) -> Any:
+  """Returns the published weights of `init_file`, fitted to `init_params`.
 
   Names of older files are brought up to date. What a regex of `dont_load` matches whole keeps its value of
   `init_params`.
@@ -219,16 +181,15 @@ def load(init_params: trees.PyTree, init_file: str, model_cfg: Any = None, dont_
   Args:
     init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
     init_file: see `core.models.weights.read_file`; "M" or "M-ILSVRC2012" is the BiT of that kind and the model's size.
-    model_cfg: the model's options; its size only completes such a name.
+    options: of the model; its size only completes such a name.
     dont_load: regexes over names, `["head/.*"]` for a new task.
 
   Raises:
     UserError: an unreadable file, or one of another model (it names the first parameters that differ).
   """
-  if model_cfg:
-    given = {**decode_variant(model_cfg.get("variant")), **model_cfg}
-    init_file = catalog.bit_name(init_file, given.get("depth", ResNetV2.depth), given.get("width", ResNetV2.width))
-  init = dict(trees.flatten_with_names(init_params))
+  if options is not None:
+    init_file = catalog.bit_name(init_file, options.depth, f"{options.width:g}")
+  init, dont_load = dict(trees.flatten_with_names(init_params)), weights.patterns(dont_load)
   loaded = {_current_name(name): array for name, array in weights.read_file("resnet", init_file).items()}
   loaded = {name: _current_shape(array, init.get(name)) for name, array in loaded.items()}
   return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file))
@@ -253,7 +214,7 @@ _OLDER_NAMES = [
 
 
 def _current_name(name: str) -> str:
-  """The files of the paper's first code: `resnet/block1/unit01/a/standardized_conv2d/kernel` and so on."""
+  """Returns today's name for one of the paper's first code, `resnet/block1/unit01/a/standardized_conv2d/kernel`."""
   name = name.removeprefix("resnet/")
   for older, current in _OLDER_NAMES:
     if match := re.fullmatch(older, name):
@@ -262,8 +223,14 @@ def _current_name(name: str) -> str:
 
 
 def _current_shape(array: np.ndarray, init: jax.ShapeDtypeStruct | jax.Array | None) -> np.ndarray:
-  """Axes of length 1 come and go: the first code's head was a 1x1 convolution, its scales were vectors."""
-  without_ones = lambda shape: [size for size in shape if size != 1]
-  if init is not None and without_ones(array.shape) == without_ones(init.shape):
+  """Returns the array with the axes of length 1 that the model has.
+
+  The first code's head was a 1x1 convolution, and its scales were vectors.
+  """
+  if init is not None and _without_ones(array.shape) == _without_ones(init.shape):
     return array.reshape(init.shape)
   return array
+
+
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+  return [size for size in shape if size != 1]

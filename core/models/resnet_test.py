@@ -1,7 +1,6 @@
 """Both ResNets: `resnet` (pre-activation, BiT's) and `bit` (post-activation)."""
 
 import re
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -9,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import trees
+from core import data_files, trees
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import bit, registry, resnet
 from core.models.std_conv import standardize_weights
-from core.testing.params import random_like, shapes
+from core.testing.params import random_like, shapes, with_options
 
-WITNESS = Path(__file__).parent / "witness"
+WITNESS = data_files.find("core/models/witness")
 TINY = dict(width=0.5, depth=(2, 1))
 BOTH = pytest.mark.parametrize("module", [resnet, bit], ids=["resnet", "bit"])
 
@@ -51,10 +50,11 @@ def test_parameters_have_the_published_names_and_shapes(module):
 @BOTH
 def test_variants_are_depth_and_width(module):
   model = module.Model(5, variant="101x3", head_zeroinit=False)
-  assert (model.num_classes, model.depth, model.width, model.head_zeroinit) == (5, 101, 3, False)
-  assert (module.Model(variant="R50x1").depth, module.Model(variant="152").width) == (50, 1)
-  assert module.Model(variant="50x1", width=2).width == 2
-  assert module.Model(depth=[1, 2]).depth == (1, 2)
+  assert (model.num_classes, model.options.head_zeroinit) == (5, False)
+  assert (model.options.depth, model.options.width) == (101, 3)
+  assert (module.Model(variant="R50x1").options.depth, module.Model(variant="152").options.width) == (50, 1)
+  assert module.Model(variant="50x1", width=2).options.width == 2
+  assert module.Model(depth=[1, 2]).options.depth == (1, 2)
   tree = shapes(module.Model(variant="26x2"))
   units = sorted({tuple(name.split("/")[:2]) for name in named(tree) if re.match(r"block\d", name)})
   assert [block for block, _ in units] == [f"block{i}" for i in (1, 1, 2, 2, 3, 3, 4, 4)]
@@ -92,7 +92,7 @@ def test_logits_and_input_gradients_are_those_of_timm(module):
 @BOTH
 def test_the_head_starts_at_zero(module, image):
   model = module.Model(7, width=0.5, depth=(1,))
-  other = model.clone(head_zeroinit=False)
+  other = with_options(model, head_zeroinit=False)
 
   @jax.jit
   def start(rng):
@@ -110,7 +110,7 @@ def test_each_post_activation_unit_starts_as_its_shortcut(image):
   params = variables["params"]
   assert not params["block1"]["unit2"]["gn3"]["scale"].any()
   del params["block1"]["unit2"]
-  _, shallow = jax.jit(model.clone(depth=(1,)).apply)({"params": params}, image)
+  _, shallow = jax.jit(with_options(model, depth=(1,)).apply)({"params": params}, image)
   np.testing.assert_allclose(deep["block1"], shallow["block1"], atol=1e-6)
 
 
@@ -153,7 +153,7 @@ def test_the_zeros_around_the_published_root_count_in_its_pooling():
 @BOTH
 def test_bfloat16_halves_the_activations_and_keeps_logits_float32(module, image):
   exact = module.Model(7, **TINY)
-  model = exact.clone(dtype_mm="bfloat16")
+  model = with_options(exact, dtype_mm="bfloat16")
   params = random_like(shapes(exact))
   assert {leaf.dtype for leaf in jax.tree.leaves(shapes(model))} == {jnp.dtype("float32")}
   logits, out = jax.jit(model.apply)({"params": params}, image)
@@ -256,18 +256,21 @@ def test_weights_of_the_other_resnet_or_depth_are_refused_by_name(saved):
 @pytest.mark.parametrize(
   "options, line",
   [
-    (dict(variant="51x1"), "variant '51x1' must be DEPTHxWIDTH, '50x1' for one (depths: 26, 50, 101, 152, 200)"),
-    (dict(variant="50x0"), "variant '50x0' must be DEPTHxWIDTH"),
-    (dict(variant="x1"), "variant 'x1' must be DEPTHxWIDTH"),
-    (dict(dept=50), "has no option 'dept' (did you mean 'depth'?)"),
-    (dict(depth=18), "depth must be one of 26, 50, 101, 152, 200, or the number of units in each block; got 18"),
-    (dict(depth="50"), "depth must be one of"),
-    (dict(depth=()), "depth must be one of"),
-    (dict(depth=(3, 0)), "depth must be one of"),
-    (dict(width=0), "width must be a positive multiple of 0.5, got 0"),
-    (dict(width=0.75), "width must be a positive multiple of 0.5, got 0.75"),
-    (dict(width="1"), "width must be a positive multiple of 0.5, got '1'"),
-    (dict(dtype_mm="float16"), "dtype_mm must be one of float32, bfloat16; got 'float16'"),
+    (
+      dict(variant="51x1"),
+      "model.variant must be a variant, '50x1' for one, got '51x1': it is DEPTHxWIDTH, ",
+    ),
+    (dict(variant="50x0"), "model.variant must be a variant, '50x1' for one, got '50x0'"),
+    (dict(variant="x1"), "model.variant must be a variant, '50x1' for one, got 'x1'"),
+    (dict(dept=50), "(did you mean 'depth'?)"),
+    (dict(depth=18), "model.depth must be one of 26, 50, 101, 152, 200 or a list of whole numbers from 1 on, got 18"),
+    (dict(depth="50"), "model.depth must be one of"),
+    (dict(depth=()), "model.depth must have one block or more"),
+    (dict(depth=(3, 0)), "model.depth[1] must be a whole number from 1 on, got 0"),
+    (dict(width=0), "model.width must be a positive multiple of 0.5, got 0"),
+    (dict(width=0.75), "model.width must be a positive multiple of 0.5, got 0.75"),
+    (dict(width="1"), "model.width must be a positive multiple of 0.5, got '1'"),
+    (dict(dtype_mm="float16"), "model.dtype_mm must be one of 'float32', 'bfloat16', got 'float16'"),
   ],
 )
 def test_a_wrong_option_is_one_line(module, options, line):

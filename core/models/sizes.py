@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.extend import core as jax_core
 
 from core.models import registry
-from core.models.nfnet import VARIANTS as NFNETS
+from core.recipe.models.nfnet import VARIANTS as NFNETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Size:
 
 @functools.cache
 def measure(model: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Size:
-  """The size of a flax module whose output for inputs of that shape, images or texts, is (output, intermediates).
+  """Returns the size of a flax module that maps inputs of that shape, images or texts, to (output, intermediates).
 
   What only the intermediates need is not counted.
   """
@@ -48,7 +48,7 @@ def measure(model: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Siz
 
 
 def multiply_adds(program: jax_core.ClosedJaxpr | jax_core.Jaxpr) -> int:
-  """The multiply-adds in the products and convolutions that the program's results need.
+  """Counts the multiply-adds in the products and convolutions that the program's results need.
 
   The body of a scan counts as often as it runs, of alternatives the largest counts. What runs inside a foreign kernel
   (cuDNN's attention, which needs bfloat16) is not seen.
@@ -84,7 +84,7 @@ def _of_equation(equation: jax_core.JaxprEqn) -> int:
 
 
 def _programs(values: Iterable[Any]) -> Iterator[jax_core.ClosedJaxpr | jax_core.Jaxpr]:
-  """Those among the parameters of an equation, and in lists of them."""
+  """Yields those among the parameters of an equation, and in lists of them."""
   for value in values:
     if isinstance(value, jax_core.ClosedJaxpr | jax_core.Jaxpr):
       yield value
@@ -106,7 +106,7 @@ VARIANTS: dict[str, dict[str, int]] = {
 
 
 def table(family: str) -> list[str]:
-  """The lines of the table for the models of a family with a head of 1000 classes, without the table's head."""
+  """Returns the lines of the table for the models of a family with a head of 1000 classes, without the table's head."""
   lines = []
   for variant, size in VARIANTS[family].items():
     # Blocks under scan are traced once.
@@ -125,7 +125,7 @@ TEXT_VARIANTS: dict[str, list[tuple[str, int, int]]] = {
 
 
 def text_table(family: str) -> list[str]:
-  """The lines of the table for the text towers of a family without a head, without the table's head."""
+  """Returns the lines of the table for the text towers of a family without a head, without the table's head."""
   lines = []
   for variant, tokens, vocabulary in TEXT_VARIANTS[family]:
     model = registry.get(family).Model(variant=variant, vocab_size=vocabulary)

@@ -15,7 +15,7 @@ Padding = str | Sequence[tuple[int, int]]
 def standardize_weights(
   kernel: Float[Array, "height width inputs outputs"], epsilon: float
 ) -> Float[Array, "height width inputs outputs"]:
-  """Mean 0 and variance 1 over what feeds each output (Qiao et al. 2019, eq. 4); `epsilon` joins the variance."""
+  """Gives kernels mean 0 and variance 1 for each output (Qiao et al. 2019, eq. 4); `epsilon` joins the variance."""
   kernel = kernel - kernel.mean(axis=(0, 1, 2))
   return kernel * jax.lax.rsqrt((kernel**2).mean(axis=(0, 1, 2)) + epsilon)
 

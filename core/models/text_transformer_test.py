@@ -1,19 +1,17 @@
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import trees
+from core import data_files, trees
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import layers, registry, text_transformer
-from core.testing.params import random_like
+from core.testing.params import random_like, with_options
 
 TINY = dict(width=32, depth=2, mlp_dim=64, num_heads=2, vocab_size=100)
 # INTEROP: width 32, vocab 100, 8 tokens, 16 outputs; depth 1.
-PUBLISHED = Path(__file__).parent / "witness" / "text_transformer.txt"
+PUBLISHED = data_files.find("core/models/witness/text_transformer.txt")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,7 +102,7 @@ def test_fixed_positions_are_those_of_attention_is_all_you_need(text):
 
 def test_bfloat16_keeps_parameters_norms_and_outputs_float32(text):
   exact = text_transformer.Model(16, **(TINY | dict(depth=1)))
-  model = exact.clone(dtype_mm="bfloat16")
+  model = with_options(exact, dtype_mm="bfloat16")
   params = random_like(shapes(exact), spread=0.1)
   assert {leaf.dtype for leaf in jax.tree.leaves(shapes(model))} == {jnp.dtype("float32")}
   output, out = jax.jit(model.apply)({"params": params}, text)
@@ -181,17 +179,20 @@ def test_weights_for_texts_of_another_length_are_refused_with_both(saved):
 @pytest.mark.parametrize(
   "options, line",
   [
-    (dict(variant="B/16"), "unknown variant 'B/16' of the text transformer (known: B, G, "),
-    (dict(vocab=10), "the text transformer has no option 'vocab'"),
-    (dict(pool_type="tok"), "pool_type must be one of last, first, gap, map, max; got 'tok'"),
-    (dict(posemb="sincos2d"), "posemb must be one of learn, sincos; got 'sincos2d'"),
-    (dict(remat_policy="everything"), "remat_policy must be one of none, nothing_saveable"),
-    (dict(vocab_size=0), "vocab_size must be a positive whole number, got 0"),
-    (dict(max_len=16.0), "max_len must be a positive whole number, got 16.0"),
-    (dict(head_bias=0), "head_bias must be True or False, got 0"),
-    (dict(width=100, num_heads=3), "width 100 is not divisible by num_heads 3"),
-    (dict(width=9, num_heads=3, posemb="sincos"), "needs an even width, got 9"),
-    (dict(dropout=1), "dropout must be a number in [0, 1), got 1"),
+    (dict(variant="B/16"), "model.variant must be a variant, 'B' for one, got 'B/16': there is no 'B/16' (nearest: "),
+    (dict(vocab=10), "model.vocab is no key of the model text_transformer"),
+    (
+      dict(pool_type="tok"),
+      "model.pool_type must be one of 'last', 'first', 'gap' (or 'mean'), 'map', 'max' (or",
+    ),
+    (dict(posemb="sincos2d"), "model.posemb must be one of 'learn', 'sincos', got 'sincos2d'"),
+    (dict(remat_policy="everything"), "model.remat_policy must be one of 'none', 'nothing_saveable'"),
+    (dict(vocab_size=0), "model.vocab_size must be a whole number from 1 on, got 0"),
+    (dict(max_len=16.0), "model.max_len must be a whole number from 1 on, got 16.0"),
+    (dict(head_bias=0), "model.head_bias must be True or False, got 0"),
+    (dict(width=100, num_heads=3), "model.width must be a multiple of num_heads, 3, got 100"),
+    (dict(width=9, num_heads=3, posemb="sincos"), "model.width must be even for posemb='sincos', got 9"),
+    (dict(dropout=1), "model.dropout must be a number in [0, 1), got 1"),
   ],
 )
 def test_a_wrong_option_is_one_line(options, line):

@@ -1,5 +1,6 @@
 """Reads towers, and the temperature and bias beside them, out of one file or of a file each."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from core import trees
 from core.checkpoint import catalog, pretrained, state_dict
 from core.errors import UserError, first_few, nearest
 from core.models import weights
+from core.recipe.models.load import Load
+from core.recipe.models.options import ModelOptions
 
 # What a config may call a file in a dict of them, and the name of that part of the parameters.
 _PARTS = {"image": "img", "text": "txt", "temperature": "t", "bias": "b"}
@@ -17,54 +20,84 @@ _SCALARS = ("t", "b")
 _WHAT = {"t": "temperature", "b": "bias"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Tower:
+  """How a tower is loaded.
+
+  Attributes:
+    load: of its model, `load(init_params, init_file, options, dont_load)`.
+    options: of its model.
+    kw: what its own section of the config says.
+  """
+
+  load: Callable[..., Any]
+  options: ModelOptions | None
+  kw: Load
+
+
 def load(
   family: str,
   init_params: Any,
   init_file: str | Mapping[str, str],
-  loaders: Mapping[str, Callable[..., Any]],
-  configs: Mapping[str, Any],
-  dont_load: Sequence[str],
-  load_kw: Mapping[str, Mapping[str, Any]],
+  towers: Mapping[str, Tower],
+  dont_load: Sequence[str] | str,
 ) -> dict[str, Any]:
-  """The parameters of a model of towers: those of the files, and of `init_params` where these leave something out.
+  """Returns the parameters of a model of towers: those of the files, and of `init_params` where these have none.
 
   Args:
     family: in `core.checkpoint.catalog`.
     init_params: the fresh parameters, `{"img": .., "txt": .., "t": .., "b": ..}`.
     init_file: one file of all, or a dict of files by part.
-    loaders, configs, load_kw: of each tower, its `load`, its model's options, and more arguments of `load`.
+    towers: by the name of that part.
     dont_load: regexes over the names of all parameters.
 
   Raises:
-    UserError: an unreadable file, or one of another model.
+    UserError: an unreadable file, one of another model, or a regex that matches nothing.
   """
-  dont_load = [dont_load] if isinstance(dont_load, str) else list(dont_load)
+  dont_load = weights.patterns(dont_load)
   if isinstance(init_file, Mapping):
-    files = _files_of_parts(init_file, init_params)
+    files, held = _files_of_parts(init_file, init_params), []
   else:
-    files = _files_of_whole(family, init_file, init_params, dont_load)
+    files, held = _files_of_whole(family, init_file, init_params, dont_load)
+  _check_patterns(dont_load, init_params, held, [tower for tower in files if tower in towers])
   params = dict(init_params)
-  for tower, file in files.items():
-    if tower in loaders:
-      own = dict(load_kw[tower])
-      own["dont_load"] = [*own.get("dont_load", ()), *_within(tower, dont_load, init_params[tower])]
-      params[tower] = _load_tower(tower, loaders[tower], init_params[tower], file, configs[tower], own)
-    elif trees.first_match(tower, dont_load) is None:
-      params[tower] = _read_scalar(family, tower, file, init_params[tower])
+  for part, file in files.items():
+    if part in towers:
+      params[part] = _load_tower(part, towers[part], init_params[part], file, dont_load)
+    elif trees.first_match(part, dont_load) is None:
+      params[part] = _read_scalar(family, part, file, init_params[part])
   return params
 
 
-def _load_tower(tower: str, loader: Callable[..., Any], init: Any, file: str, config: Any, load_kw: Any) -> Any:
+def _check_patterns(dont_load: Sequence[str], init_params: Any, held: Sequence[str], towers: Sequence[str]) -> None:
+  """Refuses regexes that match no part, no parameter of the model and none of the file.
+
+  A regex that begins with the name of a tower which is loaded is left to the tower, which knows its file's names.
+  """
+  names = [*init_params, *(name for name, _ in trees.flatten_with_names(init_params)), *held]
+  for pattern in dont_load:
+    of_tower = any(pattern.startswith(f"{tower}/") for tower in towers)
+    if not of_tower and not any(re.fullmatch(pattern, name) for name in names):
+      raise weights.UnmatchedError(pattern, dict.fromkeys(names))
+
+
+def _load_tower(part: str, tower: Tower, init: Any, file: str, dont_load: Sequence[str]) -> Any:
+  own, within = tower.kw.dont_load, _within(part, dont_load, init)
   try:
-    return loader(init, file, config, **load_kw)
-  except UserError as error:  # The tower does not know where in the config its own options stand.
-    option = f"model_load.{tower}_load_kw.dont_load"
-    raise UserError(f"{tower}: {str(error).replace('model_load.dont_load', option)}") from None
+    return tower.load(init, file, tower.options, (*own, *within))
+  except weights.UnmatchedError as error:  # The tower does not know where in the config its own options stand.
+    names = [name for name, _ in trees.flatten_with_names(init)]
+    if error.pattern in own:
+      raise weights.UnmatchedError(error.pattern, names, f"config.model_load.{part}_load_kw.dont_load") from None
+    raise weights.UnmatchedError(f"{part}/{error.pattern}", [f"{part}/{name}" for name in names]) from None
+  except UserError as error:
+    option = f"model_load.{part}_load_kw.dont_load"
+    raise UserError(f"{part}: {str(error).replace('model_load.dont_load', option)}") from None
 
 
-def _within(tower: str, dont_load: Sequence[str], init: Any) -> list[str]:
-  """Regexes over the names within a tower for those over the names of all parameters."""
-  prefix = f"{tower}/"
+def _within(part: str, dont_load: Sequence[str], init: Any) -> list[str]:
+  """Returns regexes over the names within a tower for those over the names of all parameters."""
+  prefix = f"{part}/"
   inside = [pattern.removeprefix(prefix) for pattern in dont_load if pattern.startswith(prefix)]
   names = (name for name, _ in trees.flatten_with_names(init))
   # Patterns that begin otherwise ("(img|txt)/head/.*") by what they match here.
@@ -72,7 +105,7 @@ def _within(tower: str, dont_load: Sequence[str], init: Any) -> list[str]:
 
 
 def _files_of_parts(init_file: Mapping[str, str], init_params: Any) -> dict[str, str]:
-  """The files by the names of parts, those that are None left out."""
+  """Returns the files by the names of parts, those that are None left out."""
   known = [*_PARTS, *_PARTS.values()]
   files = {}
   for key, file in init_file.items():
@@ -88,8 +121,10 @@ def _files_of_parts(init_file: Mapping[str, str], init_params: Any) -> dict[str,
   return {part: file for part, file in files.items() if file}
 
 
-def _files_of_whole(family: str, init_file: str, init_params: Any, dont_load: Sequence[str]) -> dict[str, str]:
-  """The file of each part of the model, all of them parts of one."""
+def _files_of_whole(
+  family: str, init_file: str, init_params: Any, dont_load: Sequence[str]
+) -> tuple[dict[str, str], Sequence[str]]:
+  """Returns the file of each part of the model, all of them parts of one, and the names of what that holds."""
   location = catalog.locate(family, init_file)
   foreign = state_dict.is_one(location)
   names = weights.read_file(family, location) if foreign else pretrained.names(location)
@@ -111,13 +146,17 @@ def _files_of_whole(family: str, init_file: str, init_params: Any, dont_load: Se
     raise UserError(f"{init_file}: not a file of {', '.join(init_params)}: {'; '.join(told)}")
   place, subtree = pretrained.split(location)
   subtree = f"{subtree}/" if subtree else ""
-  # Of a foreign file each tower takes its own.
-  of_tower = lambda part: location if foreign or part in _SCALARS else f"{place}:{subtree}{part}"
-  return {part: of_tower(part) for part in init_params if part not in skipped}
+  files = {}
+  for part in init_params:
+    if part in skipped:
+      continue
+    # Of a foreign file each tower takes its own.
+    files[part] = location if foreign or part in _SCALARS else f"{place}:{subtree}{part}"
+  return files, [*roots, *names]
 
 
 def _read_scalar(family: str, name: str, file: str, init: Any) -> np.ndarray:
-  """The temperature or the bias, of a file that may hold towers too.
+  """Returns the temperature or the bias, of a file that may hold towers too.
 
   Raises:
     UserError: it holds none, or no single number.

@@ -1,33 +1,23 @@
 """The models of one kind of input: what a config's `model_name`, or the `image_model` of two towers, may be."""
 
+from collections.abc import Mapping
 from types import ModuleType
 
-from core.errors import UserError, nearest
 from core.models import bert, bit, mixer, nfnet, resnet, text_transformer, vit
+from core.recipe.models.options import ModelOptions
+from core.recipe.models.towers import IMAGE_MODELS, TEXT_MODELS
 
-IMAGE = {
-  "vit": vit,
-  "mixer": mixer,
-  "resnet": resnet,
-  "bit_paper": resnet,  # The name in published configs.
-  "bit": bit,
-  "nfnet": nfnet,
-}
-TEXT = {
-  "text_transformer": text_transformer,
-  "proj.image_text.text_transformer": text_transformer,  # Here and below: names in published configs.
-  "bert": bert,
-  "proj.flaxformer.bert": bert,
-}
+_MODULES = {module.Options: module for module in (vit, mixer, resnet, bit, nfnet, text_transformer, bert)}
 
 
-def get(kind: str, name: str) -> ModuleType:
-  """The module of the tower `name` of a kind of input, "image" or "text".
+def _by_name(kinds: Mapping[str, type]) -> dict[str, ModuleType]:
+  return {name: _MODULES[kind] for name, kind in kinds.items()}
 
-  Raises:
-    UserError: no such model; gives the nearest.
-  """
-  known = {"image": IMAGE, "text": TEXT}[kind]
-  if name not in known:
-    raise UserError(f"config: model.{kind}_model {name!r} is unknown{nearest(str(name), known)}")
-  return known[name]
+
+IMAGE = _by_name(IMAGE_MODELS)
+TEXT = _by_name(TEXT_MODELS)
+
+
+def of(options: ModelOptions) -> ModuleType:
+  """Returns the module of the model that has such options."""
+  return _MODULES[type(options)]

@@ -7,106 +7,66 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from core.errors import UserError
-from core.models import tower_files, towers
+from core.models import text_transformer, tower_files, towers, vit
 from core.models.layers import Intermediates
+from core.recipe.models.load import EVERYTHING, Load
+from core.recipe.models.options import ModelOptions
+from core.recipe.models.towers import TwoTowers as Options
+from core.recipe.parse import parse
 
 KINDS = {"img": "image", "txt": "text"}
 
 
-def Model(
-  *,
-  image: Mapping[str, Any] | None = None,
-  text: Mapping[str, Any] | None = None,
-  image_model: str = "vit",
-  text_model: str = "text_transformer",
-  out_dim: int | Sequence[int | None] = (128, 128),
-  temperature_init: float = 1.0,
-  bias_init: float | None = None,
-) -> "TwoTowers":
-  """Two towers of these options.
-
-  Args:
-    image, text: options of the towers' own models.
-    image_model, text_model: which these are, see `core.models.towers`.
-    out_dim: size of the embedding, one number or (image, text); None leaves the head of that tower away, and its
-      representation is the embedding.
-    temperature_init: what the cosine similarity is multiplied with at first; its logarithm is learned.
-    bias_init: what is added to it at first; None for a model without a bias, one that a softmax is to train.
+def Model(num_classes: None = None, **kw: Any) -> "TwoTowers":
+  """Returns the two towers of `kw`, which are `Options`: `image=dict(variant="B/16"), out_dim=(None, 768)`.
 
   Raises:
     UserError: an unknown model or option, or a value that none can have.
   """
-  check_scalars(temperature_init, bias_init)
-  of_image, of_text = _pair(out_dim)
-  return TwoTowers(
-    img=make_tower("image", image_model, image, of_image),
-    txt=make_tower("text", text_model, text, of_text),
-    temperature_init=float(temperature_init),
-    bias_init=None if bias_init is None else float(bias_init),
-  )
+  return make(num_classes, parse(Options, kw, "model"))
 
 
-def make_tower(kind: str, name: str, options: Mapping[str, Any] | None, out_dim: int | None) -> nn.Module:
-  """The tower `name` of a kind of input, "image" or "text", with a head of `out_dim` outputs unless it states others.
-
-  Its head starts with random weights rather than zeros, as those of classifiers do: zeros have no direction.
+def make(num_classes: None, options: Options) -> "TwoTowers":
+  """Returns the two towers of these options.
 
   Raises:
-    UserError: an unknown model or option, or a head of zeros.
+    UserError: a number of classes, which such a model has none of.
   """
-  family, options = towers.get(kind, name), dict(options or {})
-  try:
-    model = family.Model(**{"num_classes": out_dim, **options})
-  except UserError as error:
-    raise UserError(f"config.model.{kind}: {error}") from None
-  if not hasattr(model, "head_zeroinit") or not model.num_classes:
-    return model
-  if options.get("head_zeroinit"):
-    raise UserError(f"config.model.{kind}.head_zeroinit=True: embeddings of zeros have no direction; leave it False")
-  return model.clone(head_zeroinit=False)
+  refuse_classes(num_classes)
+  of_image, of_text = options.out_dim
+  return TwoTowers(make_tower(options.image, of_image), make_tower(options.text, of_text), options)
 
 
-def check_scalars(temperature_init: Any, bias_init: Any) -> None:
-  """Refuses initial temperatures and biases that are none.
+def make_tower(options: ModelOptions, out_dim: int | None) -> nn.Module:
+  """Returns the tower of these options, with a head of `out_dim` outputs."""
+  return towers.of(options).make(out_dim, options)
+
+
+def refuse_classes(num_classes: Any) -> None:
+  """Refuses a number of classes for a model that embeds.
 
   Raises:
-    UserError: says which.
+    UserError: there is one.
   """
-  is_number = lambda value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-  if not is_number(temperature_init) or temperature_init <= 0:
-    raise UserError(
-      f"config.model.temperature_init must be a number above 0 (its logarithm is learned), got {temperature_init!r}"
-    )
-  if bias_init is not None and not is_number(bias_init):
-    raise UserError(f"config.model.bias_init must be a number or None, got {bias_init!r}")
-
-
-def _pair(out_dim: Any) -> tuple[int | None, int | None]:
-  pair = tuple(out_dim) if isinstance(out_dim, Sequence) and not isinstance(out_dim, str) else (out_dim, out_dim)
-  is_size = lambda size: size is None or (isinstance(size, int) and not isinstance(size, bool) and size > 0)
-  if len(pair) != 2 or not all(map(is_size, pair)) or (None not in pair and pair[0] != pair[1]):
-    raise UserError(
-      "config.model.out_dim must be the size of the embedding, or (image, text) of one size, with None for a tower "
-      f"whose representation is the embedding; got {out_dim!r}"
-    )
-  return pair
+  if num_classes is not None:
+    raise UserError(f"num_classes: a model of images and texts has no classes, got {num_classes!r}; set model.out_dim")
 
 
 class TwoTowers(nn.Module):
-  """Made by `Model`, which checks the options.
+  """Made by `Model` or `make`.
 
   Attributes:
-    img, txt: the towers, modules that map their input to (outputs, intermediates).
-    temperature_init, bias_init: see `Model`.
+    img: the image tower, a module that maps images to (outputs, intermediates).
+    txt: the text tower, which does so with texts.
+    options: of the model.
   """
 
   img: nn.Module
   txt: nn.Module
-  temperature_init: float = 1.0
-  bias_init: float | None = None
+  options: Options
 
   @nn.compact
   def __call__(
@@ -132,19 +92,19 @@ class TwoTowers(nn.Module):
       raise UserError(
         f"config.model.out_dim: the image tower gives {zimg.shape[-1]} numbers, and the text tower {ztxt.shape[-1]}"
       )
-    scalar(self, out, self.temperature_init, self.bias_init)
+    scalar(self, out, self.options.temperature_init, self.options.bias_init)
     return zimg, ztxt, out
 
 
 def embed(
   tower: Callable[..., tuple[jax.Array, Intermediates]],
   name: str,
-  inputs: jax.Array,
+  inputs: Shaped[Array, "batch ..."],
   out: Intermediates,
   *,
   train: bool,
 ) -> Float[Array, "batch dim"]:
-  """Embeddings of length 1; adds a tower's intermediates to `out` under `name`.
+  """Returns embeddings of length 1; adds a tower's intermediates to `out` under `name`.
 
   Raises:
     UserError: the tower's outputs are not one vector an example.
@@ -158,7 +118,7 @@ def embed(
 
 
 def unit_length(z: Float[Array, "batch dim"]) -> tuple[Float[Array, "batch dim"], Float[Array, "batch 1"]]:
-  """Vectors of length 1 in float32, and the lengths they had; zero stays zero."""
+  """Returns vectors of length 1 in float32, and the lengths they had; zero stays zero."""
   z = z.astype(jnp.float32)
   norm = jnp.linalg.norm(z, axis=1, keepdims=True)
   return z / (norm + 1e-8), norm
@@ -166,38 +126,40 @@ def unit_length(z: Float[Array, "batch dim"]) -> tuple[Float[Array, "batch dim"]
 
 def scalar(module: nn.Module, out: Intermediates, temperature_init: float, bias_init: float | None) -> None:
   """Adds the parameters `t`, the logarithm of the temperature, and `b` to `module`, and their values to `out`."""
-  constant = lambda value: lambda key: jnp.full((1,), value, jnp.float32)
-  t = out["t/parameter"] = module.param("t", constant(math.log(temperature_init)))
+  t = out["t/parameter"] = module.param("t", nn.initializers.constant(math.log(temperature_init)), (1,), jnp.float32)
   out["t"] = jnp.exp(t)
   if bias_init is not None:
-    out["b"] = module.param("b", constant(bias_init))
+    out["b"] = module.param("b", nn.initializers.constant(bias_init), (1,), jnp.float32)
 
 
 def load(
   init_params: Any,
   init_file: str | Mapping[str, str],
-  model_cfg: Mapping[str, Any] | None = None,
+  options: Options | None = None,
   dont_load: Sequence[str] = (),
-  img_load_kw: Mapping[str, Any] | None = None,
-  txt_load_kw: Mapping[str, Any] | None = None,
+  img_load_kw: Load = EVERYTHING,
+  txt_load_kw: Load = EVERYTHING,
 ) -> Any:
-  """Published weights, fitted to `init_params`: of both towers from one file, or of each from a file of its own.
+  """Returns published weights, fitted to `init_params`: of both towers from one file, or of each from its own.
 
   Args:
     init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
     init_file: a file of two towers (a name like "SigLIP B/16 224" or "mixed_B16B", a path or a URL), which holds `t`,
       and `b` if the model has a bias; or a dict of files by `image`, `text`, `t` and `b` (also `img`, `txt`,
       `temperature` and `bias`). What the dict leaves out keeps its value of `init_params`.
-    model_cfg: the model's options.
+    options: of the model; None for a ViT and a text transformer.
     dont_load: regexes over names ("txt/head/.*", "b") of what keeps its value of `init_params`.
-    img_load_kw, txt_load_kw: of the towers' own `load`, `dict(dont_load=["head/.*"])` for one.
+    img_load_kw: of the image tower's own `load`, `Load(dont_load=("head/.*",))` for one.
+    txt_load_kw: of the text tower's own `load`.
 
   Raises:
     UserError: an unreadable file, or one of other towers.
   """
-  model_cfg = model_cfg or {}
-  load_kw = {"img": dict(img_load_kw or {}), "txt": dict(txt_load_kw or {})}
-  names = {"img": model_cfg.get("image_model", "vit"), "txt": model_cfg.get("text_model", "text_transformer")}
-  loaders = {tower: towers.get(KINDS[tower], name).load for tower, name in names.items()}
-  configs = {tower: dict(model_cfg.get(kind) or {}) for tower, kind in KINDS.items()}
-  return tower_files.load("two_towers", init_params, init_file, loaders, configs, dont_load, load_kw)
+  parts = {
+    "img": tower_files.Tower(vit.load, None, img_load_kw),
+    "txt": tower_files.Tower(text_transformer.load, None, txt_load_kw),
+  }
+  if options is not None:
+    parts["img"] = tower_files.Tower(towers.of(options.image).load, options.image, img_load_kw)
+    parts["txt"] = tower_files.Tower(towers.of(options.text).load, options.text, txt_load_kw)
+  return tower_files.load("two_towers", init_params, init_file, parts, dont_load)

@@ -1,16 +1,14 @@
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import trees
+from core import data_files, trees
 from core.errors import UserError
 from core.models import one_tower, registry, two_towers
 from core.testing.params import random_like
 
-WITNESS = Path(__file__).parent / "witness"
+WITNESS = data_files.find("core/models/witness")
 SIZES = dict(width=32, depth=1, mlp_dim=64, num_heads=2)
 OPTIONS = dict(
   image=dict(patch_size=8, pool_type="map", **SIZES),
@@ -192,19 +190,20 @@ def test_towers_may_be_other_models():
 @pytest.mark.parametrize(
   "options, line",
   [
-    (dict(image_model="vitt"), "model.image_model 'vitt' is unknown (did you mean 'vit'?)"),
-    (dict(text_model="vit"), "model.text_model 'vit' is unknown"),
-    (dict(image=dict(widht=3)), "config.model.image: model: ViT has no option 'widht' (did you mean 'width'?)"),
-    (dict(text=dict(variant="Q")), "config.model.text: model: unknown variant 'Q'"),
-    (dict(out_dim=(32, 16)), "config.model.out_dim must be the size of the embedding, or (image, text) of one size"),
-    (dict(out_dim="B"), "config.model.out_dim must be"),
-    (dict(out_dim=(None, None, 3)), "config.model.out_dim must be"),
-    (dict(temperature_init=0), "temperature_init must be a number above 0 (its logarithm is learned), got 0"),
-    (dict(bias_init="-10"), "bias_init must be a number or None, got '-10'"),
+    (dict(image_model="vitt"), "model.image_model: there is no 'vitt' (did you mean 'vit'?)"),
+    (dict(text_model="vit"), "model.text_model: there is no 'vit'"),
+    (dict(image=dict(widht=3)), "model.image.widht is no key of the model vit (did you mean 'width'?)"),
+    (dict(text=dict(variant="Q")), "model.text.variant must be a variant, 'B' for one, got 'Q': there is no 'Q'"),
+    (dict(out_dim=(32, 16)), "model.out_dim must be of one size for images and texts, got (32, 16)"),
+    (dict(out_dim="B"), "model.out_dim must be the size of the embedding, or (image, text)"),
+    (dict(out_dim=(None, None, 3)), "model.out_dim must be"),
+    (dict(temperature_init=0), "model.temperature_init must be a number above 0, got 0"),
+    (dict(bias_init="-10"), "model.bias_init must be a number, got '-10'"),
     (
       dict(out_dim=32, image=dict(head_zeroinit=True)),
-      "image.head_zeroinit=True: embeddings of zeros have no direction",
+      "model.image.head_zeroinit must not be True: embeddings of zeros have no direction",
     ),
+    (dict(num_classes=10), "num_classes: a model of images and texts has no classes, got 10"),
   ],
 )
 def test_a_wrong_option_is_one_line(options, line):
@@ -224,7 +223,7 @@ def test_a_wrong_input_is_one_line():
     shapes(two_towers.Model(**(OPTIONS | dict(image=OPTIONS["image"] | dict(pool_type="none")))))
   with pytest.raises(UserError, match=r"one_tower takes texts rendered to images .*, got \[1, 8\]"):
     shapes(one_tower.Model(**ONE))
-  with pytest.raises(UserError, match=r"config.model.out_dim must be the size of the embedding, or None"):
+  with pytest.raises(UserError, match=r"^model\.out_dim must be a whole number from 1 on or None"):
     one_tower.Model(**(ONE | dict(out_dim=(16, 16))))
 
 

@@ -17,7 +17,7 @@ _MAP_HEAD = ("probe", "MlpBlock_0", "MultiHeadDotProductAttention_0", "LayerNorm
 
 
 def current(loaded: dict[str, Any], init: dict[str, Any]) -> dict[str, Any]:
-  """`loaded` under today's names and in today's shapes.
+  """Returns `loaded` under today's names and in today's shapes.
 
   In older files
 
@@ -51,7 +51,7 @@ def _current_name(name: str, inlined: bool) -> str:
 
 
 def _one_row(positions: Float[np.ndarray, "*grid width"]) -> Float[np.ndarray, "1 tokens width"]:
-  """[1, tokens, width] of [tokens, width] or [rows, columns, width]."""
+  """Returns [1, tokens, width] of [tokens, width] or [rows, columns, width]."""
   return positions if positions.ndim == 3 and len(positions) == 1 else positions.reshape(1, -1, positions.shape[-1])
 
 
@@ -72,7 +72,7 @@ def _fold_class_position(named: dict[str, Any], init: dict[str, Any]) -> dict[st
 def _as_convolution(
   kernel: Float[np.ndarray, "*patch width"], init: dict[str, Any]
 ) -> Float[np.ndarray, "*patch width"]:
-  """[side, side, channels, width] of [side * side * channels, width], a patch's pixels in the order of an image."""
+  """Returns [side, side, channels, width] of [side * side * channels, width], pixels in the order of an image."""
   if kernel.ndim != 2 or "embedding/kernel" not in init:
     return kernel
   channels = init["embedding/kernel"].shape[2]

@@ -1,11 +1,9 @@
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import trees
+from core import data_files, trees
 from core.checkpoint import pretrained, remote
 from core.errors import UserError
 from core.models import vit
@@ -69,7 +67,7 @@ def test_blocks_load_across_scan_in_both_directions(saved):
 @pytest.mark.parametrize("layout, pool_type", [("first", "tok"), ("scan", "map"), ("naflex", "map")])
 @pytest.mark.parametrize("scan", [False, True])
 def test_older_layouts_give_the_logits_that_timm_reads_out_of_them(tmp_path, layout, pool_type, scan):
-  with np.load(Path(__file__).parent / "witness" / "vit_older.npz") as file:
+  with np.load(data_files.find("core/models/witness/vit_older.npz")) as file:
     prefix = f"{layout}/file/"
     older = {name.removeprefix(prefix): file[name] for name in file if name.startswith(prefix)}
     image, expected = file["image"], file[f"{layout}/logits"]

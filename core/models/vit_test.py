@@ -1,16 +1,15 @@
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import trees
+from core import data_files, trees
 from core.errors import UserError
 from core.models import registry, vit
-from core.testing.params import random_like, shapes
+from core.recipe.models.vit import VARIANTS
+from core.testing.params import random_like, shapes, with_options
 
-WITNESS = Path(__file__).parent / "witness"
+WITNESS = data_files.find("core/models/witness")
 POOL_TYPES = ("gap", "map", "tok", "0", "none")
 TINY = dict(patch_size=8, width=32, depth=2, mlp_dim=64, num_heads=2)
 
@@ -90,20 +89,22 @@ def test_variants_have_as_many_parameters_as_in_timm(variant, pool_type, timm_na
     assert count(variant, pool_type=pool_type) == file[f"count/{timm_name}"]
 
 
-@pytest.mark.parametrize("variant", vit.VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_is_one_of_the_published_shapes(variant):
-  width, depth, mlp_dim, num_heads = vit.VARIANTS[variant]
+  width, depth, mlp_dim, num_heads = VARIANTS[variant]
   model = vit.Model(variant=f"{variant}/14")
-  assert (model.width, model.depth, model.mlp_dim, model.num_heads) == (width, depth, mlp_dim, num_heads)
-  assert model.patch_size == (14, 14)
+  options = model.options
+  assert (options.width, options.depth, options.mlp_dim, options.num_heads) == (width, depth, mlp_dim, num_heads)
+  assert options.patch_size == (14, 14)
   assert width % num_heads == 0
 
 
 def test_options_override_the_variant():
   model = vit.Model(5, variant="S/16", depth=3, patch_size=8, name="img")
-  assert (model.num_classes, model.width, model.depth, model.patch_size, model.name) == (5, 384, 3, (8, 8), "img")
-  assert vit.Model(variant="B").patch_size == (16, 16)
-  assert vit.Model(patch_size=[8, 4]).patch_size == (8, 4)
+  assert (model.num_classes, model.name) == (5, "img")
+  assert (model.options.width, model.options.depth, model.options.patch_size) == (384, 3, (8, 8))
+  assert vit.Model(variant="B").options.patch_size == (16, 16)
+  assert vit.Model(patch_size=[8, 4]).options.patch_size == (8, 4)
 
 
 def test_parameters_start_as_published():
@@ -224,7 +225,7 @@ def test_dropout_acts_in_training_alone_and_by_its_rng(scan, image):
 
 def test_bfloat16_halves_the_activations_and_keeps_norms_and_logits_float32(image):
   exact = vit.Model(7, pool_type="map", rep_size=True, **{**TINY, "depth": 1})
-  model = exact.clone(dtype_mm="bfloat16")
+  model = with_options(exact, dtype_mm="bfloat16")
   params = random_like(shapes(exact), spread=0.1)
   assert {leaf.dtype for leaf in jax.tree.leaves(shapes(model))} == {jnp.dtype("float32")}
   logits, out = jax.jit(model.apply)({"params": params}, image)
@@ -247,7 +248,7 @@ def test_gradients_agree_with_finite_differences(image):
       for key in moved
     ]
     # Float32 activations would drown the differences (the softmax stays float32, hence the size of the steps).
-    model = model.clone(dtype_mm="float64")
+    model = with_options(model, dtype_mm="float64")
     loss = jax.jit(jax.value_and_grad(lambda params: (model.apply({"params": params}, image)[0] ** 2).sum()))
     _, grads = loss(params)
     for direction in directions:
@@ -282,34 +283,34 @@ def test_a_few_jitted_steps_of_descent_lower_the_loss(image):
 @pytest.mark.parametrize(
   "options, line",
   [
-    (dict(variant="SS/16"), "unknown ViT variant 'SS/16'"),
+    (dict(variant="SS/16"), "model.variant must be a variant, 'S/16' for one, got 'SS/16': there is no 'SS'"),
     (dict(variant="So400/14"), "(did you mean 'So400m'?)"),
     (dict(variant="S/x"), "must end in a patch size"),
     (dict(variant="S/"), "must end in a patch size"),
     (dict(variant="S/0"), "must end in a patch size"),
-    (dict(pool_typ="gap"), "no option 'pool_typ' (did you mean 'pool_type'?)"),
-    (dict(pool_type="mean"), "pool_type must be one of gap, map, tok, 0, none; got 'mean'"),
-    (dict(posemb="rope"), "posemb must be one of learn, sincos2d; got 'rope'"),
-    (dict(remat_policy="everything"), "remat_policy must be one of none, nothing_saveable"),
-    (dict(dtype_mm="float16"), "dtype_mm must be one of float32, bfloat16"),
-    (dict(patch_size=(16, 16, 3)), "patch_size must be"),
-    (dict(patch_size=0), "patch_size must be"),
-    (dict(patch_size="16"), "patch_size must be"),
-    (dict(variant=16), "unknown ViT variant 16"),
-    (dict(depth="12"), "depth must be a positive whole number, got '12'"),
-    (dict(num_heads=0), "num_heads must be a positive whole number, got 0"),
-    (dict(mlp_dim=4.0), "mlp_dim must be a positive whole number, got 4.0"),
-    (dict(rep_size=-1), "rep_size must be"),
-    (dict(width=100, num_heads=3), "width 100 is not divisible by num_heads 3"),
-    (dict(width=6, num_heads=2, posemb="sincos2d"), "needs a width divisible by 4"),
-    (dict(dropout=1.0), "dropout must be a number in [0, 1)"),
-    (dict(dropout="0.1"), "dropout must be a number in [0, 1)"),
-    (dict(gelu="erf"), "gelu must be one of tanh, exact; got 'erf'"),
-    (dict(registers=-1), "registers must be a number of tokens, got -1"),
-    (dict(registers=True), "registers must be a number of tokens, got True"),
-    (dict(norm_eps=0.0), "norm_eps must be a small positive number like 1e-6, got 0.0"),
-    (dict(qkv_bias="no"), "qkv_bias must be True or False, got 'no'"),
-    (dict(fc_norm=True, pool_type="tok"), "fc_norm goes with pool_type 'gap', got 'tok'"),
+    (dict(pool_typ="gap"), "model.pool_typ is no key of the model vit (did you mean 'pool_type'?)"),
+    (dict(pool_type="mean"), "model.pool_type must be one of 'gap', 'map', 'tok', '0', 'none', got 'mean'"),
+    (dict(posemb="rope"), "model.posemb must be one of 'learn', 'sincos2d', got 'rope'"),
+    (dict(remat_policy="everything"), "model.remat_policy must be one of 'none', 'nothing_saveable'"),
+    (dict(dtype_mm="float16"), "model.dtype_mm must be one of 'float32', 'bfloat16'"),
+    (dict(patch_size=(16, 16, 3)), "model.patch_size must be"),
+    (dict(patch_size=0), "model.patch_size must be"),
+    (dict(patch_size="16"), "model.patch_size must be"),
+    (dict(variant=16), "model.variant must be a variant, 'S/16' for one, got 16"),
+    (dict(depth="12"), "model.depth must be a whole number from 1 on, got '12'"),
+    (dict(num_heads=0), "model.num_heads must be a whole number from 1 on, got 0"),
+    (dict(mlp_dim=4.0), "model.mlp_dim must be a whole number from 1 on, got 4.0"),
+    (dict(rep_size=-1), "model.rep_size must be"),
+    (dict(width=100, num_heads=3), "model.width must be a multiple of num_heads, 3, got 100"),
+    (dict(width=6, num_heads=2, posemb="sincos2d"), "model.width must be a multiple of 4"),
+    (dict(dropout=1.0), "model.dropout must be a number in [0, 1)"),
+    (dict(dropout="0.1"), "model.dropout must be a number in [0, 1)"),
+    (dict(gelu="erf"), "model.gelu must be one of 'tanh', 'exact', got 'erf'"),
+    (dict(registers=-1), "model.registers must be a whole number that is not negative, got -1"),
+    (dict(registers=True), "model.registers must be a whole number that is not negative, got True"),
+    (dict(norm_eps=0.0), "model.norm_eps must be a number above 0, got 0.0"),
+    (dict(qkv_bias="no"), "model.qkv_bias must be True or False, got 'no'"),
+    (dict(fc_norm=True, pool_type="tok"), "model.fc_norm goes with pool_type='gap', got 'tok'"),
   ],
 )
 def test_a_wrong_option_is_one_line(options, line):
@@ -332,5 +333,5 @@ def test_a_wrong_image_is_one_line():
 
 def test_the_registry_knows_vit_and_lists_what_exists():
   assert registry.get("vit") is vit
-  with pytest.raises(UserError, match=r"model_name 'vitt' is unknown \(there are: .*vit.*\)"):
+  with pytest.raises(UserError, match=r"^config\.model_name: there is no 'vitt' \(did you mean 'vit'\?\)"):
     registry.get("vitt")

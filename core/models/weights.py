@@ -3,10 +3,11 @@
 Weights are flat dicts here, `{"Transformer/encoder_norm/bias": array, ...}`.
 """
 
+import difflib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,14 @@ from core.checkpoint import catalog, pretrained, remote, state_dict
 from core.errors import UserError, first_few
 from core.models import patch_resize
 from core.models.foreign import registry, table
+from core.recipe import words
+from core.recipe.models.load import Regexes
+from core.recipe.models.options import ModelOptions
+from core.recipe.parse import parse
 
 
 def read_file(family: str, init_file: str) -> dict[str, np.ndarray]:
-  """The parameters in a file, under the flat published names `{"embedding/kernel": array, ...}`.
+  """Returns the parameters in a file, under the flat published names `{"embedding/kernel": array, ...}`.
 
   Args:
     family: of models, "vit" or "mixer".
@@ -35,7 +40,7 @@ def read_file(family: str, init_file: str) -> dict[str, np.ndarray]:
 
 
 def read_file_and_options(family: str, init_file: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """As `read_file`; and the options of the model that the parameters' names and shapes do not tell.
+  """Returns what `read_file` does, and the options of the model that the parameters do not tell.
 
   Published `.npz` files want none of these, other libraries may: `{"gelu": "exact"}`.
   """
@@ -49,39 +54,67 @@ def read_file_and_options(family: str, init_file: str) -> tuple[dict[str, np.nda
   return published, form.options(arrays, state_dict.read_config(path))
 
 
-def check_options(wanted: dict[str, Any], model: Any, stated: Mapping[str, Any], *, source: str) -> None:
-  """Refuses weights whose model computes otherwise than `model`, unless the config states that it is to.
+def check_options(wanted: dict[str, Any], options: ModelOptions | None, *, source: str) -> None:
+  """Refuses weights whose model computes otherwise than ours, unless the config states that it is to.
 
   No parameter tells one kind of GELU from another, so weights that want another would load, and give other numbers.
+  What the config states is the person's own choice, but for the number of heads.
 
   Args:
     wanted: what `read_file_and_options` says.
-    model: has the options as attributes.
-    stated: the options that the config states; these are the person's own choice, but for the number of heads.
+    options: of our model; None for any.
     source: begins the line.
 
   Raises:
     UserError: names the options to set.
   """
-  for option in ("num_heads", "gelu"):
-    value, ours = wanted.get(option), getattr(model, option, None)
-    if value is not None and value != ours and (option == "num_heads" or option not in stated):
+  for option in ("num_heads", "gelu") if options is not None else ():
+    value, ours = wanted.get(option), getattr(options, option, None)
+    if value is not None and value != ours and (option == "num_heads" or option not in options.stated):
       or_keep = f", or state {option}={ours!r} to keep ours" if option != "num_heads" else ""
       raise UserError(
         f"{source}: its model has {option}={value!r}, ours {ours!r}: set model.{option}={value!r}{or_keep}"
       )
 
 
+class UnmatchedError(UserError):
+  """A regex of `dont_load` that matches no parameter.
+
+  Args:
+    pattern: the regex.
+    names: of the parameters.
+    where: of the regexes in the config.
+  """
+
+  def __init__(self, pattern: str, names: Iterable[str], where: str = "config.model_load.dont_load"):
+    nearest = difflib.get_close_matches(pattern, list(names), n=3, cutoff=0.0)
+    super().__init__(words.line(f"{where}: {pattern!r} matches no parameter (nearest: {', '.join(nearest)})"))
+    self.pattern = pattern
+
+
+def patterns(dont_load: Sequence[str] | str) -> tuple[str, ...]:
+  """Returns the regexes of `dont_load`.
+
+  Raises:
+    UserError: one does not compile.
+  """
+  return parse(Regexes, dont_load, "config.model_load.dont_load")
+
+
 def merge(
   loaded: dict[str, Any], init: dict[str, Any], dont_load: Sequence[str], *, source: str, hint: str = ""
 ) -> dict[str, Any]:
-  """The parameters of `loaded` in the dtypes of `init`; names that `dont_load` matches keep their value of `init`.
+  """Returns the parameters of `loaded` in the dtypes of `init`; what `dont_load` matches keeps its value of `init`.
 
   `hint` ends the line of an error: what the caller knows of the difference.
 
   Raises:
-    UserError: parameters missing in, surplus in, or of another shape in `loaded`; names the first few of each.
+    UserError: a regex of `dont_load` that matches nothing; parameters missing in, surplus in, or of another shape in
+      `loaded`, of which it names the first few.
   """
+  for pattern in dont_load:
+    if not any(re.fullmatch(pattern, name) for name in (*init, *loaded)):
+      raise UnmatchedError(pattern, dict.fromkeys([*init, *loaded]))
   kept = {name: leaf for name, leaf in init.items() if trees.first_match(name, dont_load) is not None}
   loaded = {name: array for name, array in loaded.items() if trees.first_match(name, dont_load) is None}
   missing = [name for name in init if name not in loaded and name not in kept]
@@ -102,7 +135,7 @@ def merge(
 
 
 def _other_head(loaded: dict[str, Any], init: dict[str, Any], different: Sequence[str]) -> str | None:
-  """Words for weights that differ from the model in the head alone, as those of another task do."""
+  """Returns words for weights that differ from the model in the head alone, as those of another task do."""
   if not different or not all(name.startswith("head/") for name in different):
     return None
   of_file, of_model = (

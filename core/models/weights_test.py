@@ -4,7 +4,7 @@ import scipy.ndimage
 
 from core.checkpoint import pretrained
 from core.errors import UserError
-from core.models import resnet, weights
+from core.models import bit, resnet, vit, weights
 
 
 @pytest.mark.parametrize("old, new", [(4, 7), (7, 4), (14, 24), (3, 1), (1, 3)])
@@ -82,6 +82,35 @@ def test_a_bit_model_completes_a_name_by_its_size(name, options, monkeypatch):
     return {"head": {"bias": np.zeros(3)}}
 
   monkeypatch.setattr(pretrained, "load_params", load_params)
-  loaded = resnet.load({"head": {"bias": np.ones(3)}}, name, options)
+  loaded = resnet.load({"head": {"bias": np.ones(3)}}, name, options and resnet.Model(**options).options)
   assert asked == ["gs://bit_models/BiT-M-R101x3-ILSVRC2012.npz"]
   np.testing.assert_array_equal(loaded["head"]["bias"], np.zeros(3))
+
+
+@pytest.mark.parametrize(
+  "pattern, line",
+  [
+    ("haed/.*", "config.model_load.dont_load: 'haed/.*' matches no parameter (nearest: head/"),
+    ("head", "config.model_load.dont_load: 'head' matches no parameter (nearest: head/bias, "),
+    ("[", "config.model_load.dont_load[0] must be a regular expression, got '[': unterminated character set"),
+    (3, "config.model_load.dont_load[0] must be a regular expression, got 3"),
+  ],
+)
+def test_a_regex_that_matches_nothing_or_does_not_compile_is_refused(pattern, line, monkeypatch):
+  params = {"head": {"bias": np.zeros(3), "kernel": np.zeros((2, 3))}, "stem": {"kernel": np.zeros(2)}}
+  monkeypatch.setattr(pretrained, "load_params", lambda location: params)
+  with pytest.raises(UserError) as e:
+    bit.load(params, "x.npz", dont_load=["head/.*", pattern] if pattern not in ("[", 3) else [pattern])
+  assert str(e.value).startswith(line)
+
+
+def test_a_regex_may_match_what_the_file_alone_has():
+  merged = weights.merge({"a": np.ones(2), "cls": np.ones(4)}, {"a": np.zeros(2)}, ["cls"], source="x.npz")
+  np.testing.assert_array_equal(merged["a"], [1, 1])
+
+
+def test_a_kind_of_gelu_is_asked_for_unless_the_config_states_its_own():
+  with pytest.raises(UserError, match=r"^x: its model has gelu='exact', ours 'tanh': set model\.gelu='exact'"):
+    weights.check_options({"gelu": "exact"}, vit.Model().options, source="x")
+  weights.check_options({"gelu": "exact"}, vit.Model(gelu="tanh").options, source="x")
+  weights.check_options({"gelu": "exact"}, None, source="x")

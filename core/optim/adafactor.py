@@ -18,7 +18,7 @@ def scale_by_adafactor(
   dtype_momentum: DTypeLike = jnp.bfloat16,
   eps: float = 1e-30,
 ) -> optax.GradientTransformation:
-  """Adafactor as Scaling ViT uses it: a factored second moment and a first moment in half precision.
+  """Returns Adafactor as Scaling ViT uses it: a factored second moment and a first moment in half precision.
 
   For a gradient g at step t = 1, 2, ..., the second moment decays with beta2 = min(beta2_cap, 1 - t^-decay_rate). Over
   the two largest axes of a parameter, R and C being the decayed means of g^2 + eps over columns and rows:
@@ -54,12 +54,12 @@ def scale_by_adafactor(
 
 
 def _capped_decay(step: ArrayLike, exponent: float, *, cap: float) -> Float[Array, ""]:
-  """beta2 at `step` (from 0): the power schedule of Adafactor, held below `cap`."""
+  """Returns beta2 at `step` (from 0): the power schedule of Adafactor, held below `cap`."""
   return jnp.minimum(cap, 1.0 - (jnp.asarray(step, jnp.float32) + 1.0) ** -exponent)
 
 
 def momentum_hp(
   momentum: float = 0.9, dtype: DTypeLike = jnp.bfloat16, nesterov: bool = False
 ) -> optax.GradientTransformation:
-  """Momentum stored in half precision: m = g + momentum m; the update is m, or g + momentum m with `nesterov`."""
+  """Returns momentum stored in half precision: m = g + momentum m, the update, or with `nesterov` g + momentum m."""
   return optax.trace(decay=momentum, accumulator_dtype=dtype, nesterov=nesterov)

@@ -28,21 +28,19 @@ sharding, and computed where they are used. (Threefry's take 50 times as long on
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, BFloat16, Float, Int, Int8, UInt32
 
-from core import durations, trees
+from core import trees
 from core.errors import UserError, nearest
-
-ROUNDINGS = ("stochastic", "compensated", "nearest")
-_DTYPES = ("bfloat16", "float32")
-_KEYS = ("decay", "dtype", "rounding", "warmup", "sharding", *(f"start_{unit}" for unit in durations.UNITS))
+from core.recipe import words
+from core.recipe.ema import Ema
 
 
 class EmaState(NamedTuple):
@@ -59,48 +57,33 @@ class EmaState(NamedTuple):
   remainder: trees.PyTree
 
 
-def from_config(
-  config: Mapping[str, Any], params: trees.PyTree, trainable: trees.PyTree, *, sched_kw: Mapping[str, Any]
+def from_recipe(
+  options: Ema | None, params: trees.PyTree, trainable: trees.PyTree, *, sched_kw: Mapping[str, Any], seed: int = 0
 ) -> optax.GradientTransformation | None:
-  """The last part of the optimizer's chain where `config.ema` asks for an average, else None.
+  """Returns the last part of the optimizer's chain where a config asks for an average, else None.
 
   Args:
-    config: `ema` is read, and `seed`. Its keys: decay; dtype ("bfloat16"); rounding ("compensated"); warmup (True);
-      start_{steps,epochs,examples,percent} (0), see `track`; sharding, see `shardings`.
+    options: of the average.
     params: the parameters or their shapes. Where the average is sharded on its own, they tell the parameters' sharding.
     trainable: a tree of booleans like the parameters. The others need no average: they are their own.
     sched_kw: total_steps, batch_size and data_size.
+    seed: of the random rounding.
 
   Raises:
-    UserError: an unknown key or a wrong value.
+    UserError: the start cannot be turned into steps.
   """
-  if config.get("ema") is None:
+  if options is None:
     return None
-  ema = dict(config["ema"])
-  for key in ema:
-    if key not in _KEYS:
-      raise UserError(f"config.ema: unknown key {key!r}{nearest(key, _KEYS)}")
-  decay, warmup = ema.get("decay"), ema.get("warmup", True)
-  if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
-    raise UserError(f"config.ema.decay must be a number in [0, 1), 0.9999 say, got {decay!r}")
-  if not isinstance(warmup, bool):
-    raise UserError(f"config.ema.warmup must be True or False, got {warmup!r}")
-  dtype = _choice("dtype", ema.get("dtype") or "bfloat16", _DTYPES)
-  usual = "compensated" if dtype == "bfloat16" else "nearest"
-  rounding = _choice("rounding", ema.get("rounding") or usual, ROUNDINGS)
-  if dtype == "float32" and rounding != "nearest":
-    raise UserError(f"config.ema.rounding: {rounding!r} is for dtype='bfloat16'; leave it out for float32")
-  start = durations.steps("start", {k: v for k, v in ema.items() if k.startswith("start_")}, default=0, **sched_kw)
   of_params = None
-  if ema.get("sharding") is not None:
+  if options.sharding is not None:
     of_params = jax.tree.map(lambda p, mine: _named_sharding(p) if mine else optax.MaskedNode(), params, trainable)
   average = track(
-    decay,
-    dtype=dtype,
-    rounding=rounding,
-    warmup=warmup,
-    start_step=start,
-    seed=config.get("seed") or 0,
+    options.decay,
+    dtype=options.dtype,
+    rounding=options.rounding or ("compensated" if options.dtype == "bfloat16" else "nearest"),
+    warmup=options.warmup,
+    start_step=options.start.steps(**sched_kw),
+    seed=seed,
     of_params=of_params,
   )
   return optax.masked(average, trainable)
@@ -116,7 +99,7 @@ def track(
   seed: int = 0,
   of_params: trees.PyTree | None = None,
 ) -> optax.GradientTransformation:
-  """Leaves the updates as they are and averages the parameters that they lead to: to be the last of a chain.
+  """Returns what leaves updates as they are and averages the parameters that they lead to: the last of a chain.
 
   With p_n the parameters after update n = 1, 2, ... (Polyak & Juditsky 1992, in the exponential form):
 
@@ -139,8 +122,7 @@ def track(
   compensated = dtype == "bfloat16" and rounding == "compensated"
 
   def init(params):
-    average = jax.tree.map(lambda p: p.astype(dtype), params)
-    remainder = optax.EmptyState()
+    average, remainder = jax.tree.map(lambda p: p.astype(dtype), params), optax.EmptyState()
     if compensated:
       split = jax.tree.map(lambda p: _split(_bits(p.astype(jnp.float32)) >> 8), params)
       average, remainder = _transpose(params, split)
@@ -149,23 +131,13 @@ def track(
   def update(updates, state, params=None):
     if params is None:
       raise ValueError("an average of the parameters needs them: call update(updates, state, params)")
-    n = (state.count - start_step + 1).astype(jnp.float32)
-    weight = jnp.maximum(1 - decay, 9 / (9 + n)) if warmup else jnp.float32(1 - decay)
-    weight = jnp.where(n > 0, weight, 1.0)
+    weight = _weight(state.count - start_step + 1, decay, warmup=warmup)
     key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), state.count))
     numbers = iter(range(len(jax.tree.leaves(params))))
 
     def leaf(average, p, remainder=None):
-      old = average.astype(jnp.float32) if remainder is None else _joined(average, remainder)
-      p = p.astype(jnp.float32)
-      # The form of a difference: p = average stays where it is to the last bit.
-      new = jnp.where(weight < 1, old + weight * (p - old), p)
-      noise = functools.partial(_random_bits, key, next(numbers), new.shape)
-      if compensated:
-        return _split(_rounded_up_at_random(new, noise() >> 24) >> 8)
-      if dtype == "bfloat16" and rounding == "stochastic":
-        return _as_bfloat16(_rounded_up_at_random(new, noise() >> 16) >> 16)
-      return new.astype(dtype)
+      noise = functools.partial(_random_bits, key, next(numbers), p.shape)
+      return _moved(average, remainder, p, weight, rounding=rounding, noise=noise)
 
     params = optax.apply_updates(params, updates)
     if of_params is not None:
@@ -179,14 +151,51 @@ def track(
   return optax.GradientTransformation(init, update)
 
 
+def _weight(n: Int[Array, ""], decay: float, *, warmup: bool) -> Float[Array, ""]:
+  """Returns w_n, the weight of the parameters after the n-th update that is averaged; 1 before the first."""
+  n = n.astype(jnp.float32)
+  weight = jnp.maximum(1 - decay, 9 / (9 + n)) if warmup else jnp.float32(1 - decay)
+  return jnp.where(n > 0, weight, 1.0)
+
+
+def _moved(
+  average: Float[Array, "..."],
+  remainder: Int8[Array, "..."] | None,
+  p: Float[Array, "..."],
+  weight: Float[Array, ""],
+  *,
+  rounding: str,
+  noise: Callable[[], UInt32[Array, "..."]],
+) -> Float[Array, "..."] | tuple[BFloat16[Array, "..."], Int8[Array, "..."]]:
+  """Returns an average moved towards `p`, rounded; with a remainder both.
+
+  Args:
+    average: of one parameter.
+    remainder: what is missing in the average; only where it is compensated.
+    p: the parameter.
+    weight: of the parameter.
+    rounding: to bfloat16; of no meaning for an average in float32.
+    noise: returns random bits for each element.
+  """
+  old = average.astype(jnp.float32) if remainder is None else _joined(average, remainder)
+  p = p.astype(jnp.float32)
+  # The form of a difference: p = average stays where it is to the last bit.
+  new = jnp.where(weight < 1, old + weight * (p - old), p)
+  if remainder is not None:
+    return _split(_rounded_up_at_random(new, noise() >> 24) >> 8)
+  if average.dtype == jnp.bfloat16 and rounding == "stochastic":
+    return _as_bfloat16(_rounded_up_at_random(new, noise() >> 16) >> 16)
+  return new.astype(average.dtype)
+
+
 def state_of(opt_state: trees.PyTree) -> EmaState | None:
-  """The average's state, wherever in an optimizer's state it stands; None where none is kept."""
+  """Returns the average's state, wherever in an optimizer's state it stands; None where none is kept."""
   found = [leaf for leaf in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(leaf)]
   return found[0] if found else None
 
 
 def params_of(opt_state: trees.PyTree, params: trees.PyTree) -> trees.PyTree:
-  """The averaged parameters, in the dtypes of `params`; frozen ones, of which none is kept, are those of `params`.
+  """Returns the averaged parameters, in the dtypes of `params`; frozen ones, of which none is kept, are its own.
 
   Arrays of the whole tree's size are made: under `jax.jit` with `out_shardings`, each where the parameters live.
 
@@ -207,21 +216,21 @@ def params_of(opt_state: trees.PyTree, params: trees.PyTree) -> trees.PyTree:
   return jax.tree.map(leaf, params, state.average, state.remainder)
 
 
-def shardings(config: Mapping[str, Any], of_state: trees.PyTree, state: trees.PyTree) -> trees.PyTree:
-  """`of_state` with the average split over the mesh axis `config.ema.sharding`, also where parameters are not.
+def shardings(options: Ema | None, of_state: trees.PyTree, state: trees.PyTree) -> trees.PyTree:
+  """Returns `of_state` with the average split over the mesh axis `options.sharding`, also where parameters are not.
 
   An update needs no communication for it: each device averages its part of the parameters, which it has. The whole
   average is gathered where it is used, in an evaluation. Arrays that no dimension divides stay as they are.
 
   Args:
-    config: `ema.sharding` is read; absent or None leaves everything as it is.
+    options: of the average; without them, or without an axis, everything stays as it is.
     of_state: a `NamedSharding` for each leaf of `state`, that of its parameter say (`core.sharding.follow_params`).
     state: a train or optimizer state, or its shapes.
 
   Raises:
     UserError: the mesh has no such axis.
   """
-  axis = (config.get("ema") or {}).get("sharding")
+  axis = options and options.sharding
   if axis is None:
     return of_state
 
@@ -236,10 +245,11 @@ def shardings(config: Mapping[str, Any], of_state: trees.PyTree, state: trees.Py
 
 
 def _split_over(where: NamedSharding, what: Any, *, axis: str) -> NamedSharding:
-  """Also over `axis`, along the largest dimension that is whole and divides; as it is where there is none."""
+  """Returns a sharding also over `axis`, along the largest dimension that is whole and divides, if there is one."""
   mesh = where.mesh
   if axis not in mesh.axis_names:
-    raise UserError(f"config.ema.sharding: the mesh has no axis {axis!r}{nearest(str(axis), mesh.axis_names)}")
+    line = f"config.ema.sharding: the mesh has no axis {words.shown(axis)}{nearest(axis, mesh.axis_names)}"
+    raise UserError(words.line(line))
   spec = [*where.spec, *[None] * (len(what.shape) - len(where.spec))]
   used = {name for names in spec for name in (names if isinstance(names, tuple) else (names,))}
   free = [i for i, size in enumerate(what.shape) if spec[i] is None and size % mesh.shape[axis] == 0]
@@ -254,7 +264,7 @@ def _named_sharding(p: Any) -> NamedSharding | None:
   return where if isinstance(where, NamedSharding) else None
 
 
-def _held_as(p: Array, where: NamedSharding | None) -> Array:
+def _held_as(p: Float[Array, "..."], where: NamedSharding | None) -> Float[Array, "..."]:
   return p if where is None else jax.lax.with_sharding_constraint(p, where)
 
 
@@ -262,14 +272,8 @@ def _is_state(x: Any) -> bool:
   return isinstance(x, EmaState)
 
 
-def _choice(key: str, value: Any, choices: tuple[str, ...]) -> str:
-  if value not in choices:
-    raise UserError(f"config.ema.{key} must be one of {', '.join(choices)}; got {value!r}")
-  return value
-
-
 def _transpose(params: trees.PyTree, pairs: trees.PyTree) -> tuple[trees.PyTree, trees.PyTree]:
-  """A tree of pairs as a pair of trees."""
+  """Returns a tree of pairs as a pair of trees."""
   return jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0)), pairs)
 
 
@@ -282,28 +286,28 @@ def _bits(x: Float[Array, "..."]) -> UInt32[Array, "..."]:
 
 
 def _rounded_up_at_random(x: Float[Array, "..."], noise: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-  """The bits of x plus noise of as many bits as will be cut off; infinities and NaN have nowhere to go."""
+  """Returns the bits of x plus noise of as many bits as will be cut off; infinities and NaN have nowhere to go."""
   return _bits(x) + jnp.where(jnp.isfinite(x), noise, 0)
 
 
-def _as_bfloat16(upper: UInt32[Array, "..."]) -> Array:
+def _as_bfloat16(upper: UInt32[Array, "..."]) -> BFloat16[Array, "..."]:
   return jax.lax.bitcast_convert_type(upper.astype(jnp.uint16), jnp.bfloat16)
 
 
-def _split(upper: UInt32[Array, "..."]) -> tuple[Array, Array]:
-  """The upper 24 bits of a float32 as the nearest bfloat16 and what is missing: int8, of 2^-8 of its last place."""
+def _split(upper: UInt32[Array, "..."]) -> tuple[BFloat16[Array, "..."], Int8[Array, "..."]]:
+  """Returns the upper 24 bits of a float32 as the nearest bfloat16 and what is missing, in 2^-8 of its last place."""
   return _as_bfloat16((upper + 0x80) >> 8), jax.lax.bitcast_convert_type(upper.astype(jnp.uint8), jnp.int8)
 
 
-def _joined(average: Array, remainder: Array) -> Float[Array, "..."]:
-  """The float32 that `_split` took apart."""
+def _joined(average: BFloat16[Array, "..."], remainder: Int8[Array, "..."]) -> Float[Array, "..."]:
+  """Returns the float32 that `_split` took apart."""
   upper = jax.lax.bitcast_convert_type(average, jnp.uint16).astype(jnp.uint32) << 8
   upper = upper + remainder.astype(jnp.int32).astype(jnp.uint32)  # Two's complement: adds what is negative, too.
   return jax.lax.bitcast_convert_type(upper << 8, jnp.float32)
 
 
 def _random_bits(key: UInt32[Array, "2"], number: int, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-  """32 bits for each element of the leaf `number`: a hash of key, number and index, the same under any sharding."""
+  """Returns 32 bits for each element of the leaf `number`: a hash of key, number and index, whatever the sharding."""
   index, stride = jnp.zeros(shape, jnp.uint32), 1
   for axis in reversed(range(len(shape))):
     index = index + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
@@ -312,7 +316,7 @@ def _random_bits(key: UInt32[Array, "2"], number: int, shape: tuple[int, ...]) -
 
 
 def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-  """A permutation of the 32-bit numbers in which each input bit flips each output bit in about half of all cases.
+  """Permutes the 32-bit numbers such that each input bit flips each output bit in about half of all cases.
 
   Two rounds of multiplying and folding, with the constants of Wellons' search for hash functions of little bias.
   """

@@ -11,6 +11,10 @@ from jax.sharding import PartitionSpec
 from core import sharding, trees
 from core.errors import UserError
 from core.optim import ema, optimizer
+from core.recipe.ema import Ema
+from core.recipe.optimizer import Optimizer
+from core.recipe.parse import parse
+from core.recipe.sharding import Sharding
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -36,7 +40,10 @@ SIZE = dict(total_steps=20, batch_size=8, data_size=40)
 
 def tree(seed, dtype=np.float32):
   rng = np.random.default_rng(seed)
-  fill = lambda shape: np.asarray(rng.standard_normal(shape), dtype)
+
+  def fill(shape):
+    return np.asarray(rng.standard_normal(shape), dtype)
+
   return jax.tree.map(fill, SHAPES, is_leaf=lambda x: isinstance(x, tuple))
 
 
@@ -52,7 +59,10 @@ def run(tx, steps, params=None):
 
 
 def assert_same_bits(got, want):
-  bits = lambda x: np.atleast_1d(np.asarray(x)).view(np.uint8)
+
+  def bits(x):
+    return np.atleast_1d(np.asarray(x)).view(np.uint8)
+
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(bits(a), bits(b)), got, want)
 
 
@@ -144,7 +154,10 @@ def walked():
   [("float32", 0, 5e-5), ("compensated", 1e-4, 6e-4), ("stochastic", 5e-3, 2.5e-2), ("nearest", 0.3, 1.0)],
 )
 def test_errors_against_float64_are_as_told_and_nearest_fails(walked, form, at_least, at_most):
-  rms = lambda x: np.sqrt(np.mean(np.square(x)))
+
+  def rms(x):
+    return np.sqrt(np.mean(np.square(x)))
+
   error = rms(walked[form] - walked["exact"]) / rms(walked["exact"])
   assert at_least <= error <= at_most
   if form in ("compensated", "stochastic"):  # No bias: errors of many parameters cancel.
@@ -171,71 +184,13 @@ def test_it_takes_the_bytes_that_are_told_and_no_copy(form, per_parameter):
   assert memory.temp_size_in_bytes < (4 if form == "compensated" else 0.01) * count
 
 
-# Rounding.
-
-
-def test_stochastic_rounding_takes_a_neighbour_and_is_right_on_average():
-  x = np.float32(np.random.default_rng(0).standard_normal(500) * 10.0 ** np.arange(-20, 5).repeat(20))
-  keys = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(jax.random.key(0), i)))(jnp.arange(4_000))
-
-  @jax.jit
-  def rounded(x):
-    once = lambda key: ema._as_bfloat16(ema._rounded_up_at_random(x, ema._random_bits(key, 3, x.shape) >> 16) >> 16)
-    return jax.vmap(once)(keys)
-
-  values = np.asarray(rounded(x), np.float64)
-  toward_zero = (x.view(np.uint32) & 0xFFFF0000).view(np.float32)
-  away = ((x.view(np.uint32) & 0xFFFF0000) + 0x10000).view(np.float32)
-  assert np.all((values == toward_zero) | (values == away))
-  ulp = np.abs(np.float64(away) - toward_zero)
-  # 4,000 draws: a deviation of at most 0.008 of the distance of the neighbours.
-  assert np.abs((values.mean(0) - x) / ulp).max() < 4.5 * 0.008
-
-
-def test_numbers_of_bfloat16_infinities_and_nan_are_not_rounded():
-  kept = np.float32([0.0, -0.0, 1.5, -3.0, np.inf, -np.inf, np.float32(ml_dtypes.finfo(ml_dtypes.bfloat16).max)])
-  all_bits = jnp.full(kept.shape, 0xFFFF, jnp.uint32)
-  assert_same_bits(np.float32(ema._as_bfloat16(ema._rounded_up_at_random(kept, all_bits) >> 16)), kept)
-  nan = np.array([0x7FFFFFFF, 0xFFFFFFFF], np.uint32).view(np.float32)
-  assert np.all(np.isnan(np.float32(ema._as_bfloat16(ema._rounded_up_at_random(nan, all_bits[:2]) >> 16))))
-
-
-def test_24_bits_come_back_from_the_nearest_bfloat16_and_8_bits():
-  rng = np.random.default_rng(0)
-  upper = rng.integers(0, 0x7F8000, 100_000, dtype=np.uint32) | (rng.integers(0, 2, 100_000, dtype=np.uint32) << 23)
-  x = (upper << 8).view(np.float32)
-  average, remainder = ema._split(upper)
-  assert (average.dtype, remainder.dtype) == (jnp.bfloat16, jnp.int8)
-  assert_same_bits(ema._joined(average, remainder), x)
-  # Ties go away from zero here, to even in the cast.
-  distance = np.abs(np.float64(average) - x)
-  finite = np.isfinite(np.float32(average))
-  np.testing.assert_array_equal(distance[finite], np.abs(np.float64(x.astype(ml_dtypes.bfloat16)) - x)[finite])
-
-
-def test_random_bits_are_uniform_and_independent_of_neighbours_leaves_and_steps():
-  key = lambda step: jax.random.key_data(jax.random.fold_in(jax.random.key(0), step))
-  draw = jax.jit(ema._random_bits, static_argnums=(1, 2))
-  drawn = {(step, leaf): np.asarray(draw(key(step), leaf, (256, 1024))) for step in (0, 1) for leaf in (0, 1)}
-  bits = drawn[0, 0]
-  for bit in range(32):
-    ones = (bits >> bit) & 1
-    assert abs(ones.mean() - 0.5) < 4 * 0.5 / np.sqrt(bits.size)
-  counts = np.bincount((bits >> 24).ravel(), minlength=256)
-  expected = bits.size / 256
-  assert np.sum((counts - expected) ** 2 / expected) < 255 + 5 * np.sqrt(2 * 255)  # Chi-squared.
-  correlation = lambda a, b: np.corrcoef(a.ravel() / 2**32, b.ravel() / 2**32)[0, 1]
-  others = [drawn[1, 0], drawn[0, 1], np.roll(bits, 1, 0), np.roll(bits, 1, 1), np.roll(bits, 7, 1)]
-  for other in others:
-    assert abs(correlation(bits, other)) < 4.5 / np.sqrt(bits.size)
-
-
 # In the optimizer.
 
 
 def made(params=None, **config):
-  config = {"optax_name": "scale_by_adam", "lr": 0.1, **config}
-  return optimizer.make(config, tree(0) if params is None else params, sched_kw=SIZE)[0]
+  seed = config.pop("seed", 0)
+  recipe = parse(Optimizer, {"optax_name": "scale_by_adam", "lr": 0.1, **config})
+  return optimizer.make(recipe, tree(0) if params is None else params, sched_kw=SIZE, seed=seed)[0]
 
 
 def trained(tx, steps, params, state=None, start=0):
@@ -310,15 +265,20 @@ def test_no_average_is_one_line():
 @pytest.mark.parametrize(
   "options, words",
   [
-    (dict(), "config.ema.decay must be a number in .0, 1., 0.9999 say, got None"),
-    (dict(decay=1.0), "config.ema.decay must be a number in .0, 1."),
-    (dict(decay=0.9, dtype="float16"), "config.ema.dtype must be one of bfloat16, float32; got 'float16'"),
-    (dict(decay=0.9, rounding="kahan"), "config.ema.rounding must be one of stochastic, compensated, nearest"),
-    (dict(decay=0.9, dtype="float32", rounding="stochastic"), "config.ema.rounding: 'stochastic' is for dtype='bfloa"),
+    (dict(), "config.ema.decay is missing; it is the part of the average that a step keeps, in .0, 1., 0.9999 say"),
+    (dict(decay=1.0), "config.ema.decay must be a number in .0, 1., got 1.0"),
+    (dict(decay=None), "config.ema.decay must be a number in .0, 1., got None"),
+    (dict(decay=0.9, dtype="float16"), "config.ema.dtype must be one of 'float32', 'bfloat16', got 'float16'"),
+    (
+      dict(decay=0.9, rounding="kahan"),
+      "config.ema.rounding must be one of 'stochastic', 'compensated', 'nearest', got",
+    ),
+    (dict(decay=0.9, dtype="float32", rounding="stochastic"), "config.ema.rounding 'stochastic' is for dtype='bfloat"),
     (dict(decay=0.9, warmup=100), "config.ema.warmup must be True or False, got 100"),
-    (dict(decay=0.9, warm_up=True), "config.ema: unknown key 'warm_up' .did you mean 'warmup'"),
-    (dict(decay=0.9, start_steps=-1), "start_steps must be a number that is not negative"),
-    (dict(decay=0.9, start_steps=1, start_epochs=1), "are both set"),
+    (dict(decay=0.9, warm_up=True), "config.ema.warm_up is no key of the average ema .did you mean 'warmup'"),
+    (dict(decay=0.9, start_steps=-1), "config.ema.start_steps must be a number that is not negative, got -1"),
+    (dict(decay=0.9, start_steps=1, start_epochs=1), "config.ema: start_steps and start_epochs are both set"),
+    (dict(decay=0.9, sharding=3), "config.ema.sharding must be text that is not empty, got 3"),
   ],
 )
 def test_a_mistake_is_refused_in_one_line(options, words):
@@ -333,13 +293,14 @@ def test_a_mistake_is_refused_in_one_line(options, words):
 def _sharded(form, strategy=(), axis="data"):
   """The optimizer, parameters and state on a mesh of eight devices, and their shardings."""
   mesh = sharding.make_mesh()
-  config = dict(ema=dict(decay=0.99, sharding=axis, **FORMS[form]))
+  options = dict(decay=0.99, sharding=axis, **FORMS[form])
+  strategy = parse(Sharding, dict(sharding_strategy=strategy)).sharding_strategy
   shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree(0)))
   of_params = sharding.params_shardings(shapes, mesh, strategy)
   shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, of_params)
-  tx = made(shapes, **config)
+  tx = made(shapes, ema=options)
   state = jax.eval_shape(tx.init, shapes)
-  of_state = ema.shardings(config, sharding.follow_params(state, shapes, of_params), state)
+  of_state = ema.shardings(parse(Ema, options), sharding.follow_params(state, shapes, of_params), state)
   params = jax.device_put(tree(0), of_params)
   return tx, params, jax.jit(tx.init, out_shardings=of_state)(params), (of_params, of_state)
 
@@ -360,19 +321,21 @@ def test_an_average_already_split_stays_and_another_axis_is_added():
   shapes = {"a": jax.ShapeDtypeStruct((8, 16), jnp.float32), "b": jax.ShapeDtypeStruct((8, 16), jnp.float32)}
   of_params = sharding.params_shardings(shapes, mesh, [("a", (None, "model")), ("b", ("data", None))])
   state = jax.eval_shape(ema.track(0.9, dtype="float32").init, shapes)
-  config = dict(ema=dict(sharding="data"))
-  split = ema.shardings(config, sharding.follow_params(state, shapes, of_params), state)
+  split = ema.shardings(Ema(decay=0.9, sharding="data"), sharding.follow_params(state, shapes, of_params), state)
   assert split.average["a"].spec == PartitionSpec("data", "model")
   assert split.average["b"].spec == PartitionSpec("data", None)
-  assert ema.shardings({}, split, state) is split
+  assert ema.shardings(None, split, state) is ema.shardings(Ema(decay=0.9), split, state) is split
   with pytest.raises(UserError, match=r"config\.ema\.sharding: the mesh has no axis 'dta' .did you mean 'data'"):
-    ema.shardings(dict(ema=dict(sharding="dta")), split, state)
+    ema.shardings(Ema(decay=0.9, sharding="dta"), split, state)
 
 
 @pytest.mark.parametrize("form", ["float32", "compensated", "stochastic"])
 def test_a_split_average_costs_no_communication_in_a_step_and_one_gathering_in_an_evaluation(form):
   tx, params, state, (of_params, of_state) = _sharded(form)
-  step = lambda *arguments: _step(tx, *arguments)
+
+  def step(*arguments):
+    return _step(tx, *arguments)
+
   compiled = jax.jit(step, donate_argnums=(0, 1), out_shardings=(of_params, of_state)).lower(params, state, params)
   communication = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(-start)?\(")
   assert not communication.findall(compiled.compile().as_text())

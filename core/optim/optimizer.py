@@ -1,7 +1,7 @@
 """The optimizer a config describes, as one optax transformation."""
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,18 +9,21 @@ import jax.numpy as jnp
 import optax
 
 from core import trees
-from core.errors import UserError, nearest
-from core.optim import adafactor, ema, sam, schedule
+from core.errors import UserError
+from core.optim import ema, sam, schedule, transformations
 from core.optim.masks import make_mask, schedule_rules
+from core.recipe import words
+from core.recipe.optimizer import Agc, Optimizer
+from core.recipe.schedule import Decay
 
 FROZEN = -1  # In a tree of schedule numbers: the parameter has no schedule and stays as it is.
 DECAYED_BY_DEFAULT = ((".*/kernel$", 1.0),)
 
 
 def make(
-  config: Mapping[str, Any], params: trees.PyTree, *, sched_kw: Mapping[str, Any]
+  recipe: Optimizer, params: trees.PyTree, *, sched_kw: Mapping[str, Any], seed: int = 0, frozen: Sequence[str] = ()
 ) -> tuple[optax.GradientTransformation, list[schedule.Schedule]]:
-  """The transformation and the schedules (one a rule that trains) of `config`.
+  """Returns the transformation and the schedules (one a rule that trains) that `recipe` describes.
 
   With g' the gradients clipped (by `agc`, then `grad_clip_norm`), and T the transformation `optax_name`, a parameter p
   is updated by
@@ -33,52 +36,70 @@ def make(
   state. Inside the state, moments stand in trees like `params`, under the same names.
 
   Args:
-    config: read for these keys:
-      optax_name: an optax transformation (`scale_by_adam`, `trace`, `identity`, ...), or `scale_by_adafactor` or
-        `momentum_hp` of core.optim.adafactor (the prefix `big_vision.` may stand before them).
-      optax: its arguments, types as strings (`mu_dtype="bfloat16"`).
-      lr: the learning rate.
-      lr_mults: [(regex, factor > 0)]; 1 for parameters that match none.
-      wd: weight decay a step, 0 if absent.
-      wd_mults: [(regex, factor)]; 0 for parameters that match none. Kernels alone are decayed if absent.
-      grad_clip_norm: the largest global norm; absent, None or 0 for no clipping.
-      agc: arguments of `adaptive_clip`, dict(clipping=0.01) say; absent or None for no such clipping.
-      ema: an average of the parameters is kept in the state, see core.optim.ema; absent or None for none.
-      sam: LookSAM's direction is kept in the state, see core.optim.sam; the step itself is core.training.step's.
-      schedule: arguments of `schedule.create`, and `mult`, a factor on the whole; or [(regex, arguments, or None for
-        frozen)], which must cover every parameter. Constant if absent.
+    recipe: of the run; read but for `grad_accum_steps`.
     params: the parameters, or their shapes. Only names are used, and the shardings if `ema` asks for one of its own.
-    sched_kw: total_steps, batch_size and data_size for `schedule.create`.
+    sched_kw: total_steps, batch_size and data_size of the schedules.
+    seed: of the average's random rounding.
+    frozen: regexes of parameters that never train, whatever the schedule says.
 
   Raises:
-    UserError: an unknown name, wrong arguments, or patterns that do not fit the parameters.
+    UserError: an unknown transformation, arguments that do not work, or regexes that do not fit the parameters.
   """
-  rules = schedule_rules(config)
-  numbers = iter(range(len(rules)))
-  which = make_mask(
-    params,
-    [(regex, FROZEN if arguments is None else next(numbers)) for regex, arguments in rules],
-    where="config.schedule",
-  )
+  which, lr, wd = rates(recipe, params, frozen)
   trainable = jax.tree.map(lambda number: number != FROZEN, which)
   if not any(jax.tree.leaves(trainable)):
     raise UserError("config.schedule: every parameter is frozen; give at least one of them a schedule")
-  schedules = [_schedule(arguments, sched_kw) for _, arguments in rules if arguments is not None]
-  parts = [
-    optax.masked(optax.chain(*_clip(config, params), _transformation(config)), trainable),
-    _scale_and_decay(_learning_rates(config, params), _weight_decays(config, params), which, schedules),
+  schedules = [
+    schedule.from_recipe(rule[1], where=_where(recipe, rule), **sched_kw)
+    for rule in schedule_rules(recipe, frozen)
+    if rule[1] is not None
   ]
-  if look_sam := sam.look_sam_state(config, trainable):
+  parts = [
+    optax.masked(optax.chain(*_clip(recipe, params), transformations.from_recipe(recipe)), trainable),
+    _scale_and_decay(lr, wd, which, schedules),
+  ]
+  if look_sam := sam.look_sam_state(recipe.sam, trainable):
     parts.append(look_sam)
-  if average := ema.from_config(config, params, trainable, sched_kw=sched_kw):
+  if average := ema.from_recipe(recipe.ema, params, trainable, sched_kw=sched_kw, seed=seed):
     parts.append(average)
   return optax.chain(*parts), schedules
+
+
+def rates(
+  recipe: Optimizer, params: trees.PyTree, frozen: Sequence[str] = ()
+) -> tuple[trees.PyTree, trees.PyTree, trees.PyTree]:
+  """Returns what moves each parameter: `(which, lr, wd)`, three trees like `params`.
+
+  `which` holds the number of the parameter's schedule among those that `make` returns, or `FROZEN`; `lr` and `wd` the
+  learning rate and the weight decay that this schedule multiplies.
+
+  Args:
+    recipe: of the run.
+    params: the parameters, or their shapes; only names are used.
+    frozen: regexes of parameters that never train, whatever the schedule says.
+
+  Raises:
+    UserError: regexes that do not fit the parameters.
+  """
+  numbers = itertools.count()
+  which = make_mask(
+    params,
+    [(regex, FROZEN if options is None else next(numbers)) for regex, options in schedule_rules(recipe, frozen)],
+    where="config.schedule",
+  )
+  return which, _learning_rates(recipe, params), _weight_decays(recipe, params)
+
+
+def _where(recipe: Optimizer, rule: tuple[str, Decay]) -> str:
+  """Returns the path in the config of a rule's schedule."""
+  several = isinstance(recipe.schedule, tuple)
+  return f"config.schedule[{recipe.schedule.index(rule)}][1]" if several else "config.schedule"
 
 
 def _scale_and_decay(
   lr: trees.PyTree, wd: trees.PyTree, which: trees.PyTree, schedules: Sequence[schedule.Schedule]
 ) -> optax.GradientTransformation:
-  """u -> -schedule(step) * (lr * u + wd * p); `lr`, `wd` and the schedule's number are given for each parameter."""
+  """Returns u -> -schedule(step) * (lr * u + wd * p), of each parameter's own `lr`, `wd` and schedule number."""
 
   def init(params):
     del params
@@ -98,20 +119,8 @@ def _scale_and_decay(
   return optax.GradientTransformation(init, update)
 
 
-def _schedule(arguments: Mapping[str, Any], sched_kw: Mapping[str, Any]) -> schedule.Schedule:
-  if not hasattr(arguments, "keys"):
-    raise UserError(f"config.schedule: expected the arguments of a schedule or None for frozen, got {arguments!r}")
-  arguments = dict(arguments)
-  mult = arguments.pop("mult", 1.0)
-  for key in arguments.keys() & {"base", *sched_kw}:
-    raise UserError(f"config.schedule: {key} is not set here; scale a schedule by mult, set sizes at the top")
-  return schedule.create(base=_number("schedule.mult", mult), **sched_kw, **arguments)
-
-
-def adaptive_clip(
-  params: trees.PyTree, *, clipping: float = 0.01, eps: float = 1e-3, exclude: Sequence[str] | None = None
-) -> optax.GradientTransformation:
-  """Adaptive gradient clipping, the other half of NFNets (Brock et al. 2021, eq. 3).
+def adaptive_clip(params: trees.PyTree, options: Agc) -> optax.GradientTransformation:
+  """Returns adaptive gradient clipping, the other half of NFNets (Brock et al. 2021, eq. 3).
 
   With |.| the Euclidean norm, the gradient G of each unit's weights W becomes G min(1, clipping max(|W|, eps) / |G|). A
   unit is an output of a dense layer or a convolution, or a whole vector or scalar; `optax.adaptive_grad_clip` says
@@ -119,113 +128,40 @@ def adaptive_clip(
 
   Args:
     params: the parameters, or their shapes.
-    clipping: the largest norm of a gradient relative to that of the weights. The larger the batch, the smaller: 0.01
-      served for 4,096.
-    eps: what the norm of a unit's weights counts for at least, so that those which start at zero can move.
-    exclude: regexes over names of parameters that are not clipped; by default the head's, as published.
+    options: clipping, of which 0.01 served for batches of 4,096; eps, by which units that start at zero can move; and
+      what to exclude, by default the head, as published.
 
   Raises:
-    UserError: a wrong value, a regex that matches no parameter, or a parameter of too many dimensions.
+    UserError: a regex that matches no parameter, or a parameter of too many dimensions.
   """
-  for key, value in (("clipping", clipping), ("eps", eps)):
-    if not _number(f"agc.{key}", value) > 0:
-      raise UserError(f"config.agc.{key} must be greater than 0, got {value!r}")
-  if isinstance(exclude, str):
-    raise UserError(f"config.agc.exclude must be a list of regexes over names of parameters, got {exclude!r}")
-  if exclude is None:
+  if options.exclude is None:
     clipped = trees.map_with_names(lambda name, _: not name.startswith("head/"), params)
   else:
-    clipped = make_mask(params, [(regex, False) for regex in exclude], where="config.agc.exclude", default=True)
+    rules = [(regex, False) for regex in options.exclude]
+    clipped = make_mask(params, rules, where="config.agc.exclude", default=True)
   for (name, leaf), clips in zip(trees.flatten_with_names(params), jax.tree.leaves(clipped)):
     if clips and leaf.ndim > 5:
-      raise UserError(f"config.agc: {name} has {leaf.ndim} dimensions, whose units are not known; exclude it")
-  return optax.masked(optax.adaptive_grad_clip(clipping, eps), clipped)
+      line = f"config.agc.exclude must name {name}, whose {leaf.ndim} dimensions have no known units"
+      raise UserError(words.line(line))
+  return optax.masked(optax.adaptive_grad_clip(options.clipping, options.eps), clipped)
 
 
-def _clip(config: Mapping[str, Any], params: trees.PyTree) -> list[optax.GradientTransformation]:
-  norm = _number("grad_clip_norm", config.get("grad_clip_norm") or 0.0)
+def _clip(recipe: Optimizer, params: trees.PyTree) -> list[optax.GradientTransformation]:
+  norm = recipe.grad_clip_norm
   parts = [optax.clip_by_global_norm(norm) if norm else optax.identity()]
-  if config.get("agc") is not None:
-    known = _parameters(adaptive_clip).keys() - {"params"}
-    for key in config["agc"]:
-      if key not in known:
-        raise UserError(f"config.agc: unknown key {key!r}{nearest(key, known)}")
-    parts.insert(0, adaptive_clip(params, **config["agc"]))
+  if recipe.agc is not None:
+    parts.insert(0, adaptive_clip(params, recipe.agc))
   return parts
 
 
-def _learning_rates(config: Mapping[str, Any], params: trees.PyTree) -> trees.PyTree:
-  if config.get("lr") is None:
-    raise UserError("config.lr: missing; give the learning rate")
-  lr = _number("lr", config["lr"])
-  mults = make_mask(params, config.get("lr_mults") or (), where="config.lr_mults", default=1.0)
-  if any(_number("lr_mults", mult) == 0 for mult in jax.tree.leaves(mults)):
-    raise UserError(
-      "config.lr_mults: a factor of 0 would still decay the weights; freeze with schedule=[(regex, None)]"
-    )
-  return jax.tree.map(lambda mult: lr * mult, mults)
+def _learning_rates(recipe: Optimizer, params: trees.PyTree) -> trees.PyTree:
+  mults = make_mask(params, recipe.lr_mults or (), where="config.lr_mults", default=1.0)
+  return jax.tree.map(lambda mult: recipe.lr * mult, mults)
 
 
-def _weight_decays(config: Mapping[str, Any], params: trees.PyTree) -> trees.PyTree:
-  wd = _number("wd", config.get("wd") or 0.0)
-  rules = config.get("wd_mults")
-  rules = DECAYED_BY_DEFAULT if rules is None else rules
-  mults = make_mask(params, rules if wd else (), where="config.wd_mults", default=0.0)
-  return jax.tree.map(lambda mult: wd * _number("wd_mults", mult), mults)
-
-
-def _number(key: str, value: Any) -> float:
-  if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-    raise UserError(f"config.{key} must be a number that is not negative, got {value!r}")
-  return float(value)
-
-
-def _transformation(config: Mapping[str, Any]) -> optax.GradientTransformation:
-  """The transformation `config.optax_name` with the arguments `config.optax`."""
-  name, arguments = config.get("optax_name"), dict(config.get("optax") or {})
-  if not isinstance(name, str):
-    raise UserError(f"config.optax_name must name an optax transformation, 'scale_by_adam' say, got {name!r}")
-  known = _known_transformations()
-  published = name.removeprefix("big_vision.")
-  make_transformation = known.get(published)
-  if make_transformation is None:
-    if "learning_rate" in _parameters(getattr(optax, name, None)):
-      instead = "'scale_by_adam', 'trace' (momentum) or 'identity' (plain SGD)"
-      raise UserError(
-        f"config.optax_name: {name!r} brings a learning rate of its own; name what it wraps, like {instead}"
-      )
-    raise UserError(f"config.optax_name: unknown {name!r}{nearest(published, known)}")
-  parameters = _parameters(make_transformation)
-  for key in arguments.keys() - parameters.keys():
-    raise UserError(f"config.optax: {name} has no argument {key!r}{nearest(key, parameters)}")
-  try:
-    tx = make_transformation(**arguments)
-    # Wrong values (a string for a number) show in the first update only, so one is traced here, on a tiny parameter.
-    jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)})
-  except (AssertionError, AttributeError, TypeError, ValueError) as error:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    raise UserError(f"config.optax: {name} does not work with {arguments}: {reason}") from None
-  return tx
-
-
-def _known_transformations() -> dict[str, Callable[..., optax.GradientTransformation]]:
-  """What `optax_name` may be: optax's transformations that need nothing but gradients and parameters, and our own.
-
-  Optax's whole optimizers and line searches are marked in their signatures: by a learning rate, or by returning a
-  transformation with extra arguments.
-  """
-  transformations = {}
-  for name, fn in vars(optax).items():
-    if not inspect.isfunction(fn) or "learning_rate" in _parameters(fn):
-      continue
-    returned = inspect.signature(fn).return_annotation
-    # scale_by_factored_rms says nothing of what it returns.
-    unsaid = returned is inspect.Signature.empty and name.startswith("scale_by_")
-    if returned is optax.GradientTransformation or unsaid:
-      transformations[name] = fn
-  ours = {"scale_by_adafactor": adafactor.scale_by_adafactor, "momentum_hp": adafactor.momentum_hp}
-  return transformations | ours
-
-
-def _parameters(fn: Any) -> Mapping[str, inspect.Parameter]:
-  return inspect.signature(fn).parameters if inspect.isfunction(fn) else {}
+def _weight_decays(recipe: Optimizer, params: trees.PyTree) -> trees.PyTree:
+  wd, rules = recipe.wd or 0.0, recipe.wd_mults
+  if rules is None:
+    rules = DECAYED_BY_DEFAULT if wd else ()
+  mults = make_mask(params, rules, where="config.wd_mults", default=0.0)
+  return jax.tree.map(lambda mult: wd * mult, mults)

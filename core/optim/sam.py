@@ -41,24 +41,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from core import sharding, trees
-from core.errors import UserError, nearest
+from core.errors import UserError
 from core.optim import masks
 from core.optim.schedule import Schedule
+from core.recipe import words
+from core.recipe.optimizer import Optimizer
+from core.recipe.sam import Sam
 
 GradsAt = Callable[[trees.PyTree], tuple[tuple[Float[Array, ""], Any], trees.PyTree]]
 
 _ETA = 0.01  # ASAM's: a parameter at zero is perturbed, too.
-_CHOICES = {"decompose_against": ("perturbed", "clean"), "perturbation": ("global", "per_device")}
-_KEYS = ("rho", "rho_max", "rho_min", "alpha", "adaptive", "every", "reuse", *_CHOICES)
-_PUBLISHED = {
-  "adaptive_perturbation": "is called adaptive here",
-  "minimize_fp": "is called decompose_against here: 'perturbed' for True, 'clean' for False",
-  "lr_max": "is read off config.schedule; leave it out",
-  "lr_min": "is read off config.schedule; leave it out",
-}
 
 
 class LookSamState(NamedTuple):
@@ -70,7 +65,7 @@ class LookSamState(NamedTuple):
 def perturbed(
   params: trees.PyTree, grads: trees.PyTree, rho: float | Float[Array, ""], *, adaptive: bool = False
 ) -> trees.PyTree:
-  """`w + rho T^2 g / |T g|`; `w` where the gradient is zero."""
+  """Returns `w + rho T^2 g / |T g|`; `w` where the gradient is zero."""
   scale = jax.tree.map(lambda p: jnp.abs(_wide(p)) + _ETA if adaptive else 1.0, params)
   norm = _norm(jax.tree.map(lambda t, g: t * _wide(g), scale, grads))
   factor = jnp.where(norm > 0, rho / norm, 0.0)
@@ -87,7 +82,7 @@ def second_pass(
   adaptive: bool = False,
   decompose_against: str = "perturbed",
 ) -> tuple[Float[Array, ""], trees.PyTree]:
-  """`(f(w_p), d)`: the loss at the perturbed parameters, and what to descend by in place of the gradient.
+  """Returns `(f(w_p), d)`: the loss at the perturbed parameters, and what to descend by in place of the gradient.
 
   Args:
     grads_at: `params -> ((loss, metrics), gradients)` of the batch.
@@ -105,8 +100,8 @@ def second_pass(
 
 
 @dataclasses.dataclass(frozen=True)
-class Sam:
-  """What a config says of it.
+class SamStep:
+  """Finds what a step descends by.
 
   Attributes:
     rho: the radius at a step.
@@ -132,10 +127,10 @@ class Sam:
     opt_state: trees.PyTree,
     *,
     batch: trees.PyTree,
-    rng: jax.Array,
+    rng: Key[Array, ""],
     step: Int[Array, ""],
   ) -> tuple[tuple[Float[Array, ""], Mapping[str, Any]], trees.PyTree, trees.PyTree]:
-    """`((loss, metrics), what to descend by, opt_state)` of one step.
+    """Returns `((loss, metrics), what to descend by, opt_state)` of one step.
 
     The loss is that of the parameters themselves; `metrics` gains `rho` and, where each step has a second pass,
     `surrogate_gap`. Frozen parameters have zeros to descend by.
@@ -153,8 +148,10 @@ class Sam:
     free = jax.tree.map(lambda p, trains: p if trains else optax.MaskedNode(), params, self.trainable)
 
     def find(params, free, kept, batch, rng, step):
-      at = lambda free, *data: loss(_filled(free, params), *data)
-      return self._find(lambda free: grads_of(at, free, batch, rng), free, kept, step)
+      def loss_at(free, *data):
+        return loss(_filled(free, params), *data)
+
+      return self._find(lambda free: grads_of(loss_at, free, batch, rng), free, kept, step)
 
     if self.parts is not None:
       find = _on_each_device(find, self.parts)
@@ -185,54 +182,57 @@ class Sam:
     return (loss, {**metrics, "rho": rho}), direction, kept
 
 
-def from_config(
-  config: Mapping[str, Any],
+def from_recipe(
+  recipe: Optimizer,
   params: trees.PyTree,
   schedules: Sequence[Schedule],
   *,
   total_steps: int,
   batch_sharding: NamedSharding,
-) -> Sam | None:
-  """What `config.sam` asks for; None without it, and where rho is 0, which is plain training.
+  frozen: Sequence[str] = (),
+) -> SamStep | None:
+  """Returns what `recipe.sam` asks for; None without it, and where rho is 0, which is plain training.
 
   Args:
-    config: `sam` and `schedule` are read.
+    recipe: `sam` and `schedule` are read.
     params: the parameters or their shapes; "per_device" looks at their shardings.
     schedules: the optimizer's, the first of which moves rho.
     total_steps: of the run.
     batch_sharding: how a batch lies on the devices.
+    frozen: regexes of parameters that never train.
 
   Raises:
-    UserError: an unknown key or a wrong value, or "per_device" with parameters that are split over devices.
+    UserError: "per_device" with parameters that are split over devices.
   """
-  options = _options(config)
-  if options is None or options["rho_max"] == 0:
+  options = recipe.sam
+  if options is None or options.most == 0:
     return None
-  rho = rho_schedule(schedules[0], total_steps, rho_max=options["rho_max"], rho_min=options["rho_min"])
-  pass_options = {key: options[key] for key in ("alpha", "adaptive", "decompose_against")}
-  per_device = options["perturbation"] == "per_device"
+  per_device = options.perturbation == "per_device"
   if per_device:
     for name, leaf in trees.flatten_with_names(params):
       if not leaf.sharding.is_fully_replicated:
-        raise UserError(
+        line = (
           "config.sam.perturbation: 'per_device' needs all parameters whole on each device, and the mesh splits "
           f"{name}; use 'global', or config.mesh = [('data', -1)] without a sharding_strategy"
         )
-  return Sam(
-    rho=rho,
-    trainable=masks.trainable_by(config, params),
-    second_pass=functools.partial(second_pass, **pass_options),
-    every=options["every"],
-    reuse=options["reuse"],
+        raise UserError(words.line(line))
+  return SamStep(
+    rho=rho_schedule(schedules[0], total_steps, rho_max=options.most, rho_min=options.least),
+    trainable=masks.trainable_by(recipe, params, frozen),
+    second_pass=functools.partial(
+      second_pass, alpha=options.alpha, adaptive=options.adaptive, decompose_against=options.decompose_against
+    ),
+    every=options.every,
+    reuse=options.reuse,
     # One device's own gradient is the whole batch's.
     parts=batch_sharding if per_device and sharding.batch_parts(batch_sharding) > 1 else None,
   )
 
 
 def rho_schedule(schedule: Schedule, total_steps: int, *, rho_max: float, rho_min: float) -> Schedule:
-  """rho as a function of the step: rho_max at the schedule's peak, rho_min at the lowest point after it, and between.
+  """Returns rho as a function of the step: rho_max at the schedule's peak, rho_min at the lowest point after it.
 
-  A constant schedule stays at rho_max.
+  Between them it moves with the rate. A constant schedule stays at rho_max.
   """
   rates = np.asarray(schedule(np.arange(total_steps)))
   highest, lowest = float(rates.max()), float(rates[rates.argmax() :].min())
@@ -246,59 +246,31 @@ def rho_schedule(schedule: Schedule, total_steps: int, *, rho_max: float, rho_mi
   return rho
 
 
-def look_sam_state(config: Mapping[str, Any], trainable: trees.PyTree) -> optax.GradientTransformation | None:
-  """A part of the optimizer's chain that leaves updates as they are and has a place for LookSAM's direction, or None.
+def look_sam_state(options: Sam | None, trainable: trees.PyTree) -> optax.GradientTransformation | None:
+  """Returns a part of the optimizer's chain that holds LookSAM's direction and leaves updates as they are.
 
   Args:
-    config: `sam` is read; only `every` > 1 keeps anything.
+    options: of the recipe; where `every` is 1 nothing is kept, and None is returned.
     trainable: a tree of booleans like the parameters.
-
-  Raises:
-    UserError: an unknown key or a wrong value.
   """
-  options = _options(config)
-  if options is None or options["rho_max"] == 0 or options["every"] == 1:
+  if options is None or options.most == 0 or options.every == 1:
     return None
-  init = lambda params: LookSamState(jax.tree.map(jnp.zeros_like, params))
-  return optax.masked(
-    optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state)), trainable
-  )
 
+  def init(params):
+    return LookSamState(jax.tree.map(jnp.zeros_like, params))
 
-def _options(config: Mapping[str, Any]) -> dict[str, Any] | None:
-  """`config.sam` with its defaults, checked; None without it."""
-  if config.get("sam") is None:
-    return None
-  given = dict(config["sam"])
-  for key in given:
-    if key in _PUBLISHED:
-      raise UserError(f"config.sam: {key} {_PUBLISHED[key]}")
-    if key not in _KEYS:
-      raise UserError(f"config.sam: unknown key {key!r}{nearest(key, _KEYS)}")
-  if ("rho" in given) == ("rho_max" in given) or ("rho" in given and "rho_min" in given):
-    raise UserError("config.sam: give rho, or rho_max and rho_min")
-  options = dict(alpha=0.0, adaptive=False, every=1, reuse=0.7, **{k: v[0] for k, v in _CHOICES.items()}) | given
-  options.setdefault("rho_max", options.pop("rho", None))
-  options.setdefault("rho_min", options["rho_max"])
-  for key in ("rho_max", "rho_min", "alpha", "reuse"):
-    value = options[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-      name = "rho" if key.startswith("rho") and "rho" in given else key
-      raise UserError(f"config.sam.{name} must be a number that is not negative, got {value!r}")
-  if options["rho_min"] > options["rho_max"]:
-    raise UserError(f"config.sam.rho_min, {options['rho_min']}, must not exceed rho_max, {options['rho_max']}")
-  if type(options["every"]) is not int or options["every"] < 1:
-    raise UserError(f"config.sam.every must be a whole number of steps, at least 1, got {options['every']!r}")
-  if not isinstance(options["adaptive"], bool):
-    raise UserError(f"config.sam.adaptive must be True or False, got {options['adaptive']!r}")
-  for key, choices in _CHOICES.items():
-    if options[key] not in choices:
-      raise UserError(f"config.sam.{key} must be {' or '.join(map(repr, choices))}, got {options[key]!r}")
-  return options
+  def update(updates, state, params=None):
+    del params
+    return updates, state
+
+  return optax.masked(optax.GradientTransformation(init, update), trainable)
 
 
 def _on_each_device(find: Callable, where: NamedSharding) -> Callable:
-  """`find` on each device's part of the batch, with dropout and mixup of its own, and the mean of what they find."""
+  """Returns what runs `find` on each device's part of the batch, and the mean of what they find.
+
+  Each device has dropout and mixup of its own.
+  """
   axes = sharding.batch_axes(where)
 
   def on_one(params, free, kept, batch, rng, step):
@@ -313,9 +285,12 @@ def _on_each_device(find: Callable, where: NamedSharding) -> Callable:
 
 
 def _filled(free: trees.PyTree, rest: trees.PyTree) -> trees.PyTree:
-  """The whole tree: `free`, and where it has none, `rest`."""
-  absent = lambda x: isinstance(x, optax.MaskedNode)
-  return jax.tree.map(lambda x, r: r if absent(x) else x, free, rest, is_leaf=absent)
+  """Returns the whole tree: `free`, and where it has none, `rest`."""
+  return jax.tree.map(lambda x, r: r if _is_absent(x) else x, free, rest, is_leaf=_is_absent)
+
+
+def _is_absent(x: Any) -> bool:
+  return isinstance(x, optax.MaskedNode)
 
 
 def _is_look_sam_state(x: Any) -> bool:
@@ -323,14 +298,14 @@ def _is_look_sam_state(x: Any) -> bool:
 
 
 def _look_sam_state_in(opt_state: trees.PyTree) -> LookSamState:
-  """LookSAM's state, wherever in an optimizer's state it stands."""
+  """Returns LookSAM's state, wherever in an optimizer's state it stands."""
   return next(x for x in jax.tree.leaves(opt_state, is_leaf=_is_look_sam_state) if _is_look_sam_state(x))
 
 
 # Vectors of all parameters. Sums are in float32 at least: bfloat16's 8 bits would lose what is small.
 
 
-def _wide(x: Array) -> Array:
+def _wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -343,11 +318,11 @@ def _norm(a: trees.PyTree) -> Float[Array, ""]:
 
 
 def _sum(a: trees.PyTree, factor: float | Float[Array, ""], b: trees.PyTree) -> trees.PyTree:
-  """`a + factor b`, in the dtypes of `a`."""
+  """Returns `a + factor b`, in the dtypes of `a`."""
   return jax.tree.map(lambda x, y: (_wide(x) + factor * _wide(y)).astype(x.dtype), a, b)
 
 
 def _perpendicular(a: trees.PyTree, *, to: trees.PyTree) -> trees.PyTree:
-  """The part of `a` that is perpendicular to `to`; `a` where that is zero."""
+  """Returns the part of `a` that is perpendicular to `to`; `a` where that is zero."""
   square = _dot(to, to)
   return _sum(a, -jnp.where(square > 0, _dot(a, to) / square, 0.0), to)

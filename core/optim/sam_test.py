@@ -12,6 +12,8 @@ import pytest
 from core import sharding
 from core.errors import UserError
 from core.optim import optimizer, sam, schedule
+from core.recipe.optimizer import Optimizer
+from core.recipe.parse import parse
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -111,7 +113,10 @@ def test_the_gap_closes_and_the_perturbed_loss_falls_as_in_sam():
     sharp = vector(at(sam.perturbed(TWO_LAYERS, clean, 0.3))[1])
     plain, gsam = (found(two_layers, TWO_LAYERS, rho=0.3, alpha=alpha) for alpha in (0.0, 0.4))
     np.testing.assert_allclose(gsam @ sharp, plain @ sharp)
-    gap = lambda direction: direction @ (sharp - vector(clean))
+
+    def gap(direction):
+      return direction @ (sharp - vector(clean))
+
     assert gap(gsam) > gap(plain)
 
 
@@ -152,13 +157,18 @@ def test_rho_follows_the_schedule_from_its_peak_to_its_end():
 
 
 def looksam(options, steps, params, lr=0.02):
-  """Parameters after each step of gradient descent by `Sam.gradients`."""
-  config = dict(optax_name="identity", lr=lr, sam=options)
-  tx, schedules = optimizer.make(config, params, sched_kw=dict(total_steps=steps, batch_size=1, data_size=1))
+  """Returns the parameters after each step of gradient descent by `SamStep.gradients`."""
+  recipe = parse(Optimizer, dict(optax_name="identity", lr=lr, sam=options))
+  tx, schedules = optimizer.make(recipe, params, sched_kw=dict(total_steps=steps, batch_size=1, data_size=1))
   where = sharding.batch_sharding(sharding.make_mesh())
-  step_by = sam.from_config(config, params, schedules, total_steps=steps, batch_sharding=where)
-  loss = lambda params, batch, rng: (two_layers(params), {})
-  grads_of = lambda loss, params, batch, rng: jax.value_and_grad(loss, has_aux=True)(params, batch, rng)
+  step_by = sam.from_recipe(recipe, params, schedules, total_steps=steps, batch_sharding=where)
+
+  def loss(params, batch, rng):
+    return (two_layers(params), {})
+
+  def grads_of(loss, params, batch, rng):
+    return jax.value_and_grad(loss, has_aux=True)(params, batch, rng)
+
   state, way = tx.init(params), []
   for step in range(steps):
     _, grads, state = step_by.gradients(grads_of, loss, params, state, batch=None, rng=None, step=jnp.int32(step))
@@ -197,7 +207,7 @@ def test_only_what_trains_has_a_kept_direction_and_only_looksam_keeps_one():
   params = jax.tree.map(np.float32, TWO_LAYERS)
   names = {}
   for options in (dict(rho=0.1), dict(rho=0.1, every=2)):
-    tx, _ = optimizer.make(rules | dict(sam=options), params, sched_kw=sizes)
+    tx, _ = optimizer.make(parse(Optimizer, rules | dict(sam=options)), params, sched_kw=sizes)
     named = jax.tree_util.tree_leaves_with_path(tx.init(params))
     names[options.get("every", 1)] = [jax.tree_util.keystr(path) for path, _ in named if "direction" in str(path)]
   assert names[1] == []
@@ -214,23 +224,26 @@ def test_only_what_trains_has_a_kept_direction_and_only_looksam_keeps_one():
     (dict(rho=-0.1), r"config.sam.rho must be a number that is not negative, got -0.1"),
     (dict(rho_max="big"), "config.sam.rho_max must be a number"),
     (dict(rho=float("inf")), "config.sam.rho must be a number"),
-    (dict(rho_max=0.1, rho_min=0.2), "config.sam.rho_min, 0.2, must not exceed rho_max, 0.1"),
+    (dict(rho_max=0.1, rho_min=0.2), "config.sam.rho_min 0.2 must not exceed rho_max, 0.1"),
     (dict(rho=0.1, alpha=-1), "config.sam.alpha must be a number that is not negative, got -1"),
-    (dict(rho=0.1, every=0), "config.sam.every must be a whole number of steps, at least 1, got 0"),
+    (dict(rho=0.1, every=0), "config.sam.every must be a whole number from 1 on, got 0"),
     (dict(rho=0.1, every=2.0), "config.sam.every must be a whole number"),
     (dict(rho=0.1, reuse=-0.5), "config.sam.reuse must be"),
     (dict(rho=0.1, adaptive=1), "config.sam.adaptive must be True or False, got 1"),
-    (dict(rho=0.1, perturbation="local"), "config.sam.perturbation must be 'global' or 'per_device', got 'local'"),
-    (dict(rho=0.1, decompose_against="g"), "config.sam.decompose_against must be 'perturbed' or 'clean', got 'g'"),
-    (dict(rho=0.1, alfa=0.4), r"config.sam: unknown key 'alfa' \(did you mean 'alpha'\?\)"),
-    (dict(rho_max=0.1, lr_max=0.4), "config.sam: lr_max is read off config.schedule; leave it out"),
-    (dict(rho=0.1, minimize_fp=True), "config.sam: minimize_fp is called decompose_against here"),
+    (dict(rho=0.1, perturbation="local"), "config.sam.perturbation must be one of 'global', 'per_device', got 'local'"),
+    (dict(rho=0.1, decompose_against="g"), "config.sam.decompose_against must be one of 'perturbed', 'clean', got"),
+    (dict(rho=0.1, alfa=0.4), r"config.sam.alfa is no key of sam \(did you mean 'alpha'\?\)"),
+    (dict(rho_max=0.1, lr_max=0.4), "config.sam.lr_max is read off config.schedule; leave it out"),
+    (dict(rho=0.1, minimize_fp=True), "config.sam.minimize_fp is called decompose_against here"),
     (dict(), "config.sam: give rho, or rho_max and rho_min"),
-    (dict(rho=0.1, rho_min=0.1), "config.sam: give rho, or rho_max and rho_min"),
+    (dict(rho=0.1, rho_max=0.1), "config.sam: give rho, or rho_max and rho_min"),
+    (dict(rho=0.1, rho_min=0.1), "config.sam.rho_min needs rho_max"),
+    (dict(rho=None), "config.sam: give rho, or rho_max and rho_min"),
+    (dict(rho=True), "config.sam.rho must be a number that is not negative, got True"),
+    (dict(rho=float("nan")), "config.sam.rho must be a number that is not negative, got nan"),
   ],
 )
 def test_a_mistake_is_refused_in_one_line_before_anything_runs(options, words):
-  config = dict(optax_name="identity", lr=0.1, sam=options)
   with pytest.raises(UserError, match=words) as error:
-    optimizer.make(config, TWO_LAYERS, sched_kw=dict(total_steps=1, batch_size=1, data_size=1))
+    parse(Optimizer, dict(optax_name="identity", lr=0.1, sam=options))
   assert "\n" not in str(error.value)

@@ -1,136 +1,151 @@
 """From a pp string to a function: `decode|resize(224)|flip_lr|value_range(-1,1)|keep("image","labels")`.
 
-A pp string is a chain of ops joined by `|`, each a name with or without arguments, which are Python literals. Two
-functions come of it: one on a single example's tensors, for `tf.data.Dataset.map`, and one on a batch of NumPy arrays,
-for data in memory, which needs no TensorFlow. Keys that begin with `_` belong to the pipeline and pass through.
+A pp string is a chain of ops joined by `|`, each a name with or without arguments, which are Python literals; see
+`core.recipe.pp_string`. Two functions come of it: one on a single example's tensors, for `tf.data.Dataset.map`, and one
+on a batch of NumPy arrays, for data in memory, which needs no TensorFlow. Both refuse the same. Keys that begin with
+`_` belong to the pipeline and pass through.
 """
 
-import ast
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from core.errors import UserError, nearest
-from core.pp import ops_general, ops_image, ops_text, ops_text_render, randaug, registry  # noqa: F401 (they register)
+from core.pp import (  # noqa: F401 (the ops register themselves)
+  arguments,
+  ops_crop,
+  ops_general,
+  ops_labels,
+  ops_resize,
+  ops_text,
+  ops_text_render,
+  ops_values,
+  randaug,
+  registry,
+)
 from core.pp.rng import Rng
+from core.recipe import pp_string as grammar
+from core.recipe import words
 
 Data = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """One op of a pp string, its arguments bound. `place` counts from 0: the stream of its random draws."""
+  """One op of a pp string, its arguments bound.
+
+  Attributes:
+    name: of the op.
+    place: in the string, from 0 on: the stream of its random draws.
+    random: whether it draws.
+    functions: what it does.
+    arguments: all its arguments by name, with defaults, as the op takes them.
+    given: the names of those that the string gives.
+  """
 
   name: str
   place: int
   random: bool
   functions: registry.OpFunctions
+  arguments: dict[str, Any]
+  given: frozenset[str]
 
 
-def get_preprocess_fn(pp_string: str) -> Callable[[Data], Data]:
-  """The function of one example (a dict of tensors) that `pp_string` describes, for `tf.data.Dataset.map`.
+def get_preprocess_fn(pp_string: str, where: str | None = None) -> Callable[[Data], Data]:
+  """Returns the function of one example (a dict of tensors) that `pp_string` describes, for `tf.data.Dataset.map`.
 
   An empty string is the identity. Random ops draw from the example's `_seed`, an int64 scalar, and nothing else.
 
+  Args:
+    pp_string: the ops.
+    where: its path in the config, "config.input.pp", which then begins every message.
+
   Raises:
-    UserError: a string that cannot be read, an unknown op, arguments that do not fit; when traced, a missing key.
+    UserError: a string that cannot be read, an unknown op, arguments that do not fit; when traced, a missing key or a
+      value that an op is not for.
   """
-  chain = steps(pp_string)
+  chain = [(step, step.functions.per_example) for step in steps(pp_string, where)]
   import tensorflow as tf
 
+  def preprocess(data: Data) -> Data:
+    return _apply(data, chain, where)
+
   # The ops hold no Python control flow over tensors: AutoGraph would only slow the tracing down.
-  return tf.autograph.experimental.do_not_convert(
-    lambda data: _apply(data, [(step, step.functions.per_example) for step in chain])
-  )
+  return tf.autograph.experimental.do_not_convert(preprocess)
 
 
-def get_batched_fn(pp_string: str) -> Callable[[Data], Data] | None:
-  """The function of a batch (a dict of NumPy arrays with a leading batch dimension) that `pp_string` describes.
+def get_batched_fn(pp_string: str, where: str | None = None) -> Callable[[Data], Data] | None:
+  """Returns the function of a batch (a dict of NumPy arrays with a leading batch dimension) that `pp_string` describes.
 
   Random ops draw from `_seed`, an int64 array [batch], and give what `get_preprocess_fn` gives each example alone.
+  TensorFlow is not imported.
+
+  Args:
+    pp_string: the ops.
+    where: as `get_preprocess_fn`.
 
   Returns:
-    The function, or None where some op has no form for batches. TensorFlow is not imported.
+    The function, or None where some op has no form for batches.
 
   Raises:
     UserError: as `get_preprocess_fn`.
   """
-  chain = [(step, step.functions.batched) for step in steps(pp_string)]
-  return None if any(fn is None for _, fn in chain) else lambda data: _apply(data, chain)
+  chain = [(step, step.functions.batched) for step in steps(pp_string, where)]
+  if any(fn is None for _, fn in chain):
+    return None
+
+  def preprocess(data: Data) -> Data:
+    return _apply(data, chain, where)
+
+  return preprocess
 
 
-def steps(pp_string: str) -> list[Step]:
-  """The ops of `pp_string` with their arguments bound and checked.
+def steps(pp_string: str, where: str | None = None) -> list[Step]:
+  """Returns the ops of `pp_string` with their arguments bound and checked.
 
   Raises:
     UserError: a string that cannot be read, an unknown op, or arguments that do not fit.
   """
-  return [_step(place, *call) for place, call in enumerate(parse(pp_string))]
+  return [_step(place, call, _prefix(where)) for place, call in enumerate(parse(pp_string, where))]
 
 
-def parse(pp_string: str) -> list[tuple[str, list[Any], dict[str, Any]]]:
-  """The calls that `pp_string` spells: `[(name, args, kwargs), ...]`.
+def parse(pp_string: str, where: str | None = None) -> list[grammar.Call]:
+  """Returns the calls that `pp_string` spells: `[(name, args, kwargs), ...]`.
 
   Raises:
     UserError: not a chain of calls, or an argument that is not a literal.
   """
-  if not pp_string.strip():
-    return []
   try:
-    tree = ast.parse(f"({pp_string}\n)", mode="eval").body
-  except (SyntaxError, ValueError):
-    raise UserError(
-      f"pp string cannot be read (ops are joined by |, as in decode|resize(224)): {pp_string!r}"
-    ) from None
-  return [_call(node) for node in _chain(tree)]
+    return grammar.read(pp_string)
+  except ValueError as error:
+    raise UserError(words.line(f"{_prefix(where)}{error}")) from None
 
 
-def _chain(node: ast.expr) -> list[ast.expr]:
-  """`a|b|c` is Python's `or` of bits, which its parser nests to the left; a `|` inside quotes never gets here."""
-  later = []
-  while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-    later.append(node.right)
-    node = node.left
-  return [node, *reversed(later)]
+def _prefix(where: str | None) -> str:
+  return f"{where}: " if where else ""
 
 
-def _call(node: ast.expr) -> tuple[str, list[Any], dict[str, Any]]:
-  call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-  if not isinstance(call.func, ast.Name):
-    raise UserError(f"pp string: {ast.unparse(node)!r} is not an op; ops read name or name(arguments), joined by |")
-  name = call.func.id
-  if any(keyword.arg is None for keyword in call.keywords):
-    raise UserError(f"pp op {name}: ** is not allowed; name the arguments one by one")
-  args = [_literal(name, arg) for arg in call.args]
-  return name, args, {keyword.arg: _literal(name, keyword.value) for keyword in call.keywords}
-
-
-def _literal(name: str, node: ast.expr) -> Any:
+def _step(place: int, call: grammar.Call, prefix: str) -> Step:
+  if call.name not in registry.OPS:
+    name = words.shown(call.name)
+    raise UserError(words.line(f"{prefix}pp op {name} is unknown{nearest(call.name, registry.OPS)}"))
+  op = registry.OPS[call.name]
+  where = f"{prefix}pp op {op.name}"
+  bound = arguments.bind(op.signature, op.annotations, call.args, call.kwargs, where)
+  given = frozenset(bound.arguments)
   try:
-    return ast.literal_eval(node)
-  except (ValueError, TypeError):
-    raise UserError(
-      f"pp op {name}: {ast.unparse(node)!r} is not a literal (number, string in quotes, tuple, list, ...)"
-    ) from None
-
-
-def _step(place: int, name: str, args: list[Any], kwargs: dict[str, Any]) -> Step:
-  if name not in registry.OPS:
-    raise UserError(f"pp op {name!r} is unknown{nearest(name, registry.OPS)}")
-  op = registry.OPS[name]
-  try:
-    op.signature.bind(*args, **kwargs)
-  except TypeError as error:
-    raise UserError(f"pp op {name}: {error}; it is {name}{op.signature}") from None
-  try:
-    return Step(name, place, op.random, op.make(*args, **kwargs))
+    functions = op.make(*bound.args, **bound.kwargs)
   except UserError as error:
-    raise UserError(f"pp op {name}: {error}") from None
-  except (TypeError, ValueError) as error:  # All that it was given is the string's literals.
-    raise UserError(f"pp op {name}: arguments that do not fit ({error}); it is {name}{op.signature}") from error
+    raise UserError(words.line(f"{where}: {error}")) from None
+  except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+    # An argument that has no type: all that the op was given are the string's literals.
+    shown = f"{op.name}{op.signature}"
+    raise UserError(words.line(f"{where}: arguments that do not fit ({error}); it is {shown}")) from error
+  bound.apply_defaults()
+  return Step(op.name, place, op.random, functions, dict(bound.arguments), given)
 
 
-def _apply(data: Data, chain: list[tuple[Step, Callable[..., Data]]]) -> Data:
+def _apply(data: Data, chain: list[tuple[Step, Callable[..., Data]]], where: str | None) -> Data:
   """Runs the ops of `chain` one after the other."""
   rng = Rng(data["_seed"]) if "_seed" in data and any(step.random for step, _ in chain) else None
   for step, fn in chain:
@@ -139,5 +154,8 @@ def _apply(data: Data, chain: list[tuple[Step, Callable[..., Data]]]) -> Data:
         raise UserError("is random and there is no key '_seed'; training gives it, evaluation must not be random")
       data = fn(registry.Example(data), *([rng.fold_in(step.place)] if step.random else []))
     except UserError as error:
-      raise UserError(f"pp op {step.name}: {error}") from None
+      raise UserError(words.line(f"{_prefix(where)}pp op {step.name}: {error}")) from None
+    except (TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
+      reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+      raise UserError(words.line(f"{_prefix(where)}pp op {step.name} does not fit the data ({reason})")) from error
   return dict(data)

@@ -6,21 +6,30 @@ one of several captions at random, `get_single` a certain one.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
 
-from core.errors import UserError, nearest
+from core.errors import UserError
 from core.pp import text as text_lib
 from core.pp import tokenizers
+from core.pp.arguments import Empty, Index, NewKey, NumTokens
+from core.pp.held import require_entries, require_text
 from core.pp.registry import OpFunctions, both, key_op, op
-
-_EMPTY = ("refuse", "keep")
-_EOS = ("yes", "no", "sticky", "none")
+from core.recipe.types import FilePath, Text, Whole
 
 
 @key_op(key="text", outkey="labels")
-def tokenize(max_len, eos="yes", model="c4_en", lower=True, pad_value="<pad>", bos="no", empty="refuse"):
+def tokenize(
+  max_len: NumTokens,
+  eos: Literal["yes", "no", "sticky", "none"] = "yes",
+  model: FilePath = "c4_en",
+  lower: bool = True,
+  pad_value: Text | Whole = "<pad>",
+  bos: Literal["yes", "no"] = "no",
+  empty: Empty = "refuse",
+):
   """Turns text into `max_len` ids of a sentencepiece model.
 
   With `max_len=3`, 9 the end of sentence and 0 the padding, one, two and three tokens become:
@@ -39,10 +48,6 @@ def tokenize(max_len, eos="yes", model="c4_en", lower=True, pad_value="<pad>", b
     empty: what becomes of an example without a token: "refuse" it (`input.skip_errors=True` counts and skips such
       examples), or "keep" it.
   """
-  _check_length(max_len)
-  _check("eos", eos, _EOS)
-  _check("bos", bos, ("yes", "no"))
-  _check("empty", empty, _EMPTY)
   tokenizer = tokenizers.load(model)
   if not isinstance(tokenizer, tokenizers.SentencePiece):
     raise UserError(f"model={model!r} is a WordPiece vocabulary; bert_tokenize takes it")
@@ -58,7 +63,7 @@ def tokenize(max_len, eos="yes", model="c4_en", lower=True, pad_value="<pad>", b
 
 
 @key_op(key="text", outkey="labels")
-def bert_tokenize(max_len, vocab_path, empty="refuse"):
+def bert_tokenize(max_len: NumTokens | FilePath, vocab_path: FilePath | NumTokens, empty: Empty = "refuse"):
   """Turns text into `max_len` ids of BERT's uncased WordPiece: [CLS], the tokens, and [PAD] (0) to the end.
 
   There is no [SEP]: the text towers of LiT (Zhai et al. 2022) were trained without.
@@ -70,8 +75,8 @@ def bert_tokenize(max_len, vocab_path, empty="refuse"):
   """
   if isinstance(max_len, str) and isinstance(vocab_path, int):
     max_len, vocab_path = vocab_path, max_len
-  _check_length(max_len)
-  _check("empty", empty, _EMPTY)
+  if isinstance(max_len, str) or isinstance(vocab_path, int):
+    raise UserError(f"wants max_len, a number, and vocab_path, a file; got {max_len!r} and {vocab_path!r}")
   tokenizer = tokenizers.load(vocab_path)
   if not isinstance(tokenizer, tokenizers.WordPiece):
     raise UserError(f"vocab_path={vocab_path!r} is a sentencepiece model; tokenize takes it")
@@ -84,7 +89,7 @@ def bert_tokenize(max_len, vocab_path, empty="refuse"):
 
 
 @key_op(key="text")
-def lower(unicode=False):
+def lower(unicode: bool = False):
   """Lower-cases the letters A to Z, or with `unicode` those of all scripts."""
   if unicode:
     return text_lib.map_texts(str.lower)
@@ -94,48 +99,61 @@ def lower(unicode=False):
 
     return tf.strings.lower(value)
 
-  return OpFunctions(per_example, text_lib.op_functions(lambda texts: [text.lower() for text in texts]).batched)
+  def lowered(texts: list[bytes]) -> list[bytes]:
+    return [text.lower() for text in texts]
+
+  return OpFunctions(per_example, text_lib.op_functions(lowered).batched, require_text)
 
 
 @key_op(key="text")
-def canonicalize(keep=""):
-  """Lower-case, no ASCII punctuation, single spaces, as SigLIP's prompts are; punctuation in `keep` ("{}") stays."""
-  if not isinstance(keep, str):
-    raise UserError(f"keep is a piece of text whose punctuation stays, got {keep!r}")
-  return text_lib.map_texts(lambda text: text_lib.canonicalize(text, keep))
+def canonicalize(keep: str = ""):
+  """Makes text lower-case, without ASCII punctuation and with single spaces, as SigLIP's prompts are.
+
+  Args:
+    keep: a piece of text whose punctuation stays: "{}".
+  """
+
+  def canonical(text: str) -> str:
+    return text_lib.canonicalize(text, keep)
+
+  return text_lib.map_texts(canonical)
 
 
 @op()
-def get_single(key, index=0):
-  """Takes the entry `index` along the first axis of a key; a negative one counts from the end."""
-  if isinstance(index, bool) or not isinstance(index, int):
-    raise UserError(f"index is a whole number, got {index!r}")
+def get_single(key: NewKey, index: Index = 0):
+  """Takes one entry along the first axis of a key.
 
-  def check(length):
-    if not -length <= index < length:
-      raise UserError(f"no entry {index} under {key!r}, which holds {length}")
+  Args:
+    key: where the entries are.
+    index: which one, from 0 on; a negative one counts from the end.
+  """
+  outside = f"no entry {index} under {key!r}, which holds:"
+
+  def accepts(held):
+    entries = held(key)
+    require_entries(entries, key)
+    length = entries.shape[0]
+    if length is not None and not -length <= index < length:
+      raise UserError(f"{outside} {length}")
 
   def per_example(data):
     import tensorflow as tf
 
     value = data[key]
-    if value.shape[0] is not None:
-      check(value.shape[0])
     length = tf.shape(value)[0]
-    message = f"pp op get_single: no entry {index} under {key}; it holds"
-    fits = tf.raw_ops.Assert(condition=(-length <= index) & (index < length), data=[message, length])
+    condition = (-length <= index) & (index < length)
+    fits = tf.raw_ops.Assert(condition=condition, data=[f"pp op get_single: {outside}", length])
     with tf.control_dependencies([fits]):
       return {**data, key: value[index]}
 
   def batched(data):
-    check(np.shape(data[key])[1])
     return {**data, key: data[key][:, index]}
 
-  return OpFunctions(per_example, batched)
+  return OpFunctions(per_example, batched, accepts)
 
 
 @op()
-def coco_captions(outkey="captions"):
+def coco_captions(outkey: NewKey = "captions"):
   """Puts the texts of TFDS's `coco_captions`, `captions/text` of each example, under `outkey`."""
 
   def texts(data):
@@ -149,7 +167,7 @@ def coco_captions(outkey="captions"):
 def _tokens(
   rows: Callable[[list[bytes]], tuple[Int64[np.ndarray, "n"], np.ndarray]], max_len: int, empty: str
 ) -> OpFunctions:
-  """The forms of a tokenizing op; `rows` gives how many tokens each text has, and the rows of ids."""
+  """Returns the forms of a tokenizing op; `rows` gives how many tokens each text has, and the rows of ids."""
 
   def made(texts, examples):
     lengths, ids = rows(texts)
@@ -160,18 +178,7 @@ def _tokens(
       raise UserError(f"the text is empty: {shown!r}; empty='keep' takes it, input.skip_errors=True leaves it out")
     return ids
 
-  functions = lambda examples: text_lib.op_functions(lambda texts: made(texts, examples), np.int32, (max_len,))
-  return OpFunctions(functions(1).per_example, lambda values: functions(len(values)).batched(values))
-
-
-def _check_length(max_len: object) -> None:
-  if isinstance(max_len, bool) or not isinstance(max_len, int) or max_len < 1:
-    raise UserError(f"max_len is the number of ids a text, a whole number from 1 on, got {max_len!r}")
-
-
-def _check(name: str, value: object, known: tuple[str, ...]) -> None:
-  if value not in known:
-    raise UserError(f"{name} cannot be {value!r}{nearest(str(value), known)}")
+  return text_lib.op_functions_by_example(made, np.int32, (max_len,))
 
 
 def _special(tokenizer: tokenizers.SentencePiece, model: str, name: str) -> int:
@@ -181,12 +188,12 @@ def _special(tokenizer: tokenizers.SentencePiece, model: str, name: str) -> int:
   return found
 
 
-def _pad_id(tokenizer: tokenizers.SentencePiece, model: str, pad_value: object) -> int:
+def _pad_id(tokenizer: tokenizers.SentencePiece, model: str, pad_value: str | int) -> int:
   if isinstance(pad_value, str):
     found = tokenizer.id_of(pad_value)
     if found is None:
       raise UserError(f"pad_value {pad_value!r} is no piece of the model {model!r}; give another one, or an id")
     return found
-  if isinstance(pad_value, bool) or not isinstance(pad_value, int) or not 0 <= pad_value < tokenizer.size:
+  if pad_value >= tokenizer.size:
     raise UserError(f"pad_value is a piece or an id below {tokenizer.size}, got {pad_value!r}")
   return pad_value

@@ -1,38 +1,45 @@
 """pp ops that draw text: an image of it takes the place of tokens (CLIPPO, Tschannen et al. 2023)."""
 
-import numpy as np
+from typing import Annotated, Literal
 
-from core.errors import UserError, nearest
+import numpy as np
+from msgspec import Meta
+
+from core.errors import UserError
 from core.pp import text as text_lib
-from core.pp.registry import OpFunctions, key_op
+from core.pp.arguments import Empty, GreyLevel, Size
+from core.pp.ops_resize import sides_of
+from core.pp.registry import key_op
 from core.pp.render import fonts
 from core.pp.render.render import render
+from core.recipe.types import FilePath
 
-_WRAP = ("word", "char")
-_UNKNOWN = ("box", "skip")
-_EMPTY = ("refuse", "keep")
+Font = FilePath | tuple[FilePath, ...]
+FontSize = Annotated[int, Meta(ge=1, le=1_024)]
+NumChars = Annotated[int, Meta(ge=1, le=2**20)]
+Wrap = Literal["word", "char"]
 
 
 @key_op(key="text", outkey="labels")
 def render_text(
-  image_size=224,
-  font="ascii",
-  font_size=16,
-  lower=False,
-  text_brightness=0,
-  background_brightness=127,
-  wrap="word",
-  unknown="box",
-  max_chars=None,
-  channels=3,
-  empty="refuse",
+  image_size: Size = 224,
+  font: Font = "ascii",
+  font_size: FontSize = 16,
+  lower: bool = False,
+  text_brightness: GreyLevel = 0,
+  background_brightness: GreyLevel = 127,
+  wrap: Wrap = "word",
+  unknown: Literal["box", "skip"] = "box",
+  max_chars: NumChars | None = None,
+  channels: Literal[1, 3] = 3,
+  empty: Empty = "refuse",
 ):
   """Draws text into a uint8 image, in lines from the top left; what has no room is cut.
 
   The defaults draw black on middle grey, which is 0 after `value_range(-1, 1)`, as published CLIPPO models read it.
 
   Args:
-    image_size: in pixels, an integer or (height, width).
+    image_size: pixels, an integer or (height, width).
     font: "ascii" (needs no file), "unifont" (fetched), a .hex or TrueType file, or a list of them; see
       `core.pp.render.fonts`.
     font_size: pixels; 16 is what .hex fonts are drawn for.
@@ -46,18 +53,7 @@ def render_text(
     empty: what becomes of a text without a letter: "refuse" it (`input.skip_errors=True` counts and skips such
       examples), or "keep" it, an image of nothing.
   """
-  size = _size(image_size)
-  _check("wrap", wrap, _WRAP)
-  _check("unknown", unknown, _UNKNOWN)
-  _check("empty", empty, _EMPTY)
-  if channels not in (1, 3):
-    raise UserError(f"channels must be 1 or 3, got {channels!r}")
-  for name, level in (("text_brightness", text_brightness), ("background_brightness", background_brightness)):
-    if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= 255:
-      raise UserError(f"{name} is a grey level, a whole number from 0 to 255, got {level!r}")
-  for name, number in (("font_size", font_size), ("max_chars", max_chars)):
-    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-      raise UserError(f"{name} is a whole number from 1 on, got {number!r}")
+  size = sides_of(image_size)
   opened = fonts.load(font, font_size, skip_unknown=unknown == "skip")
   if opened.line_height > size[0]:
     raise UserError(f"a line of text is {opened.line_height} pixels high; the image, image_size, {size[0]}")
@@ -83,23 +79,22 @@ def render_text(
       channels=channels,
     )
 
-  functions = lambda examples: text_lib.op_functions(lambda texts: images(texts, examples), np.uint8, (*size, channels))
-  return OpFunctions(functions(1).per_example, lambda values: functions(len(values)).batched(values))
+  return text_lib.op_functions_by_example(images, np.uint8, (*size, channels))
 
 
 @key_op(key="texts", outkey="image")
 def render_unifont(
-  image_size,
-  font_size=16,
-  max_chars=768,
-  background_brightness=127,
-  text_brightness=0,
-  lower=True,
-  font="unifont",
-  wrap="word",
-  empty="refuse",
+  image_size: Size,
+  font_size: FontSize = 16,
+  max_chars: NumChars = 768,
+  background_brightness: GreyLevel = 127,
+  text_brightness: GreyLevel = 0,
+  lower: bool = True,
+  font: Font = "unifont",
+  wrap: Wrap = "word",
+  empty: Empty = "refuse",
 ):
-  """`render_text` under the name, with the arguments and defaults, of the published CLIPPO configs.
+  """Draws text as `render_text` does, under the name, with the arguments and defaults, of the published CLIPPO configs.
 
   Args:
     image_size: see `render_text`, as all that follow.
@@ -123,16 +118,3 @@ def render_unifont(
     max_chars=max_chars,
     empty=empty,
   )
-
-
-def _size(size: object) -> tuple[int, int]:
-  pair = (size, size) if isinstance(size, int) else size
-  fine = isinstance(pair, tuple | list) and len(pair) == 2
-  if not fine or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair):
-    raise UserError(f"image_size is in pixels, an integer above zero or (height, width), got {size!r}")
-  return tuple(pair)
-
-
-def _check(name: str, value: object, known: tuple[str, ...]) -> None:
-  if value not in known:
-    raise UserError(f"{name} cannot be {value!r}{nearest(str(value), known)}")

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core import data_files
 from core.data.columns import bytes_column
 from core.errors import UserError
 from core.pp import builder, text, tokenizers, vocabulary
 
-WITNESS = Path(__file__).parent / "witness"
+WITNESS = data_files.find("core/pp/witness")
 MODEL, VOCABULARY = str(WITNESS / "text.model"), str(WITNESS / "bert_vocab.txt")
 TEXTS = json.loads((WITNESS / "texts.json").read_text("utf-8"))
 SIGLIP = f"tokenize(16, model={MODEL!r}, eos='sticky', pad_value=1)"
@@ -146,7 +147,7 @@ def test_get_single_takes_one_of_several():
   several = np.array([["a", "b"], ["c", "d"]], object)
   assert run("get_single('text')", several)["text"].tolist() == [b"a", b"c"]
   assert run("get_single('text', -1)", several)["text"].tolist() == [b"b", b"d"]
-  with pytest.raises(UserError, match="pp op get_single: no entry 2 under 'text', which holds 2"):
+  with pytest.raises(UserError, match="pp op get_single: no entry 2 under 'text', which holds: 2"):
     run("get_single('text', index=2)", several)
 
 
@@ -173,21 +174,22 @@ def test_some_of_several_texts_may_be_empty():
 @pytest.mark.parametrize(
   "pp, words",
   [
-    ("tokenize(0, model='digit_captions')", "max_len is the number of ids"),
-    ("tokenize(8, 'stiky')", r"eos cannot be 'stiky' \(did you mean 'sticky'\?\)"),
-    ("tokenize(8, eos=True)", "eos cannot be True"),
+    ("tokenize(0, model='digit_captions')", "max_len must be a whole number .*, got 0"),
+    ("tokenize(8, 'stiky')", r"eos must be one of .*, got 'stiky' \(did you mean 'sticky'\?\)"),
+    ("tokenize(8, eos=True)", "eos must be one of .*, got True"),
     ("tokenize(8, model='c4en')", r"tokenizer 'c4en': no such file, nor a name that is known \(did you mean 'c4_en'"),
     ("tokenize(8, model='nowhere.model')", "tokenizer 'nowhere.model': no such file"),
     ("tokenize(8, model=VOCABULARY)", "is a WordPiece vocabulary; bert_tokenize takes it"),
     ("tokenize(8, model='digit_captions', bos='yes')", "has no piece for bos; give bos='no'"),
     ("tokenize(8, model='digit_captions', pad_value='<padd>')", "pad_value '<padd>' is no piece"),
     ("tokenize(8, model='digit_captions', pad_value=99)", "an id below 74, got 99"),
-    ("tokenize(8, model='digit_captions', empty='skip')", "empty cannot be 'skip'"),
+    ("tokenize(8, model='digit_captions', empty='skip')", "empty must be one of 'refuse', 'keep', got 'skip'"),
+    ("bert_tokenize(8, 8)", "wants max_len, a number, and vocab_path, a file; got 8 and 8"),
     ("bert_tokenize(8, MODEL)", "is a sentencepiece model; tokenize takes it"),
     ("bert_tokenize(8, TEXTS)", r"no WordPiece vocabulary; no line of it reads \[CLS\]"),
     ("tokenize(8, model=BROKEN)", "no sentencepiece model"),
-    ("canonicalize(keep=3)", "keep is a piece of text"),
-    ("get_single('a', 'b')", "index is a whole number"),
+    ("canonicalize(keep=3)", "keep must be text, got 3"),
+    ("get_single('a', 'b')", "index must be a whole number .*, got 'b'"),
   ],
 )
 def test_a_bad_tokenizer_is_refused_before_anything_runs(tmp_path, pp, words):

@@ -7,10 +7,13 @@ colours is PIL's (ImageOps, ImageEnhance), to within a grey level.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from core.errors import UserError
-from core.pp.ops_image import as_rows, each_column
+from core.pp.held import Held
+from core.pp.ops_values import as_rows, each_column
 from core.pp.registry import OpFunctions, key_op
 from core.pp.rng import Rng
 
@@ -21,33 +24,29 @@ _LUMA = [[0.299], [0.587], [0.114]]  # Grey from red, green and blue: ITU-R BT.6
 
 
 @key_op(random=True)
-def randaug(num_layers=2, magnitude=10):
+def randaug(num_layers: Annotated[int, Meta(ge=0, le=64)] = 2, magnitude: Annotated[float, Meta(ge=0, le=1_000)] = 10):
   """Applies `num_layers` random operations to a uint8 image.
 
   Args:
-    num_layers: how many operations, one after the other; the same may come twice.
-    magnitude: how strongly, usually 0 to 10; more is possible.
+    num_layers: how many operations, one after the other, at most 64; the same may come twice.
+    magnitude: how strongly, usually 0 to 10; up to 1,000 is possible.
   """
-  if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 0:
-    raise UserError(f"num_layers must be an integer, not below zero, got {num_layers!r}")
-  if not isinstance(magnitude, int | float) or magnitude < 0:
-    raise UserError(f"magnitude must be a number, not below zero, got {magnitude!r}")
   operations = list(operations_at(magnitude).values())
 
-  def per_example(image, rng):
-    import tensorflow as tf
+  def accepts(held: Held) -> None:
+    if held.dtype != "uint8" or held.rank != 3 or held.shape[2] not in (1, 3) or 0 in held.shape:
+      raise UserError(f"wants a uint8 image with 1 or 3 channels, got {held}")
 
-    if image.dtype != tf.uint8 or len(image.shape) != 3 or image.shape[2] not in (1, 3):
-      raise UserError(f"wants a uint8 image with 1 or 3 channels, got {image.dtype.name} of shape {tuple(image.shape)}")
+  def per_example(image, rng):
     for layer in range(num_layers):
       image = _one_of(operations, image, rng.fold_in(layer))
     return image
 
-  return OpFunctions(per_example)
+  return OpFunctions(per_example, accepts=accepts)
 
 
 def operations_at(magnitude: float) -> dict[str, Callable[[Any, Rng], Any]]:
-  """The operations by name, functions of a uint8 image [height, width, 1 or 3] and a generator, at `magnitude`."""
+  """Returns by name functions of a uint8 image [height, width, 1 or 3] and a generator, at `magnitude`."""
   level = magnitude / MAX_MAGNITUDE
   enhancement = level * 1.8 + 0.1
 
@@ -80,7 +79,7 @@ def _one_of(operations, image, rng):
 
 
 def _sign(rng):
-  """-1.0 or 1.0."""
+  """Draws -1.0 or 1.0."""
   import tensorflow as tf
 
   return tf.cast(rng.integer(0, 2) * 2 - 1, tf.float32)
@@ -147,7 +146,7 @@ def solarize_add(image, addition, threshold=128):
 
 
 def color(image, factor):
-  """Away from grey: `factor` 0 is grey, 1 the image, 2 twice as colourful. A grey image stays as it is."""
+  """Takes the image away from grey: `factor` 0 is grey, 2 twice as colourful. A grey image stays as it is."""
   import tensorflow as tf
 
   if image.shape[2] == 1:
@@ -158,7 +157,7 @@ def color(image, factor):
 
 
 def contrast(image, factor):
-  """Away from the mean grey level: `factor` 0 is a flat image, 1 the image, 2 twice the contrast."""
+  """Takes the image away from its mean grey level: `factor` 0 is a flat image, 1 the image, 2 twice the contrast."""
   import tensorflow as tf
 
   pixels = tf.cast(image, tf.float32)
@@ -166,14 +165,14 @@ def contrast(image, factor):
 
 
 def brightness(image, factor):
-  """Away from black: `factor` 0 is black, 1 the image, 2 twice as bright."""
+  """Takes the image away from black: `factor` 0 is black, 1 the image, 2 twice as bright."""
   import tensorflow as tf
 
   return _to_uint8(tf.cast(image, tf.float32) * factor)
 
 
 def sharpness(image, factor):
-  """Away from the smoothed image: `factor` 0 is smooth, 1 the image, 2 twice as sharp. The outermost pixels stay."""
+  """Takes the image away from a smoothed one: `factor` 0 is smooth, 2 twice as sharp. The outermost pixels stay."""
   import tensorflow as tf
 
   # A 3 x 3 kernel of ones with a 5 in the middle, over 13. Sums of slices are ten times as fast as a convolution.
@@ -186,14 +185,14 @@ def sharpness(image, factor):
 
 
 def _grey(pixels):
-  """The grey levels, whole numbers in float32, of float32 pixels."""
+  """Returns the grey levels, whole numbers in float32, of float32 pixels."""
   import tensorflow as tf
 
   return pixels if pixels.shape[2] == 1 else tf.round(tf.matmul(pixels, _LUMA))
 
 
 def _blend(degenerate, pixels, factor):
-  """From `degenerate` at factor 0 through `pixels` at 1 and beyond."""
+  """Goes from `degenerate` at factor 0 through `pixels` at 1 and beyond."""
   return _to_uint8(degenerate + factor * (pixels - degenerate))
 
 
@@ -245,7 +244,7 @@ def cutout(image, half, rng):
 
 
 def _transform(image, matrix):
-  """The pixel (x, y) of the result is that of `image` at (m0 x + m1 y + m2, m3 x + m4 y + m5).
+  """Puts at (x, y) the pixel of `image` at (m0 x + m1 y + m2, m3 x + m4 y + m5).
 
   A gather of whole pixels: a quarter of the time of TensorFlow's ImageProjectiveTransform.
   """

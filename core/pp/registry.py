@@ -3,20 +3,22 @@
 A project adds an op in a file that its `train.py` imports:
 
     from core.pp import registry
+    from core.pp.arguments import GreyLevel
 
     @registry.key_op()
-    def darken(by=10):
+    def darken(by: GreyLevel = 10):
       "Takes `by` grey levels away."
       return lambda image: image - by
 
 and its pp strings may say `decode|darken|resize(224)`, or `darken(20, key="depth")` for another key than "image", or
-`darken(inkey="image", outkey="dark")`. The arguments are checked against the function's signature before anything runs,
-so the outer function must not need TensorFlow. What it returns is run on one example's tensors while tf.data traces.
+`darken(inkey="image", outkey="dark")`. The arguments are checked before anything runs: against the function's signature
+and, where they have annotations, against those (see `core.pp.arguments`). So the outer function must not need
+TensorFlow. What it returns is run on one example's tensors while tf.data traces.
 
 An op of several keys takes and returns the example, a dict:
 
     @registry.op()
-    def mean_of(a, b, outkey="mean"):
+    def mean_of(a: Key, b: Key, outkey: NewKey = "mean"):
       "The mean of two keys."
       return lambda data: {**data, outkey: (data[a] + data[b]) / 2}
 
@@ -24,12 +26,13 @@ A random op takes, last, a `core.pp.rng.Rng`. It is seeded by the example and by
 that a resumed run sees the same pixels; draws from `tf.random.uniform` and its like would not, so take none from there:
 
     @registry.key_op(random=True)
-    def jitter(by=10.0):
+    def jitter(by: Positive = 10.0):
       "Adds up to `by` grey levels."
       return lambda image, rng: image + rng.uniform(-by, by)
 
 Data in memory need no TensorFlow: an op with a second form, on NumPy arrays with a leading batch dimension, runs there
-too. `return OpFunctions(per_example, batched)` gives both; where one function serves both, `return both(function)`.
+too. `return OpFunctions(per_example, batched)` gives both; where one function serves both, `return both(function)`. A
+third function, `accepts`, refuses on either path alike what the op is not for (see `core.pp.held`).
 """
 
 import dataclasses
@@ -38,28 +41,48 @@ from collections.abc import Callable
 from typing import Any
 
 from core.errors import UserError
+from core.pp.arguments import Key, NewKey, annotations_of
+from core.pp.held import of_batch, of_example
 
 
 @dataclasses.dataclass(frozen=True)
 class OpFunctions:
-  """An op with its arguments bound: on one example's tensors, and (or None) on a batch of NumPy arrays."""
+  """The functions of an op whose arguments are bound.
+
+  Attributes:
+    per_example: works on one example's tensors.
+    batched: works on a batch of NumPy arrays; None where there is no such form.
+    accepts: raises UserError for what the op is not for. It takes, of an op on a key, what the key holds, a `Held`; of
+      an op on the example, a function from a key to what it holds.
+  """
 
   per_example: Callable[..., Any]
   batched: Callable[..., Any] | None = None
+  accepts: Callable[[Any], None] | None = None
 
 
-def both(fn: Callable[..., Any]) -> OpFunctions:
-  """The forms of a function that serves one example's tensors and a batch of arrays alike."""
-  return OpFunctions(fn, fn)
+def both(fn: Callable[..., Any], accepts: Callable[[Any], None] | None = None) -> OpFunctions:
+  """Returns the forms of a function that serves one example's tensors and a batch of arrays alike."""
+  return OpFunctions(fn, fn, accepts)
 
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-  """A registered op: `make(*args, **kwargs)` gives functions of `(data)` or, if random, `(data, rng)`."""
+  """A registered op.
+
+  Attributes:
+    name: as pp strings have it.
+    make: takes the arguments and gives functions of `(data)` or, if random, `(data, rng)`.
+    signature: the arguments by name, without annotations, as people see it.
+    annotations: the types of the arguments that have one.
+    random: whether the functions take a generator.
+    doc: the docstring.
+  """
 
   name: str
   make: Callable[..., OpFunctions]
   signature: inspect.Signature
+  annotations: dict[str, Any]
   random: bool
   doc: str
 
@@ -71,7 +94,22 @@ def op(*, random: bool = False) -> Callable[[Callable[..., Any]], Callable[..., 
   """Registers, under its own name, a factory of functions `data -> data` (`(data, rng) -> data` if random)."""
 
   def register(factory):
-    _register(factory, lambda *args, **kwargs: _functions(factory(*args, **kwargs)), inspect.signature(factory), random)
+    def make(*args, **kwargs):
+      functions = _functions(factory(*args, **kwargs))
+
+      def checked(fn, held_of):
+        if fn is None or functions.accepts is None:
+          return fn
+
+        def on_example(data, *rng):  # The generator of a random op, and nothing for the others.
+          functions.accepts(lambda key: held_of(data[key]))
+          return fn(data, *rng)
+
+        return on_example
+
+      return OpFunctions(checked(functions.per_example, of_example), checked(functions.batched, of_batch))
+
+    _register(factory, make, {}, random)
     return factory
 
   return register
@@ -95,18 +133,26 @@ def key_op(
 
   def register(factory):
     def make(*args, key=None, inkey=None, outkey=None, **kwargs):
+      if key and inkey and outkey:
+        raise UserError("key has no meaning beside inkey and outkey; leave it out")
       source, target = inkey or key or default, outkey or key or default_outkey
-
-      def on_key(fn):
-        # `*rng` is the generator of a random op, and nothing for the others.
-        return fn and (lambda data, *rng: {**data, target: fn(data[source], *rng)})
-
       functions = _functions(factory(*args, **kwargs))
-      return OpFunctions(on_key(functions.per_example), on_key(functions.batched))
 
-    signature = inspect.signature(factory)
-    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items()]
-    _register(factory, make, signature.replace(parameters=[*signature.parameters.values(), *extra]), random)
+      def on_key(fn, held_of):
+        if fn is None:
+          return None
+
+        def on_example(data, *rng):  # The generator of a random op, and nothing for the others.
+          value = data[source]
+          if functions.accepts is not None:
+            functions.accepts(held_of(value))
+          return {**data, target: fn(value, *rng)}
+
+        return on_example
+
+      return OpFunctions(on_key(functions.per_example, of_example), on_key(functions.batched, of_batch))
+
+    _register(factory, make, defaults, random)
     return factory
 
   return register
@@ -123,8 +169,13 @@ def _functions(made: Any) -> OpFunctions:
   return made if isinstance(made, OpFunctions) else OpFunctions(made)
 
 
-def _register(factory, make, signature, random) -> None:
+def _register(factory, make, of_keys: dict[str, str | None], random: bool) -> None:
+  """Registers an op whose arguments are the factory's and, by name only, `of_keys` with their defaults."""
   name = factory.__name__
   if name in OPS:
     raise ValueError(f"pp op {name} is registered twice; give the one in {factory.__module__} another name")
-  OPS[name] = Op(name, make, signature, random, inspect.getdoc(factory) or "")
+  own = [p.replace(annotation=p.empty) for p in inspect.signature(factory).parameters.values()]
+  more = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value) for key, value in of_keys.items()]
+  kinds = {"key": NewKey | None, "inkey": Key | None, "outkey": NewKey | None}
+  annotations = annotations_of(factory) | {key: kinds[key] for key in of_keys}
+  OPS[name] = Op(name, make, inspect.Signature([*own, *more]), annotations, random, inspect.getdoc(factory) or "")

@@ -17,7 +17,7 @@ _64_BITS = (1 << 64) - 1
 
 
 def _fold(stream: int, i: int) -> int:
-  """The stream number of child `i` of `stream`: the splitmix64 finalizer (Steele et al. 2014)."""
+  """Returns the stream number of child `i` of `stream`: the splitmix64 finalizer (Steele et al. 2014)."""
   z = (stream + (i + 1) * 0x9E3779B97F4A7C15) & _64_BITS
   z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
   z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _64_BITS
@@ -25,7 +25,7 @@ def _fold(stream: int, i: int) -> int:
 
 
 def philox(seed: Int64[np.ndarray, "*batch"], low: int, high: int, count: int) -> UInt32[np.ndarray, "*batch count"]:
-  """The first `count` words that Philox4x32-10 gives under the keys `seed`, from the counter (`low`, `high`) on.
+  """Returns the first `count` words of Philox4x32-10 under the keys `seed`, from the counter (`low`, `high`) on.
 
   Args:
     seed: the 64-bit keys.
@@ -69,14 +69,14 @@ class Rng:
     self._stream, self._draws = stream, 0
 
   def fold_in(self, i: int) -> "Rng":
-    """An independent generator, the `i`-th child of this one; `i` is a Python integer, not below zero."""
+    """Returns an independent generator, the `i`-th child of this one; `i` is a Python integer, not below zero."""
     child = Rng.__new__(Rng)
     child._in_numpy, child._key = self._in_numpy, self._key
     child._stream, child._draws = _fold(self._stream, i), 0
     return child
 
   def uniform(self, low: Any = 0.0, high: Any = 1.0, count: Any = None) -> Any:
-    """Float32 in [low, high), with 23 random bits; one value, or `count` of them on a last axis."""
+    """Draws float32 in [low, high), with 23 random bits; one value, or `count` of them on a last axis."""
     if self._in_numpy:
       words = self._words(count)
       unit = (words & np.uint32(0x7FFFFF) | np.uint32(0x3F800000)).view(np.float32) - np.float32(1)
@@ -88,7 +88,7 @@ class Rng:
     return low + unit * (high - low)
 
   def integer(self, low: Any, high: Any, count: Any = None) -> Any:
-    """Int32 in [low, high), uniform to within (high - low) / 2**32; one value, or `count` of them on a last axis."""
+    """Draws int32 in [low, high), uniform to (high - low) / 2**32; one value, or `count` of them on a last axis."""
     if self._in_numpy:
       low, high = np.int64(low), np.int64(high)
       return (low + self._words(count).astype(np.int64) % (high - low)).astype(np.int32)
@@ -98,7 +98,7 @@ class Rng:
     return tf.raw_ops.StatelessRandomUniformIntV2(minval=low, maxval=high, **self._next(count))
 
   def key(self) -> Any:
-    """An `int32[2]` seed for one call of `tf.random.stateless_*` or `tf.image.stateless_*`."""
+    """Draws an `int32[2]` seed for one call of `tf.random.stateless_*` or `tf.image.stateless_*`."""
     if self._in_numpy:
       return self._words(2).view(np.int32)
     import tensorflow as tf

@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from core.errors import UserError
+from core.pp.held import require_text
 from core.pp.registry import OpFunctions
+from core.recipe import words
 
 TextArray = Shaped[np.ndarray, "..."]  # An object array of `bytes`, as `core.data.columns.bytes_column` makes it.
 
@@ -21,7 +23,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def op_functions(fn: Callable[[list[bytes]], Any], dtype: Any = object, shape: tuple[int, ...] = ()) -> OpFunctions:
-  """The forms of an op that maps texts: its value may hold one text an example or several, in any shape.
+  """Returns the forms of an op that maps texts: its value may hold one text an example or several, in any shape.
 
   Args:
     fn: a list of n texts -> n results, an array [n, *shape] of `dtype`, or with `dtype` object a list of n texts.
@@ -36,9 +38,6 @@ def op_functions(fn: Callable[[list[bytes]], Any], dtype: Any = object, shape: t
   def per_example(value):
     import tensorflow as tf
 
-    if value.dtype != tf.string:
-      raise UserError(f"it takes text; the key holds {value.dtype.name}")
-
     def run(texts):
       try:
         return _filled(fn(_flat(texts)), (*np.shape(texts), *shape), dtype)
@@ -48,16 +47,41 @@ def op_functions(fn: Callable[[list[bytes]], Any], dtype: Any = object, shape: t
     result = tf.numpy_function(run, [value], tf.string if dtype is object else tf.as_dtype(dtype), stateful=False)
     return tf.ensure_shape(result, value.shape.concatenate(shape))
 
-  return OpFunctions(per_example, batched)
+  return OpFunctions(per_example, batched, require_text)
+
+
+def op_functions_by_example(fn: Callable[[list[bytes], int], Any], dtype: Any, shape: tuple[int, ...]) -> OpFunctions:
+  """Returns the forms of an op that maps texts and must know how many examples they are of.
+
+  Args:
+    fn: a list of n texts, and the number of examples -> an array [n, *shape] of `dtype`.
+    dtype: a NumPy type of numbers.
+    shape: of one text's result.
+  """
+
+  def forms(examples: int) -> OpFunctions:
+    def mapped(texts: list[bytes]) -> Any:
+      return fn(texts, examples)
+
+    return op_functions(mapped, dtype, shape)
+
+  def batched(values):
+    return forms(len(values)).batched(values)
+
+  return OpFunctions(forms(1).per_example, batched, require_text)
 
 
 def map_texts(fn: Callable[[str], str]) -> OpFunctions:
-  """The forms of an op that changes each text by itself."""
-  return op_functions(lambda texts: [fn(text).encode() for text in decoded(texts)])
+  """Returns the forms of an op that changes each text by itself."""
+
+  def mapped(texts: list[bytes]) -> list[bytes]:
+    return [fn(text).encode() for text in decoded(texts)]
+
+  return op_functions(mapped)
 
 
 def decoded(texts: Sequence[bytes]) -> list[str]:
-  """The texts as `str`.
+  """Returns the texts as `str`.
 
   Raises:
     UserError: one is not UTF-8; the line shows it and where.
@@ -88,7 +112,7 @@ def check_utf8(texts: Sequence[bytes]) -> None:
 
 
 def canonicalize(text: str, keep: str = "") -> str:
-  """Lower-case, without ASCII punctuation, underscores and runs of white space become one space each.
+  """Makes text lower-case and drops ASCII punctuation; underscores and runs of white space become one space each.
 
   This is how SigLIP (Zhai et al. 2023) prepares class names and prompts.
 
@@ -102,14 +126,11 @@ def canonicalize(text: str, keep: str = "") -> str:
 
 
 def _flat(values: TextArray) -> list[bytes]:
-  values = np.asarray(values)
-  if values.dtype.kind not in "OSU":
-    raise UserError(f"it takes text; the key holds {values.dtype.name}")
-  texts = values.reshape(-1).tolist()
+  texts = np.asarray(values).reshape(-1).tolist()
   if not all(map(bytes.__instancecheck__, texts)):
     texts = [text.encode() if isinstance(text, str) else text for text in texts]
     if other := next((text for text in texts if not isinstance(text, bytes)), None):
-      raise UserError(f"it takes text; the key holds {other!r}")
+      raise UserError(f"it takes text; the key holds {words.shown(other)}")
   return texts
 
 

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from core import data_files
 from core.checkpoint import catalog, remote
 from core.errors import UserError, nearest
 from core.pp import text
 
-_SHIPPED = Path(__file__).parent / "vocabularies"
+_SHIPPED = data_files.find("core/pp/vocabularies")
 
 # The names that configs of published models use. mc4 is the vocabulary of mT5, gemma that of SigLIP 2.
 SENTENCEPIECE = {
@@ -73,7 +74,7 @@ class SentencePiece:
     return load, (str(self.path),)
 
   def encode(self, texts: Sequence[bytes]) -> tuple[Int32[np.ndarray, "tokens"], Int64[np.ndarray, "n"]]:
-    """The ids of all texts, one after the other, and how many each has.
+    """Returns the ids of all texts, one after the other, and how many each has.
 
     Raises:
       UserError: a text that is not UTF-8.
@@ -86,7 +87,7 @@ class SentencePiece:
     return flat, lengths
 
   def id_of(self, piece: str) -> int | None:
-    """The id of a piece, None if there is no such."""
+    """Returns the id of a piece, None if there is no such."""
     number = self._processor.piece_to_id(piece)
     return number if self._processor.id_to_piece(number) == piece else None
 
@@ -125,7 +126,7 @@ class WordPiece:
     return load, (str(self.path),)
 
   def encode(self, texts: Sequence[bytes]) -> tuple[Int32[np.ndarray, "tokens"], Int64[np.ndarray, "n"]]:
-    """The ids of all texts, one after the other, without [CLS] and [SEP], and how many each has.
+    """Returns the ids of all texts, one after the other, without [CLS] and [SEP], and how many each has.
 
     Raises:
       UserError: a text that is not UTF-8.
@@ -134,7 +135,7 @@ class WordPiece:
     return _joined([encoding.ids for encoding in found])
 
   def id_of(self, piece: str) -> int | None:
-    """The id of a piece, None if there is no such."""
+    """Returns the id of a piece, None if there is no such."""
     return self._ids.get(piece)
 
 
@@ -142,7 +143,7 @@ Tokenizer = SentencePiece | WordPiece
 
 
 def load(spec: str) -> Tokenizer:
-  """The tokenizer that `spec` names (see the top of this file), opened once a process.
+  """Returns the tokenizer that `spec` names (see the top of this file), opened once a process.
 
   Raises:
     UserError: an unknown name, a file that is not there or is no tokenizer, or cannot be fetched.
@@ -160,7 +161,7 @@ def load(spec: str) -> Tokenizer:
 
 
 def vocab_size(spec: str) -> int:
-  """Ids that the tokenizer can give are in [0, vocab_size): what a text model needs at least.
+  """Returns the size of a tokenizer's vocabulary: its ids are in [0, vocab_size).
 
   Raises:
     UserError: as `load`.
@@ -178,7 +179,7 @@ def pad(
   last: int | None = None,
   sticky: bool = False,
 ) -> Int32[np.ndarray, "n max_len"]:
-  """A row of exactly `max_len` ids a text, cut or filled up.
+  """Returns a row of exactly `max_len` ids a text, cut or filled up.
 
   Args:
     flat: the ids of all texts, one after the other.

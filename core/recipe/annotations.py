@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from core.recipe.duration import UNITS, Duration, Units
+from core.recipe.types import OneOf
+
+_FILLED_IN = ("extra", "stated")
 
 
 @functools.cache
@@ -36,6 +39,17 @@ def _members(kind: Any) -> tuple[Any, ...]:
   return typing.get_args(base) if is_union else (kind,)
 
 
+def forms(kind: Any) -> set[str]:
+  """Returns the forms of value that a type may take: "dict", "list", "scalar"."""
+  base, markers = split(kind)
+  if any(isinstance(marker, OneOf) for marker in markers) or dataclasses.is_dataclass(base):
+    return {"dict"}
+  origin = typing.get_origin(base)
+  if origin in (typing.Union, builtin_types.UnionType):
+    return set().union(*map(forms, typing.get_args(base)))
+  return {"dict"} if dict in (base, origin) else {"list"} if origin is tuple else {"scalar"}
+
+
 def is_duration(kind: Any) -> bool:
   """Tells whether a field is a duration, or None."""
   return any(split(member)[0] is Duration for member in _members(kind))
@@ -47,10 +61,15 @@ def units_of(kind: Any) -> Sequence[str]:
   return next((marker.units for marker in markers if isinstance(marker, Units)), UNITS)
 
 
+def is_key(field: dataclasses.Field) -> bool:
+  """Tells whether a config may name a field; `core.recipe.parse` fills in the others."""
+  return field.init and field.name not in _FILLED_IN
+
+
 @functools.cache
 def keys_of(kind: type) -> tuple[str, ...]:
   """Returns the keys that a config may have for a dataclass: its fields, a duration's once a unit."""
-  names = [field.name for field in dataclasses.fields(kind) if field.init and field.name != "extra"]
+  names = [field.name for field in dataclasses.fields(kind) if is_key(field)]
   annotations = hints(kind)
   each = lambda name: [f"{name}_{u}" for u in units_of(annotations[name])] if is_duration(annotations[name]) else [name]
   return tuple(key for name in names for key in each(name))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from core.errors import UserError
 
 Unit = Literal["steps", "examples", "epochs", "percent"]
+_MOST_STEPS = 2**63
 UNITS: tuple[Unit, ...] = ("steps", "examples", "epochs", "percent")
 
 
@@ -34,7 +35,7 @@ class Duration:
       data_size: examples an epoch, needed for epochs.
 
     Raises:
-      UserError: what the unit needs is not known.
+      UserError: what the unit needs is not known, or the steps are more than a counter holds.
     """
     need = {"steps": (), "examples": (batch_size,), "epochs": (batch_size, data_size), "percent": (total_steps,)}
     if None in need[self.unit]:
@@ -48,6 +49,8 @@ class Duration:
         exact = self.value * data_size / batch_size
       case "percent":
         exact = self.value * total_steps
+    if exact >= _MOST_STEPS:
+      raise UserError(f"{self.key or self.unit} must be fewer steps than a counter holds, 2^63, got {self.value:g}")
     return max(1, round(exact)) if exact > 0 else 0
 
 

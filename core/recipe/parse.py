@@ -10,6 +10,10 @@ A dataclass may have:
   __post_init__       raises `types.Refused` where its fields do not fit each other.
   extra_keys(given)   a class method: the keys beside its fields that a config may have, and their types, by what is
                       given. They are collected in its field `extra`, a dict.
+  hint(key)           a class method: what to say of a key that it does not have, `"is called adaptive here"`, or None.
+  defaults_for(given) a class method: the values of fields that have a default and that the config does not name, by
+                      the values that it gives. A model's `variant="S/16"` fills in its sizes so.
+  stated              a field, `frozenset[str]`: the keys that the config gives. It is no key itself.
   TITLE               what it is to a reader, "the source tfds": `config.input.data.splt is no key of the source tfds`.
 """
 
@@ -30,6 +34,10 @@ from core.recipe.types import Check, OneOf, Refused
 T = TypeVar("T")
 
 _MAX_DEPTH = 50
+
+
+class _Unfit(UserError):
+  """A value of the right type that a check refuses: of the members of a union its reason is the one to give."""
 
 
 def parse(kind: type[T] | Any, value: Any, where: str = "config") -> T:
@@ -79,7 +87,7 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
       try:
         found = marker.fn(found)
       except ValueError as error:
-        raise UserError(words.line(f"{where} must be {marker.words}, got {words.shown(value)}: {error}")) from None
+        raise _Unfit(words.line(f"{where} must be {marker.words}, got {words.shown(value)}: {error}")) from None
   return found
 
 
@@ -90,17 +98,20 @@ def _parse_base(base: Any, markers: Sequence[Any], value: Any, where: str) -> An
     return _parse_fields(base, value, where)
   origin = typing.get_origin(base)
   if origin in (typing.Union, builtin_types.UnionType):
-    return _parse_union(base, value, where)
+    return _parse_union(base, markers, value, where)
   if origin is tuple:
-    return _parse_tuple(base, value, where)
+    return _parse_tuple(Annotated[base, *markers] if markers else base, value, where)
   if origin is dict:
     _require_dict(base, value, where)
     return {key: _parse(typing.get_args(base)[1], each, f"{where}.{key}") for key, each in value.items()}
   metas = [marker for marker in markers if isinstance(marker, msgspec.Meta)]
   leaf = functools.reduce(lambda annotated, meta: Annotated[annotated, meta], metas, base)
   try:
-    return msgspec.convert(value, leaf, strict=True)
-  except msgspec.ValidationError:
+    found = msgspec.convert(value, leaf, strict=True)
+    if isinstance(found, str):
+      found.encode()  # Half of a pair of surrogates is no text that a file or a terminal could hold.
+    return found
+  except (msgspec.ValidationError, UnicodeEncodeError):
     raise _misfit(Annotated[leaf, *markers] if markers else leaf, value, where) from None
 
 
@@ -115,7 +126,9 @@ def _parse_one_of(marker: OneOf, value: Any, where: str) -> Any:
   return _parse(_chosen(marker, given, f"{where}.{marker.key}"), value, where)
 
 
-def _chosen(marker: OneOf, name: Any, where: str) -> type:
+def _chosen(marker: OneOf, name: Any, where: str) -> Any:
+  if marker.other is not None and isinstance(name, str) and name and name not in marker.kinds:
+    return marker.other
   if not isinstance(name, str) or name not in marker.kinds:
     raise UserError(words.line(f"{where}: there is no {words.shown(name)}{nearest(str(name), marker.kinds)}"))
   return marker.kinds[name]
@@ -127,15 +140,28 @@ def _parse_fields(kind: type, value: Any, where: str) -> Any:
   _refuse_unknown(kind, value, where, [*annotations.keys_of(kind), *extra])
   found = {}
   for field in dataclasses.fields(kind):
-    if field.init and field.name != "extra":
+    if annotations.is_key(field):
       found |= _parse_field(kind, field, of_fields[field.name], value, where)
+  if hasattr(kind, "defaults_for"):
+    found = {**kind.defaults_for(found), **found}
+  if "stated" in of_fields:
+    found["stated"] = frozenset(value)
   if hasattr(kind, "extra_keys"):
-    found["extra"] = {key: _parse(extra[key], value[key], f"{where}.{key}") for key in extra if key in value}
+    found["extra"] = _parse_extra(kind, extra, value, where)
   try:
     return kind(**found)
   except Refused as error:
     path = f"{where}.{error.key} " if error.key else f"{where}: "
     raise UserError(words.line(f"{path}{error}")) from None
+
+
+def _parse_extra(kind: type, extra: Mapping[str, Any], value: Mapping[str, Any], where: str) -> dict[str, Any]:
+  """Returns the values of keys that others bring along: what is given, and what a name beside it chooses."""
+  return {
+    key: _parse(_resolved(kind, annotation, value, where), value.get(key, {}), f"{where}.{key}")
+    for key, annotation in extra.items()
+    if key in value or _beside(annotation) is not None
+  }
 
 
 def _parse_field(
@@ -161,6 +187,9 @@ def _refuse_unknown(kind: type, value: Mapping[Any, Any], where: str, known: Seq
     if not isinstance(key, str):
       raise UserError(words.line(f"{where}: keys are text, and {words.shown(key)} is none"))
     if key not in known:
+      hint = kind.hint(key) if hasattr(kind, "hint") else None
+      if hint:
+        raise UserError(words.line(f"{where}.{key} {hint}"))
       title = getattr(kind, "TITLE", None)
       raise UserError(words.line(f"{where}.{key} is no key{f' of {title}' if title else ''}{nearest(key, known)}"))
 
@@ -181,35 +210,28 @@ def _parse_duration(annotation: Any, name: str, value: Mapping[str, Any], where:
   return (Duration(number, unit, key),)
 
 
-def _parse_union(kind: Any, value: Any, where: str) -> Any:
+def _parse_union(kind: Any, markers: Sequence[Any], value: Any, where: str) -> Any:
   """Returns the value as the one member of a union that is for its form: a dict, a list, or a scalar."""
   members = [member for member in typing.get_args(kind) if member is not type(None)]
   if value is None and len(members) < len(typing.get_args(kind)):
     return None
-  if isinstance(value, Mapping):
-    fitting = [member for member in members if _takes_dict(member)]
-  elif isinstance(value, tuple):
-    fitting = [member for member in members if typing.get_origin(annotations.split(member)[0]) is tuple]
-  else:
-    fitting = [m for m in members if not _takes_dict(m) and typing.get_origin(annotations.split(m)[0]) is not tuple]
-  if len(fitting) == 1 and (len(members) == 1 or isinstance(value, Mapping | tuple)):
+  form = "dict" if isinstance(value, Mapping) else "list" if isinstance(value, tuple) else "scalar"
+  fitting = [member for member in members if form in annotations.forms(member)]
+  if len(fitting) == 1 and (len(members) == 1 or form != "scalar"):
     return _parse(fitting[0], value, where)
+  unfit = None
   for member in fitting:
     try:
       return _parse(member, value, where)
+    except _Unfit as error:
+      unfit = unfit or error
     except UserError:
       continue
-  raise _misfit(kind, value, where)
-
-
-def _takes_dict(kind: Any) -> bool:
-  base, markers = annotations.split(kind)
-  named = any(isinstance(marker, OneOf) for marker in markers)
-  return named or dataclasses.is_dataclass(base) or base is dict or typing.get_origin(base) is dict
+  raise unfit or _misfit(Annotated[kind, *markers] if markers else kind, value, where)
 
 
 def _parse_tuple(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
-  of_items = typing.get_args(kind)
+  of_items = typing.get_args(annotations.split(kind)[0])
   if not isinstance(value, tuple):
     raise _misfit(kind, value, where)
   if len(of_items) == 2 and of_items[1] is Ellipsis:
@@ -228,7 +250,11 @@ def _require_dict(kind: Any, value: Any, where: str) -> None:
 
 
 def _misfit(kind: Any, value: Any, where: str) -> UserError:
-  return UserError(words.line(f"{where} must be {words.describe(kind)}, got {words.shown(value)}"))
+  line = f"{where} must be {words.describe(kind)}, got {words.shown(value)}"
+  if annotations.is_literal(kind) and isinstance(value, str):
+    hint = nearest(value, [str(choice) for choice in typing.get_args(annotations.split(kind)[0])])
+    line += hint if "did you mean" in hint else ""
+  return UserError(words.line(line))
 
 
 def _beside(annotation: Any) -> OneOf | None:

@@ -129,6 +129,11 @@ def test_a_duration_says_what_it_is_called_when_it_cannot_be_steps():
     (dict(head=dict(bias=float("nan"))), "config.head.bias must be a number that is not negative, got nan"),
     (dict(head=dict(bias=float("inf"))), "config.head.bias must be a number that is not negative, got inf"),
     (dict(head=[1]), "config.head must be a dict or None, got (1,)"),
+    (
+      dict(model=dict(width=1, padding="vald")),
+      "config.model.padding must be one of 'same', 'valid', got 'vald' (did",
+    ),
+    (dict(model=dict(width="\ud800")), "config.model.width must be a whole number from 1 on, got '\\ud800'"),
     (dict(flag=1), "config.flag must be True or False, got 1"),
     ({3: 4}, "config: keys are text, and 3 is none"),
   ],

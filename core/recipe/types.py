@@ -14,7 +14,8 @@ from msgspec import Meta
 T = TypeVar("T")
 
 _MOST = 2**63 - 1
-_LARGEST = 1.7976931348623157e308  # A bound that infinity breaks, and NaN, which is no more than anything.
+# The largest float32, in which training computes. It is a bound that infinity breaks, and NaN, which exceeds nothing.
+_LARGEST = 3.4028234663852886e38
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +40,14 @@ class OneOf:
     kinds: the dataclass of each name. Of several names of one dataclass the first is the one that is printed.
     default: the name where none is given, or a function of the dict that gives it; None: it must be given.
     beside: see `key`.
+    other: what is read where the name is none of `kinds`, `dict[str, Any]` say; None: such a name is refused.
   """
 
   key: str
   kinds: Mapping[str, type]
   default: str | Callable[[Mapping[str, Any]], str] | None = None
   beside: bool = False
+  other: Any = None
 
 
 class Refused(ValueError):

@@ -14,6 +14,7 @@ from core.recipe.types import Check, Fraction, NonNegative, OneOf
 
 _LONGEST = 300  # Characters of an error line.
 _LONGEST_VALUE = 80
+_LONGEST_WORD = 60  # Of a line that is too long.
 _SHOWN_CHOICES = 10
 
 
@@ -38,7 +39,7 @@ def describe(kind: Any) -> str:
   if annotations.is_literal(base):
     return choices(args)
   if typing.get_origin(base) is dict:
-    return f"a dict of {_plural(describe(args[1]))}"
+    return "a dict" if args[1] is Any else f"a dict of {_plural(describe(args[1]))}"
   if typing.get_origin(base) is tuple:
     if len(args) == 2 and args[1] is Ellipsis:
       return f"a list of {_plural(describe(args[0]))}"
@@ -73,7 +74,8 @@ def _plural(words: str) -> str:
   plural |= {"a regular expression": "regular expressions", "text that is not empty": "texts"}
   if words in plural:
     return plural[words]
-  return re.sub(r"^a (whole number|number)\b", r"\1s", words) if words.startswith("a ") else words
+  match = re.fullmatch(r"a (whole number|number)\b(.*)", words)
+  return f"{match[1]}s{match[2].replace(' that is ', ' that are ')}" if match else words
 
 
 def choices(values: Iterable[Any]) -> str:
@@ -122,7 +124,16 @@ def cut(text: str, length: int = _LONGEST) -> str:
 
 def line(text: str) -> str:
   """Returns an error line: on one line, and not longer than it may be."""
-  return cut(" ".join(text.split()))
+  return cut(_with_short_words(" ".join(part.strip() for part in text.splitlines())))
+
+
+def _with_short_words(text: str) -> str:
+  """Returns a text that is too long with its longest words, paths mostly, cut in their middle: the reason stays."""
+  for word in sorted(text.split(" "), key=len, reverse=True):
+    if len(text) <= _LONGEST or len(word) <= _LONGEST_WORD:
+      break
+    text = text.replace(word, f"{word[:20]}...{word[23 - _LONGEST_WORD :]}")
+  return text
 
 
 def documentation(kind: type) -> dict[str, str]:
@@ -131,6 +142,12 @@ def documentation(kind: type) -> dict[str, str]:
   for base in reversed(kind.__mro__):
     found |= _attributes(inspect.cleandoc(base.__dict__.get("__doc__") or ""))
   return found
+
+
+def first_sentence(kind: Any) -> str:
+  """Returns the first sentence of a class's docstring; nothing for what has none of its own."""
+  doc = inspect.cleandoc(getattr(kind, "__doc__", None) or "") if dataclasses.is_dataclass(kind) else ""
+  return doc.split("\n\n")[0].replace("\n", " ").rstrip(".")
 
 
 def _attributes(doc: str) -> dict[str, str]:

@@ -6,52 +6,64 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
-from ml_collections import ConfigDict
 
 from core.errors import UserError
 from core.models import registry as models
-from core.state import Batch, Params, Predict
+from core.recipe import tasks as recipes
+from core.recipe.types import Refused
+from core.state import Batch, Predict, Variables
 from core.tasks import losses
+from core.tasks import variables as variables_lib
 from core.tasks.mixup import mixup
-from core.tasks.task import Task
+from core.tasks.task import Loss, Task
 
 
 class Classification(Task):
-  """Softmax or sigmoid cross-entropy, with mixup where the config says so, of any model of `core.models.registry`.
+  """Softmax or sigmoid cross-entropy, with mixup where the config says so, of any model of images.
 
-  Reads from the config: `model_name`, `model`, `num_classes`, `loss`, `init_head_bias`, `mixup`, and `model_init` with
-  `model_load`, the weights to start from.
+  Args:
+    recipe: see `core.recipe.tasks.Classification`.
   """
 
-  def __init__(self, config: ConfigDict):
-    self._config = config
-    self._family = models.get(config.model_name)
-    self._model = self._family.Model(num_classes=config.num_classes, **config.get("model", {}))
-    self._loss = losses.get(config.get("loss", "softmax_xent"))
-    self.load = self._load_weights if config.get("model_init") else None
+  Recipe = recipes.Classification
 
-  def init(self, rng: Key[Array, ""], batch: Batch) -> Mapping[str, Any]:
-    _check(batch, self._config.num_classes)
-    params = self._model.init(rng, batch["image"])["params"]
-    if bias := self._config.get("init_head_bias"):
-      # Sigmoid losses over many classes begin where each class is as rare as it is.
-      params["head"]["bias"] = jnp.full_like(params["head"]["bias"], bias)
-    return {"params": params}
+  def __init__(self, recipe: recipes.Classification):
+    self._recipe = recipe
+    self._model = models.get(recipe.model_name).make(recipe.num_classes, recipe.model)
+    self._loss = losses.LOSSES[recipe.loss]
+    self.load = self._load_weights if recipe.model_init else None
 
-  def _load_weights(self, params: Params) -> Params:
-    config = self._config
-    return self._family.load(params, config.model_init, config.get("model"), **config.get("model_load", {}))
+  def init(self, rng: Key[Array, ""], batch: Batch) -> Variables:
+    _check(batch, self._recipe.num_classes)
+    variables = self._model.init(rng, batch["image"])
+    if bias := self._recipe.init_head_bias:
+      # With many classes a sigmoid loss starts far too high at a bias of 0: nearly every class is absent.
+      head = variables["params"]["head"]
+      head["bias"] = jnp.full_like(head["bias"], bias)
+    return variables
 
-  def loss(self, params: Params, batch: Batch, rng: Key[Array, ""]) -> tuple[Float[Array, ""], Mapping[str, jax.Array]]:
+  def _load_weights(self, variables: Variables) -> Variables:
+    recipe = self._recipe
+    return variables_lib.load(recipe.model_name, variables, recipe.model_init, recipe.model, recipe.model_load)
+
+  def loss(self, variables: Variables, batch: Batch, rng: Key[Array, ""]) -> Loss:
     _require(batch, "labels")
     rng_mixup, rng_dropout = jax.random.split(rng)
-    images, labels = mixup(rng_mixup, self._config.get("mixup", {}).get("p", 0.0), batch["image"], batch["labels"])
-    logits, _ = self._model.apply({"params": params}, images, train=True, rngs={"dropout": rng_dropout})
-    return jnp.mean(self._loss(logits, labels)), {}
+    images, labels = mixup(rng_mixup, self._recipe.mixup.p, batch["image"], batch["labels"])
+    (logits, _), updated = variables_lib.apply_in_training(
+      self._model, variables, images, rngs={"dropout": rng_dropout}
+    )
+    return variables_lib.result(jnp.mean(self._loss(logits, labels)), {}, updated)
 
   @property
   def predict(self) -> Mapping[str, Predict]:
-    return {"predict": lambda params, batch: self._model.apply({"params": params}, batch["image"])}
+    """`predict`: `(logits, intermediates)`."""
+    return {"predict": self._predict}
+
+  def _predict(self, variables: Variables, batch: Batch) -> tuple[Float[Array, "batch classes"], Mapping[str, Any]]:
+    if "image" not in batch:
+      raise Refused(f"the preprocessing must leave 'image'; it leaves: {', '.join(sorted(batch))}")
+    return self._model.apply(variables, batch["image"])
 
 
 def _check(batch: Batch, num_classes: int) -> None:

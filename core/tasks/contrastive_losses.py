@@ -27,6 +27,10 @@ from core.errors import UserError, nearest
 
 FORMS = ("plain", "chunked", "ring")
 
+Totals = Float[Array, "n"]
+Column = Float[Array, "n 1"]
+Logits = Float[Array, "images texts"]
+Pairs = Bool[Array, "images texts"]
 Metrics = Mapping[str, jax.Array]
 
 
@@ -40,9 +44,9 @@ def softmax_contrastive(
   form: str = "plain",
   chunk: int = 1_024,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Cross-entropy of finding each image's text and each text's image, the mean of the two directions, in nats.
+  """Computes the cross-entropy of finding each image's text and each text's image, in nats.
 
-  Radford et al. 2021, figure 3; Zhai et al. 2022 (LiT), section 3.1.
+  The loss is the mean of the two directions (Radford et al. 2021, figure 3; Zhai et al. 2022, LiT, section 3.1).
 
   Args:
     zimg: embeddings of the images, of unit length; float32 or bfloat16. Products are summed in float32.
@@ -74,9 +78,9 @@ def sigmoid_contrastive(
   form: str = "plain",
   chunk: int = 1_024,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Binary cross-entropies of telling pairs from all others, summed over texts and averaged over images, in nats.
+  """Computes binary cross-entropies of telling pairs from all others, in nats.
 
-  Zhai et al. 2023 (SigLIP), eq. in section 3.2 and algorithm 1.
+  They are summed over texts and averaged over images (Zhai et al. 2023, SigLIP, section 3.2 and algorithm 1).
 
   Args:
     b: added to every logit, a scalar or of shape (1,); it starts far below 0, since few of the logits are of pairs.
@@ -84,16 +88,6 @@ def sigmoid_contrastive(
   See `softmax_contrastive` for the rest.
   """
   return _contrastive(_SIGMOID, zimg, ztxt, t, b, mesh=mesh, axis=axis, form=form, chunk=chunk)
-
-
-def check_form(form: Any) -> None:
-  """Refuses what is no form of a contrastive loss.
-
-  Raises:
-    UserError: it names those there are.
-  """
-  if form not in FORMS:
-    raise UserError(f"config.loss_form: no form {form!r}{nearest(str(form), FORMS)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,43 +110,69 @@ class _Kind:
   slope: Callable
 
 
-_SOFTMAX = _Kind(
-  term=lambda logits, pairs: logits,
-  total=jax.nn.logsumexp,
-  start=-math.inf,
-  of_pairs=lambda images, texts, positive: (images + texts) / 2 - positive,
-  slope=lambda logits, pairs, images, texts: (jnp.exp(logits - images) + jnp.exp(logits - texts)) / 2 - pairs,
-)
+def _softmax_term(logits: Logits, pairs: Pairs) -> Logits:
+  return logits
 
-_SIGMOID = _Kind(
-  term=lambda logits, pairs: jax.nn.softplus(jnp.where(pairs, -logits, logits)),
-  total=jnp.sum,
-  start=0.0,
-  of_pairs=lambda images, texts, positive: images,
-  slope=lambda logits, pairs, images, texts: jax.nn.sigmoid(logits) - pairs,
-)
+
+def _softmax_of_pairs(images: Totals, texts: Totals, positive: Totals) -> Totals:
+  return (images + texts) / 2 - positive
+
+
+def _softmax_slope(logits: Logits, pairs: Pairs, images: Column, texts: Totals) -> Logits:
+  return (jnp.exp(logits - images) + jnp.exp(logits - texts)) / 2 - pairs
+
+
+def _sigmoid_term(logits: Logits, pairs: Pairs) -> Logits:
+  return jax.nn.softplus(jnp.where(pairs, -logits, logits))
+
+
+def _sigmoid_of_pairs(images: Totals, texts: Totals, positive: Totals) -> Totals:
+  return images
+
+
+def _sigmoid_slope(logits: Logits, pairs: Pairs, images: Column, texts: Totals) -> Logits:
+  return jax.nn.sigmoid(logits) - pairs
+
+
+_SOFTMAX = _Kind(_softmax_term, jax.nn.logsumexp, -math.inf, _softmax_of_pairs, _softmax_slope)
+_SIGMOID = _Kind(_sigmoid_term, jnp.sum, 0.0, _sigmoid_of_pairs, _sigmoid_slope)
 
 
 class _Side(NamedTuple):
-  """What is known of each image over the texts that it met, or of each text."""
+  """Statistics of each image over the texts that were compared with it so far, or of each text over images.
 
-  total: Float[Array, "n"]
-  rival: Float[Array, "n"]  # The highest logit with another than its own.
+  Attributes:
+    total: of the terms, as `_Kind.total` gives it.
+    rival: the highest logit with another than its own.
+  """
+
+  total: Totals
+  rival: Totals
 
   @classmethod
-  def start(cls, kind: _Kind, like: Float[Array, "n"]) -> "_Side":
+  def start(cls, kind: _Kind, like: Totals) -> "_Side":
     return cls(jnp.full_like(like, kind.start), jnp.full_like(like, -math.inf))
 
 
 class _Stats(NamedTuple):
+  """Statistics of images and of texts, and the logits of pairs."""
+
   images: _Side
   texts: _Side
-  positive: Float[Array, "n"]
+  positive: Totals
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-  """How a memory-saving form goes about it; `mesh` None is one device."""
+  """How a loss is computed.
+
+  Attributes:
+    kind: which loss.
+    form: one of FORMS.
+    mesh: the devices; None for one.
+    axes: the axes of the mesh that split the batch.
+    chunk: about how many texts are compared at a time.
+  """
 
   kind: _Kind
   form: str
@@ -162,10 +182,11 @@ class _Plan:
 
   @property
   def parts(self) -> int:
+    """The number of parts into which the batch is split over devices."""
     return math.prod(self.mesh.shape[axis] for axis in self.axes) if self.mesh else 1
 
   def on_devices(self, fn: Callable, split: tuple[bool, ...]) -> Callable:
-    """`fn` on each device's part of the arguments that are split over the batch, as are all that it returns."""
+    """Returns `fn` as each device runs it, on its own part of the arguments that `split` marks and of the results."""
     if self.mesh is None:
       return fn
     batch = PartitionSpec(self.axes)
@@ -174,7 +195,8 @@ class _Plan:
 
 
 def _contrastive(kind: _Kind, zimg, ztxt, t, b, *, mesh, axis, form: str, chunk: int):
-  check_form(form)
+  if form not in FORMS:
+    raise UserError(f"config.loss_form: there is no {form!r}{nearest(str(form), FORMS)}")
   if zimg.shape != ztxt.shape:
     raise UserError(
       f"config.model: {zimg.shape[0]} images of {zimg.shape[1]} numbers cannot be compared with {ztxt.shape[0]} texts "
@@ -204,7 +226,7 @@ def _plain(plan: _Plan, zimg, ztxt, t, b) -> _Stats:
   if plan.mesh is not None:
     logits = jax.lax.with_sharding_constraint(logits, NamedSharding(plan.mesh, PartitionSpec(plan.axes)))
   pairs = jnp.eye(len(zimg), dtype=bool)
-  sides = [_met(plan.kind, logits, pairs, axis) for axis in (1, 0)]
+  sides = [_side_of(plan.kind, logits, pairs, axis) for axis in (1, 0)]
   return _Stats(*sides, jnp.diagonal(logits))
 
 
@@ -233,33 +255,32 @@ _saving.defvjp(_saving_forward, _saving_backward)
 
 
 def _stats(plan: _Plan, zimg, ztxt, numbers, t, b) -> _Stats:
-  """One device's part of the statistics, by taking its images past the texts of all."""
+  """Computes one device's part of the statistics, comparing its images with the texts of all devices."""
   kind = plan.kind
 
-  def meet(images, texts, of_texts: _Side):
+  def compare(images, texts, of_texts: _Side):
     side, positive = images
     z, their_numbers = texts
     logits = t * _similarities(zimg, z) + b
     pairs = numbers[:, None] == their_numbers
-    side = _joined(kind, side, _met(kind, logits, pairs, 1))
-    of_texts = _joined(kind, of_texts, _met(kind, logits, pairs, 0))
+    side = _joined(kind, side, _side_of(kind, logits, pairs, 1))
+    of_texts = _joined(kind, of_texts, _side_of(kind, logits, pairs, 0))
     return (side, positive + jnp.sum(jnp.where(pairs, logits, 0), axis=1)), of_texts
 
   def join(of_texts: _Side) -> _Side:
-    # From each device what it knows of our texts.
     ours = jax.tree.map(lambda x: _exchange(x, plan.axes, plan.parts), of_texts)
     return _Side(kind.total(ours.total, axis=0), jnp.max(ours.rival, axis=0))
 
   zeros = jnp.zeros_like(numbers, jnp.float32)
   start = _Side.start(kind, zeros)
-  (images, positive), texts = _sweep(plan, meet, (start, zeros), (ztxt, numbers), start, join)
+  (images, positive), texts = _sweep(plan, compare, (start, zeros), (ztxt, numbers), start, join)
   return _Stats(images, texts, positive)
 
 
 def _gradients(plan: _Plan, zimg, ztxt, numbers, images, texts, t, b, scale):
-  """One device's part of the gradients by zimg and ztxt, and each of its images' share of those by t and b."""
+  """Computes one device's part of the gradients by zimg and ztxt, and its images' shares of those by t and b."""
 
-  def meet(gradients, texts, dz_texts):
+  def compare(gradients, texts, dz_texts):
     dzimg, dt, db = gradients
     z, their_numbers, totals = texts
     similarities = _similarities(zimg, z)
@@ -273,69 +294,77 @@ def _gradients(plan: _Plan, zimg, ztxt, numbers, images, texts, t, b, scale):
     return jax.lax.psum_scatter(dz_texts, plan.axes, tiled=True)
 
   zeros = jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), (zimg, images, images, ztxt))
-  (dzimg, dt, db), dztxt = _sweep(plan, meet, zeros[:3], (ztxt, numbers, texts), zeros[3], join)
+  (dzimg, dt, db), dztxt = _sweep(plan, compare, zeros[:3], (ztxt, numbers, texts), zeros[3], join)
   return dzimg.astype(zimg.dtype), dztxt.astype(ztxt.dtype), dt, db
 
 
-def _sweep(plan: _Plan, meet: Callable, images: Any, texts: Any, of_texts: Any, join: Callable) -> tuple[Any, Any]:
-  """Takes a device's images past the texts of all devices.
+def _sweep(plan: _Plan, compare: Callable, images: Any, texts: Any, of_texts: Any, join: Callable) -> tuple[Any, Any]:
+  """Compares a device's images with the texts of all devices.
 
   Args:
     plan: how.
-    meet: (images, texts, of_texts) -> (images, of_texts), for some of the texts: what is gathered about images and
-      texts, with what comes from this meeting.
-    images: what is gathered about this device's images, to begin with.
+    compare: (images, texts, of_texts) -> (images, of_texts), for some of the texts: the statistics of images and texts
+      after this comparison.
+    images: the statistics of this device's images before any comparison.
     texts: this device's texts, arrays [texts, ...].
-    of_texts: what is gathered about them, to begin with; arrays [texts, ...].
-    join: what the devices gathered about all texts -> what is known of this device's. For `chunked` alone.
+    of_texts: their statistics before any comparison, arrays [texts, ...].
+    join: from the devices' statistics of all texts to those of this device's texts. For `chunked` alone.
 
   Returns:
-    `images` and `of_texts` at the end.
+    `images` and `of_texts` after the last comparison.
   """
   if plan.parts == 1:
-    return _in_chunks(plan, meet, images, texts, of_texts)
+    return _in_chunks(plan, compare, images, texts, of_texts)
   if plan.form == "chunked":
-    gather = lambda x: jax.lax.all_gather(x, plan.axes, tiled=True)
-    images, of_texts = _in_chunks(plan, meet, images, *jax.tree.map(gather, (texts, of_texts)))
+    of_all = jax.tree.map(functools.partial(_gathered, plan), (texts, of_texts))
+    images, of_texts = _in_chunks(plan, compare, images, *of_all)
     return images, join(of_texts)
 
   def hop(carry, _):
     images, texts, of_texts = carry
-    images, of_texts = _in_chunks(plan, meet, images, texts, of_texts)
+    images, of_texts = _in_chunks(plan, compare, images, texts, of_texts)
     to_neighbour = [(i, (i + 1) % plan.parts) for i in range(plan.parts)]
     return (images, *jax.lax.ppermute((texts, of_texts), plan.axes, to_neighbour)), None
 
-  # As many hops as devices bring the texts home, with all that was gathered about them on the way.
+  # After as many hops as there are devices the texts are on their own device again, with the statistics of all hops.
   (images, _, of_texts), _ = jax.lax.scan(hop, (images, texts, of_texts), length=plan.parts)
   return images, of_texts
 
 
-def _in_chunks(plan: _Plan, meet: Callable, images: Any, texts: Any, of_texts: Any) -> tuple[Any, Any]:
+def _gathered(plan: _Plan, x: Float[Array, "texts ..."]) -> Float[Array, "batch ..."]:
+  """Returns the rows of all devices."""
+  return jax.lax.all_gather(x, plan.axes, tiled=True)
+
+
+def _in_chunks(plan: _Plan, compare: Callable, images: Any, texts: Any, of_texts: Any) -> tuple[Any, Any]:
+  """Compares images with the texts that are on this device, some at a time; see `_sweep`."""
   count = len(jax.tree.leaves(texts)[0])
   size = chunk_size(count, plan.chunk)
   parts = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), (texts, of_texts))
-  images, of_texts = jax.lax.scan(lambda images, part: meet(images, *part), images, parts)
+  images, of_texts = jax.lax.scan(lambda images, part: compare(images, *part), images, parts)
   return images, jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), of_texts)
 
 
 def chunk_size(count: int, wanted: int) -> int:
-  """The divisor of `count` that is nearest to `wanted`, by ratio."""
+  """Returns the divisor of `count` that is nearest to `wanted`, by ratio."""
   divisors = {d for i in range(1, math.isqrt(count) + 1) if count % i == 0 for d in (i, count // i)}
   return min(sorted(divisors), key=lambda divisor: abs(math.log(divisor / wanted)))
 
 
 def _exchange(x: Float[Array, "batch"], axes: tuple[str, ...], parts: int) -> Float[Array, "parts texts"]:
-  """From each device its numbers about our texts."""
+  """Returns the statistics of this device's texts that each device has."""
   return jax.lax.all_to_all(x.reshape(parts, -1), axes, split_axis=0, concat_axis=0)
 
 
-def _met(kind: _Kind, logits: Float[Array, "images texts"], pairs: Bool[Array, "images texts"], axis: int) -> _Side:
+def _side_of(kind: _Kind, logits: Logits, pairs: Pairs, axis: int) -> _Side:
+  """Returns the statistics of images (axis 1) or of texts (axis 0)."""
   others = jnp.where(pairs, -math.inf, jax.lax.stop_gradient(logits))
   return _Side(kind.total(kind.term(logits, pairs), axis=axis), jnp.max(others, axis=axis))
 
 
-def _joined(kind: _Kind, before: _Side, met: _Side) -> _Side:
-  return _Side(kind.total(jnp.stack([before.total, met.total]), axis=0), jnp.maximum(before.rival, met.rival))
+def _joined(kind: _Kind, before: _Side, new: _Side) -> _Side:
+  """Returns the statistics over the comparisons of both."""
+  return _Side(kind.total(jnp.stack([before.total, new.total]), axis=0), jnp.maximum(before.rival, new.rival))
 
 
 def _similarities(zimg: Float[Array, "images dim"], ztxt: Float[Array, "texts dim"]) -> Float[Array, "images texts"]:
@@ -343,14 +372,17 @@ def _similarities(zimg: Float[Array, "images dim"], ztxt: Float[Array, "texts di
 
 
 def _product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-  """A float32 product: what these save by rounding is nothing beside the towers, and t makes the error large."""
+  """Computes a product of embeddings in float32.
+
+  Its cost is small beside that of the towers, and t multiplies its rounding errors.
+  """
   if x.dtype != y.dtype:
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
   return jnp.einsum(equation, x, y, precision="highest", preferred_element_type=jnp.float32)
 
 
 def _summary(kind: _Kind, stats: _Stats) -> tuple[Float[Array, ""], dict[str, jax.Array]]:
-  """Loss and metrics of the whole batch."""
+  """Computes the loss and the metrics of the whole batch."""
   images, texts, positive = stats
   loss = jnp.mean(kind.of_pairs(images.total, texts.total, positive))
   positive = jax.lax.stop_gradient(positive)
@@ -364,4 +396,5 @@ def _summary(kind: _Kind, stats: _Stats) -> tuple[Float[Array, ""], dict[str, ja
 
 
 def _count(hits: Bool[Array, "n"]) -> Int[Array, ""]:
+  """Returns how many are true."""
   return jnp.sum(hits, dtype=jnp.int32)

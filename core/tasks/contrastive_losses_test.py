@@ -187,7 +187,7 @@ def test_a_chunk_divides_what_it_is_a_part_of():
 def test_what_does_not_fit_is_refused():
   zimg, ztxt = embeddings(batch=6)
   mesh = sharding.make_mesh()
-  with pytest.raises(UserError, match=r"loss_form: no form 'rign'.*did you mean 'ring'"):
+  with pytest.raises(UserError, match=r"config.loss_form: there is no 'rign' .did you mean 'ring'"):
     LOSSES["softmax"](zimg, ztxt, T, form="rign")
   with pytest.raises(UserError, match=r"no axis 'dat'.*did you mean 'data'"):
     LOSSES["softmax"](zimg, ztxt, T, mesh=mesh, axis="dat")

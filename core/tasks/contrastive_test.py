@@ -5,9 +5,10 @@ from scipy.special import log_softmax
 
 from core import sharding, trees
 from core.checkpoint import pretrained
-from core.config import ConfigDict, validate
 from core.errors import UserError
 from core.optim import optimizer
+from core.recipe.parse import parse
+from core.recipe.types import Refused
 from core.state import TrainState
 from core.tasks import contrastive_losses
 from core.tasks.contrastive import Contrastive
@@ -17,6 +18,14 @@ from core.training.step import make_update
 
 jax.config.update("jax_num_cpu_devices", 2)
 
+TOWER = dict(width=16, depth=1, num_heads=2)
+MODEL = dict(
+  image=dict(TOWER, patch_size=(8, 8)),
+  text=dict(TOWER, vocab_size=50),
+  out_dim=(None, 16),
+  temperature_init=10.0,
+  bias_init=-5.0,
+)
 LOCKED = [("img/.*", None), (".*", dict(warmup_steps=2))]
 TRAINED = [(".*", dict(warmup_steps=2))]
 BATCH = 16
@@ -31,27 +40,24 @@ def quick_compilation():
   jax.config.update("jax_disable_most_optimizations", before)
 
 
-def make_config(**kw):
+def make_recipe(**kw):
   """Two towers of one block each; the image tower's representation is its embedding, as LiT has it."""
   config = dict(
+    total_steps=2,
     model_name="two_towers",
-    model=dict(
-      image=dict(width=16, depth=1, num_heads=2, patch_size=(8, 8)),
-      text=dict(width=16, depth=1, num_heads=2, vocab_size=50),
-      out_dim=(None, 16),
-      temperature_init=10.0,
-      bias_init=-5.0,
-    ),
+    model=MODEL,
     loss="sigmoid",
     optax_name="scale_by_adam",
     lr=1e-2,
     wd=1e-2,
     schedule=LOCKED,
-    input=dict(batch_size=BATCH, pp=""),
+    input=dict(data=dict(name="digits", split="train"), batch_size=BATCH),
   )
-  config = ConfigDict({**config, **kw})
-  validate(config)
-  return config
+  return parse(Contrastive.Recipe, config | kw)
+
+
+def make_task(**kw):
+  return Contrastive(make_recipe(**kw))
 
 
 def make_batch(size=BATCH, resolution=16, tokens=4):
@@ -60,10 +66,15 @@ def make_batch(size=BATCH, resolution=16, tokens=4):
   return {"image": images, "labels": rng.integers(0, 50, (size, tokens)).astype(np.int32)}
 
 
-def fresh_params(task, batch):
+def shapes_of(task, batch):
+  return jax.eval_shape(lambda batch: task.init(jax.random.key(0), batch), batch)
+
+
+def fresh(task, batch):
   """Values none of which is at rest, but the temperature and the bias, whose values mean something."""
-  shapes = jax.eval_shape(lambda batch: task.init(jax.random.key(0), batch)["params"], batch)
-  return {**test_params.random_like(shapes), "t": np.log([10.0], dtype=np.float32), "b": np.array([-5.0], np.float32)}
+  params = test_params.random_like(shapes_of(task, batch)["params"])
+  scalars = {"t": np.log([10.0], dtype=np.float32), "b": np.array([-5.0], np.float32)}
+  return {"params": {**params, **scalars}}
 
 
 def loss_in_double_precision(name, zimg, ztxt, t, b):
@@ -80,22 +91,22 @@ def on_devices(batch):
   return jax.device_put(batch, sharding.batch_sharding(sharding.make_mesh()))
 
 
-def compile_step(config, batch):
+def compile_step(recipe, batch):
   """The compiled train step, and the optimizer."""
-  task = Contrastive(config)
-  params = jax.eval_shape(lambda batch: task.init(jax.random.key(0), batch)["params"], batch)
-  tx, _ = optimizer.make(config, params, sched_kw=dict(total_steps=10, batch_size=1, data_size=1))
-  state = jax.eval_shape(lambda params: TrainState.create(params, tx.init(params)), params)
+  task = Contrastive(recipe)
+  variables = shapes_of(task, batch)
+  tx, _ = optimizer.make(recipe, variables["params"], sched_kw=dict(total_steps=10, batch_size=1, data_size=1))
+  state = jax.eval_shape(lambda variables: TrainState.create(variables, tx.init(variables["params"])), variables)
   return jax.jit(make_update(task, tx, seed=0)).lower(state, batch).compile(), tx
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_the_loss_is_that_of_the_models_embeddings(loss):
-  task, batch = Contrastive(make_config(loss=loss)), make_batch()
-  params = fresh_params(task, batch)
-  zimg, ztxt, out = jax.jit(task.predict["contrastive"])(params, batch)
+  task, batch = make_task(loss=loss), make_batch()
+  variables = fresh(task, batch)
+  zimg, ztxt, out = jax.jit(task.predict["contrastive"])(variables, batch)
   np.testing.assert_allclose(np.linalg.norm(zimg, axis=1), 1, rtol=1e-5)
-  value, metrics = jax.jit(task.loss)(params, batch, jax.random.key(0))
+  value, metrics = jax.jit(task.loss)(variables, batch, jax.random.key(0))
   np.testing.assert_allclose(value, loss_in_double_precision(loss, zimg, ztxt, 10.0, -5.0), rtol=1e-5)
   np.testing.assert_allclose([metrics["t"], metrics["t/parameter"], metrics["b"]], [10, np.log(10), -5], rtol=1e-6)
   np.testing.assert_allclose(metrics["txt/norm"], np.mean(out["txt/norm"]), rtol=1e-5)
@@ -104,10 +115,9 @@ def test_the_loss_is_that_of_the_models_embeddings(loss):
 def test_every_form_of_the_loss_gives_the_gradient_of_the_plain_one_over_several_devices():
   batch, found = on_devices(make_batch()), {}
   for form in contrastive_losses.FORMS:
-    task = Contrastive(make_config(loss_form=form, schedule=TRAINED))
-    params = fresh_params(task, batch)
+    task = make_task(loss_form=form, schedule=TRAINED)
     loss = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
-    value, gradients = loss(params, batch, jax.random.key(0))
+    value, gradients = loss(fresh(task, batch), batch, jax.random.key(0))
     found[form] = np.concatenate([np.ravel(x) for x in [value[0], *jax.tree.leaves(gradients)]])
   for form in ("chunked", "ring"):
     np.testing.assert_allclose(found[form], found["plain"], rtol=0, atol=1e-5 * np.max(np.abs(found["plain"])))
@@ -115,18 +125,17 @@ def test_every_form_of_the_loss_gives_the_gradient_of_the_plain_one_over_several
 
 def test_a_locked_tower_costs_one_forward_pass_and_no_memory_for_a_backward_pass():
   image = dict(width=64, depth=1, num_heads=2, patch_size=(8, 8))
-  options = {**make_config().model.to_dict(), "image": image, "out_dim": (None, 64)}
+  options = {**MODEL, "image": image, "out_dim": (None, 64)}
   batch = make_batch(size=64, resolution=32, tokens=8)
   # A step without an image tower, its outputs given, is what the text tower and the loss cost.
   without = {"labels": batch["labels"], "zimg": np.zeros((64, 64), np.float32)}
   costs = {}
   for name, schedule, given in [("locked", LOCKED, batch), ("trained", TRAINED, batch), ("without", TRAINED, without)]:
-    step, _ = compile_step(make_config(model=options, schedule=schedule), on_devices(given))
+    step, _ = compile_step(make_recipe(model=options, schedule=schedule), on_devices(given))
     costs[name] = step.cost_analysis()["flops"], step.memory_analysis().temp_size_in_bytes
-  task = Contrastive(make_config(model=options))
-  forward = jax.jit(lambda params, batch: task.predict["image"](params, batch)[0])
-  params = jax.eval_shape(lambda batch: task.init(jax.random.key(0), batch)["params"], batch)
-  forward = forward.lower(params, on_devices(batch)).compile()
+  task = make_task(model=options)
+  forward = jax.jit(lambda variables, batch: task.predict["image"](variables, batch)[0])
+  forward = forward.lower(shapes_of(task, batch), on_devices(batch)).compile()
   flops, memory = forward.cost_analysis()["flops"], forward.memory_analysis().temp_size_in_bytes
 
   more = {name: np.subtract(costs[name], costs["without"]) for name in ("locked", "trained")}
@@ -139,9 +148,9 @@ def test_a_locked_tower_costs_one_forward_pass_and_no_memory_for_a_backward_pass
 
 def test_a_locked_tower_is_the_same_to_the_last_bit_after_training_and_has_no_optimizer_state():
   batch = make_batch()
-  step, tx = compile_step(make_config(), batch)
-  params = fresh_params(Contrastive(make_config()), batch)
-  state = first = TrainState.create(params, jax.jit(tx.init)(params))
+  step, tx = compile_step(make_recipe(), batch)
+  variables = fresh(make_task(), batch)
+  state = first = TrainState.create(variables, jax.jit(tx.init)(variables["params"]))
   for _ in range(5):
     state, metrics = step(state, batch)
   assert np.isfinite(metrics["training_loss"])
@@ -158,118 +167,102 @@ def test_a_locked_tower_is_the_same_to_the_last_bit_after_training_and_has_no_op
 
 
 def test_a_locked_tower_runs_without_dropout_and_a_trained_one_with():
-  options = make_config().model.to_dict()
-  options |= {"image": {**options["image"], "dropout": 0.5}}
+  options = {**MODEL, "image": {**MODEL["image"], "dropout": 0.5}}
   batch = make_batch()
   for schedule, is_locked in [(LOCKED, True), (TRAINED, False)]:
-    task = Contrastive(make_config(model=options, schedule=schedule))
-    params = fresh_params(task, batch)
+    task = make_task(model=options, schedule=schedule)
+    variables = fresh(task, batch)
     loss = jax.jit(task.loss)
-    one, other = (loss(params, batch, jax.random.key(seed))[0] for seed in (0, 1))
+    one, other = (loss(variables, batch, jax.random.key(seed))[0] for seed in (0, 1))
     assert (one == other) == is_locked
 
 
 def test_embeddings_made_beforehand_train_as_the_images_do():
   batch = make_batch()
-  task = Contrastive(make_config())
-  params = fresh_params(task, batch)
+  task = make_task()
+  variables = fresh(task, batch)
   value_and_grad = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
-  (want, _), gradients = value_and_grad(params, batch, jax.random.key(0))
+  (want, _), gradients = value_and_grad(variables, batch, jax.random.key(0))
 
-  outputs = jax.jit(task.predict["image"])(params, batch)[1]["img/pre_logits"]
+  outputs = jax.jit(task.predict["image"])(variables, batch)[1]["img/pre_logits"]
   batch = {"zimg": outputs, "labels": batch["labels"]}
-  params = {name: params[name] for name in ("txt", "t", "b")}
-  assert fresh_params(Contrastive(make_config(schedule=TRAINED)), batch).keys() == params.keys()
-  (value, _), same = value_and_grad(params, batch, jax.random.key(0))
+  params = {name: variables["params"][name] for name in ("txt", "t", "b")}
+  assert fresh(make_task(schedule=TRAINED), batch)["params"].keys() == params.keys()
+  (value, _), same = value_and_grad({"params": params}, batch, jax.random.key(0))
   np.testing.assert_allclose(value, want, rtol=1e-6)
-  for a, b in zip(jax.tree.leaves(same), jax.tree.leaves({name: gradients[name] for name in params})):
+  for a, b in zip(jax.tree.leaves(same), jax.tree.leaves({name: gradients["params"][name] for name in params})):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_init_shapes_give_embeddings_made_beforehand_a_model_with_its_image_tower():
   batch = make_batch()
   without = {"zimg": np.zeros((BATCH, 16), np.float32), "labels": batch["labels"]}
-  config = make_config(init_shapes=[(1, 16, 16, 3), (1, 4)])
-  shapes = lambda config, batch: jax.tree.map(np.shape, fresh_params(Contrastive(config), batch))
-  assert shapes(config, without) == shapes(make_config(), batch)
+  shapes = [(1, 16, 16, 3), (1, 4)]
+  assert shapes_of(make_task(init_shapes=shapes), without) == shapes_of(make_task(), batch)
   with pytest.raises(UserError, match=r"config.schedule: batches hold outputs .* it must be frozen"):
-    shapes(make_config(schedule=TRAINED, init_shapes=[(1, 16, 16, 3), (1, 4)]), without)
+    shapes_of(make_task(schedule=TRAINED, init_shapes=shapes), without)
 
 
 def test_predictions_are_of_one_side_of_both_or_of_what_there_is():
-  task, batch = Contrastive(make_config()), make_batch(size=2)
-  params, predict = fresh_params(task, batch), {name: jax.jit(fn) for name, fn in task.predict.items()}
-  zimg, ztxt, out = predict["contrastive"](params, batch)
+  task, batch = make_task(), make_batch(size=2)
+  variables, predict = fresh(task, batch), {name: jax.jit(fn) for name, fn in task.predict.items()}
+  zimg, ztxt, out = predict["contrastive"](variables, batch)
   images, texts = {"image": batch["image"]}, {"labels": batch["labels"]}
-  np.testing.assert_allclose(predict["image"](params, images)[0], zimg, rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(predict["text"](params, texts)[0], ztxt, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(predict["image"](variables, images)[0], zimg, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(predict["text"](variables, texts)[0], ztxt, rtol=1e-5, atol=1e-6)
   assert {"t", "b", "img/pre_logits", "txt/pre_logits"} <= out.keys()
-  assert predict["predict"](params, images)[1] is None
-  assert predict["predict"](params, texts)[0] is None
-  np.testing.assert_allclose(predict["predict"](params, batch)[1], ztxt, rtol=1e-5, atol=1e-6)
+  assert predict["predict"](variables, images)[1] is None
+  assert predict["predict"](variables, texts)[0] is None
+  np.testing.assert_allclose(predict["predict"](variables, batch)[1], ztxt, rtol=1e-5, atol=1e-6)
 
 
 def test_one_tower_takes_texts_as_images_and_is_trained_by_both_sides():
-  options = dict(image=dict(width=16, depth=1, num_heads=2, patch_size=(8, 8)), out_dim=8)
-  task = Contrastive(make_config(model_name="one_tower", model=options, loss="softmax", schedule=TRAINED))
+  options = dict(image=dict(TOWER, patch_size=(8, 8)), out_dim=8)
+  task = make_task(model_name="one_tower", model=options, loss="softmax", schedule=TRAINED)
   batch = {"image": make_batch()["image"], "labels": make_batch()["image"][::-1]}
-  params = jax.jit(lambda batch: task.init(jax.random.key(0), batch)["params"])(batch)
-  assert params.keys() == {"img", "t"}
-  zimg, ztxt, _ = jax.jit(task.predict["contrastive"])(params, batch)
+  variables = jax.jit(lambda batch: task.init(jax.random.key(0), batch))(batch)
+  assert variables["params"].keys() == {"img", "t"}
+  zimg, ztxt, _ = jax.jit(task.predict["contrastive"])(variables, batch)
   np.testing.assert_allclose(zimg, ztxt[::-1], rtol=1e-5, atol=1e-6)
-  value, _ = jax.jit(task.loss)(params, batch, jax.random.key(0))
+  value, _ = jax.jit(task.loss)(variables, batch, jax.random.key(0))
   np.testing.assert_allclose(value, loss_in_double_precision("softmax", zimg, ztxt, 1.0, 0.0), rtol=1e-5)
 
 
 def test_each_tower_starts_from_a_file_of_its_own(tmp_path):
   batch = make_batch(size=2)
-  donor = fresh_params(Contrastive(make_config()), batch)
+  donor = fresh(make_task(), batch)["params"]
   pretrained.save_params(tmp_path / "image.npz", donor["img"])
   pretrained.save_params(tmp_path / "all.npz", donor)
-  task = Contrastive(make_config(model_init=dict(image=str(tmp_path / "image.npz"), text=f"{tmp_path}/all.npz:txt")))
+  task = make_task(model_init=dict(image=str(tmp_path / "image.npz"), text=f"{tmp_path}/all.npz:txt"))
   first = {**jax.tree.map(np.zeros_like, donor), "t": np.ones(1, np.float32)}
-  loaded = task.load(first)
+  loaded = task.load({"params": first})["params"]
   jax.tree.map(np.testing.assert_array_equal, loaded, {**donor, "t": first["t"], "b": first["b"]})
-  whole = Contrastive(make_config(model_init=str(tmp_path / "all.npz"))).load(first)
+  whole = make_task(model_init=str(tmp_path / "all.npz")).load({"params": first})["params"]
   jax.tree.map(np.testing.assert_array_equal, whole, donor)
-  assert Contrastive(make_config()).load is None
-
-
-@pytest.mark.parametrize(
-  "change, message",
-  [
-    (dict(loss="sigmiod"), r"config.loss: no contrastive loss 'sigmiod' \(did you mean 'sigmoid'"),
-    (dict(loss_form="circle"), r"config.loss_form: no form 'circle' \(known: chunked, plain, ring\)"),
-    (dict(model_name="vit"), r"config.model_name: 'vit' is no model of images and texts; two_towers and one_tower are"),
-    (dict(model=dict(imgae=dict())), r"config.model.imgae is no key of the model two_towers \(did you mean 'image'"),
-    (dict(init_shapes=[(1, 16, 16, 3)]), r"config.init_shapes must be the shapes of images and texts"),
-    (dict(schedule=[("img/(", None)]), r"config.schedule: 'img/\(' is not a regular expression"),
-  ],
-)
-def test_a_config_that_makes_no_sense_is_refused(change, message):
-  with pytest.raises(UserError, match=message):
-    Contrastive(make_config(**change))
+  assert make_task().load is None
 
 
 def test_batches_that_lack_something_are_refused():
-  task, batch = Contrastive(make_config()), make_batch()
+  task, batch = make_task(), make_batch()
   init = lambda batch: task.init(jax.random.key(0), batch)
-  with pytest.raises(UserError, match=r"must leave texts under 'labels'; it leaves: image, label"):
+  with pytest.raises(UserError, match=r"config.input.pp must leave texts under 'labels'; it leaves: image, label"):
     init({"image": batch["image"], "label": batch["labels"]})
   with pytest.raises(UserError, match=r"must leave images under 'image' \(or their embeddings, 'zimg'\); .* labels"):
     init({"labels": batch["labels"]})
   embedded = {"zimg": np.zeros((BATCH, 8), np.float32), "labels": batch["labels"]}
-  params = {**fresh_params(task, batch)}
+  variables = fresh(task, batch)
   with pytest.raises(UserError, match=r"16 images of 8 numbers cannot be compared with 16 texts of 16"):
-    task.loss(params, embedded, jax.random.key(0))
-  del params["img"]
-  with pytest.raises(UserError, match=r"the model has no image tower; config.init_shapes says"):
-    task.predict["image"](params, batch)
+    task.loss(variables, embedded, jax.random.key(0))
+  del variables["params"]["img"]
+  with pytest.raises(UserError, match=r"config.init_shapes: the model has no image tower"):
+    task.predict["image"](variables, batch)
+  with pytest.raises(Refused, match=r"the preprocessing must leave texts under 'labels'; it leaves: image"):
+    task.predict["text"](variables, {"image": batch["image"]})
 
 
 def test_tokens_that_the_text_tower_does_not_have_are_refused():
   batch = make_batch()
-  task = Contrastive(make_config(input=dict(data=dict(name="digits", split="train"), batch_size=BATCH, pp="")))
+  task = make_task()
   task.check(batch)
   batch["labels"][3, 2] = 50
   with pytest.raises(UserError, match=r"vocab_size is 50, and the first batch holds the token 50"):
@@ -279,7 +272,7 @@ def test_tokens_that_the_text_tower_does_not_have_are_refused():
 def test_a_tokenizer_of_another_vocabulary_is_refused_before_training(tmp_path):
   pp = 'value_range(-1,1)|tokenize(8, model="digit_captions", inkey="captions")|keep("image", "labels")'
   data = dict(source="digit_captions", split="train")
-  config = make_config(input=dict(data=data, batch_size=BATCH, pp=pp), total_steps=2)
+  recipe = make_recipe(input=dict(data=data, batch_size=BATCH, pp=pp))
   with pytest.raises(UserError, match=r"config.input.pp: its tokenizer has \d+ pieces, .*text.vocab_size is 50"):
-    loop.run(Contrastive(config), config, tmp_path / "run")
+    loop.run(Contrastive(recipe), recipe, tmp_path / "run")
   assert not (tmp_path / "run" / "config.json").exists()

@@ -4,7 +4,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
-from core.errors import UserError
+from core.recipe import tasks
 from core.tasks import distances
 
 RNG = np.random.default_rng(0)
@@ -14,7 +14,7 @@ STUDENT, TEACHER = (RNG.normal(size=(5, 7)).astype(np.float32) * 3 for _ in rang
 @pytest.mark.parametrize("t", [0.5, 1.0, 4.0])
 def test_kl_is_scipys_relative_entropy_in_double_precision_times_the_squared_temperature(t):
   p, q = (softmax(logits.astype(np.float64) / t, axis=-1) for logits in (TEACHER, STUDENT))
-  found = distances.get("kl", dict(t=t))(STUDENT, TEACHER)
+  found = distances.make(tasks.Kl(t=t))(STUDENT, TEACHER)
   np.testing.assert_allclose(found, t**2 * entropy(p, q, axis=-1), rtol=1e-5)
 
 
@@ -53,17 +53,7 @@ def test_a_hard_label_is_the_class_that_the_teacher_prefers():
   np.testing.assert_allclose(distances.hard(STUDENT, TEACHER), want, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-  "name, options, message",
-  [
-    ("kll", {}, r"config.distance: no distance 'kll' \(did you mean 'kl'\?\)"),
-    ("kl", dict(temperature=2.0), r"config.distance_kw.temperature is no key of the distance kl \(known: t\)"),
-    ("kl", dict(t=0.0), r"config.distance_kw.t: a temperature must be a number greater than 0, got 0.0"),
-    ("kl", dict(t=-1), r"greater than 0, got -1"),
-    ("kl", dict(t="1"), r"greater than 0, got '1'"),
-    ("euclidean", dict(t=1.0), r"config.distance_kw.t is no key of the distance euclidean"),
-  ],
-)
-def test_what_makes_no_sense_is_refused(name, options, message):
-  with pytest.raises(UserError, match=message):
-    distances.get(name, options)
+def test_every_distance_that_a_config_can_name_is_here():
+  for name, kind in tasks.DISTANCES.items():
+    found = distances.make(kind())(STUDENT, TEACHER)
+    np.testing.assert_array_equal(found, getattr(distances, name)(STUDENT, TEACHER))

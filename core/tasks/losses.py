@@ -4,16 +4,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from core.errors import UserError, nearest
-
 
 def softmax_xent(logits: Float[Array, "batch classes"], labels: Float[Array, "batch classes"]) -> Float[Array, "batch"]:
-  """Cross-entropy of a softmax with target distributions (one-hot, mixed or smoothed labels), in nats."""
+  """Computes the cross-entropy of a softmax with target distributions (one-hot, mixed or smoothed labels), in nats."""
   return optax.softmax_cross_entropy(logits, labels)
 
 
 def sigmoid_xent(logits: Float[Array, "batch classes"], labels: Float[Array, "batch classes"]) -> Float[Array, "batch"]:
-  """Sum over classes of binary cross-entropies, in nats (Beyer et al. 2020, "Are we done with ImageNet?")."""
+  """Computes the sum over classes of binary cross-entropies, in nats.
+
+  Beyer et al. 2020, "Are we done with ImageNet?".
+  """
   return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, labels), axis=-1)
 
 
@@ -23,7 +24,9 @@ def weighted_softmax_xent(
   weights: Float[Array, "*batch"],
   label_smoothing: float = 0.0,
 ) -> Float[Array, "batch"]:
-  """Cross-entropy averaged over the positions of an example by weight, in nats; sequences with padding, say.
+  """Computes the cross-entropy averaged over the positions of an example by weight, in nats.
+
+  Positions are those of a sequence, and padding has weight 0.
 
   Args:
     logits: unnormalized log-probabilities, `[batch, ..., classes]`.
@@ -36,15 +39,5 @@ def weighted_softmax_xent(
   return jnp.sum(losses * weights, axis=axes) / jnp.maximum(jnp.sum(weights, axis=axes), 1e-8)
 
 
-_LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent}
-
-
-def get(name: str):
-  """The classification loss `fn(logits, labels) -> [batch]` that a config names.
-
-  Raises:
-    UserError: no loss has that name.
-  """
-  if name not in _LOSSES:
-    raise UserError(f"config.loss: no loss {name!r}{nearest(name, _LOSSES)}")
-  return _LOSSES[name]
+# By the name that a config gives: `fn(logits, labels) -> [batch]`.
+LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent}

@@ -4,25 +4,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from core.errors import UserError
-
 
 def mixup(rng: Key[Array, ""], p: float, *arrays: Float[Array, "batch ..."]) -> tuple[Float[Array, "batch ..."], ...]:
   """Mixes each example with its neighbour in the batch, by one weight for the batch.
 
-  The weight is drawn from Beta(p, p) and the larger of it and its complement goes to the example itself, so that an
-  example stays recognizably its own. All `arrays` (images, labels) are mixed alike.
+  The weight is drawn from Beta(p, p). The larger of it and its complement goes to the example itself. All `arrays`
+  (images, labels) are mixed alike.
 
   Args:
     rng: the step's key; the same key gives the same mixture.
-    p: parameter of the Beta distribution; 0 mixes nothing.
+    p: parameter of the Beta distribution, from 0 on; 0 mixes nothing.
     *arrays: float arrays with the batch as their first dimension.
-
-  Raises:
-    UserError: `p` is negative.
   """
-  if p < 0:
-    raise UserError(f"config.mixup.p must not be negative, got {p}")
   if p == 0:
     return arrays
   weight = jax.random.beta(rng, p, p)

@@ -1,9 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from core.errors import UserError
 from core.tasks.mixup import mixup
 
 IMAGES = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
@@ -29,8 +27,3 @@ def test_weights_follow_the_folded_beta_distribution():
 
 def test_no_mixup_is_the_identity():
   assert mixup(jax.random.key(0), 0, IMAGES, LABELS) == (IMAGES, LABELS)
-
-
-def test_a_negative_parameter_is_refused():
-  with pytest.raises(UserError, match=r"mixup\.p"):
-    mixup(jax.random.key(0), -0.1, IMAGES)

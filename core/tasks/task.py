@@ -2,24 +2,36 @@
 
 import abc
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import ClassVar
 
 import jax
 from jaxtyping import Array, Float, Key
 
-from core.state import Batch, Params, Predict
+from core.recipe.recipe import Recipe as CommonRecipe
+from core.state import Batch, Predict, Variables
+
+Loss = tuple[Float[Array, ""], Mapping[str, jax.Array]] | tuple[Float[Array, ""], Mapping[str, jax.Array], Variables]
 
 
 class Task(abc.ABC):
-  """A project's idea in a few functions, all but `load` traced by JAX; `core.training.loop.run` does the rest."""
+  """A project's idea in a few functions, all but `load` and `check` traced by JAX; `core.training` does the rest.
 
-  load: Callable[[Params], Params] | None = None
-  """Only where training does not start from scratch: given the fresh parameters as NumPy arrays, those to start from
+  Made of a recipe, `Task(recipe)`.
+  """
+
+  Recipe: ClassVar[type] = CommonRecipe
+  """The dataclass that the task's config is read into."""
+
+  frozen: tuple[str, ...] = ()
+  """Regexes over names of parameters that never train, whatever the schedule says: a teacher's."""
+
+  load: Callable[[Variables], Variables] | None = None
+  """Only where training does not start from scratch: given the fresh variables as NumPy arrays, those to start from
   (published weights, say). Not called on resume."""
 
   @abc.abstractmethod
-  def init(self, rng: Key[Array, ""], batch: Batch) -> Mapping[str, Any]:
-    """Fresh variables, `{"params": ...}`, for batches of these shapes.
+  def init(self, rng: Key[Array, ""], batch: Batch) -> Variables:
+    """Returns fresh variables for batches of these shapes: `{"params": ...}`, and other collections of the model.
 
     Raises:
       UserError: the batch lacks a key, or its shapes contradict the config.
@@ -37,7 +49,7 @@ class Task(abc.ABC):
     del batch
 
   def form(self, step: int) -> Hashable:
-    """Only where steps are not all the same program: which one `step`, counted from 1, is; by default always one.
+    """Returns which program `step`, counted from 1, runs; by default always the same.
 
     A pure function, cheap, the same in all processes and after a resume.
     """
@@ -45,15 +57,19 @@ class Task(abc.ABC):
     return None
 
   def in_form(self, form: Hashable) -> "Task":
-    """The task whose loss the steps of that form take; parameters and state are the same in all forms."""
+    """Returns the task whose loss the steps of that form take; its variables are the same in all forms."""
     del form
     return self
 
   @abc.abstractmethod
-  def loss(self, params: Params, batch: Batch, rng: Key[Array, ""]) -> tuple[Float[Array, ""], Mapping[str, jax.Array]]:
-    """The scalar to differentiate, averaged over the batch, and scalars worth logging beside it."""
+  def loss(self, variables: Variables, batch: Batch, rng: Key[Array, ""]) -> Loss:
+    """Returns the scalar to differentiate by `variables["params"]`, averaged over the batch, and scalars to be logged.
+
+    A model with other collections returns these as well, as the pass updated them: `{"batch_stats": ...}`. What it
+    leaves out, a teacher's part say, stays as it is.
+    """
 
   @property
   @abc.abstractmethod
   def predict(self) -> Mapping[str, Predict]:
-    """`{"name": fn(params, batch) -> (output, intermediates)}`: what an evaluator's `pred` may name."""
+    """What an evaluator's `pred` may name: `{"name": fn(variables, batch) -> (output, intermediates)}`."""

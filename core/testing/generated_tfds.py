@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from core.data.import_tensorflow import import_tfds
-from core.evaluators import zeroshot
+from core.recipe.evaluators_image_text import DATASETS
 from core.testing import tiny_tfds
 
 # Splits and sizes of every stand-in; more than one file a split, so that files are ordered and divided in earnest.
@@ -17,7 +17,7 @@ _FILES = 3
 
 
 def features_of(name: str) -> Any:
-  """The features that its builder declares for `name`: known without the data."""
+  """Returns the features that its builder declares for `name`: known without the data."""
   return import_tfds().builder(name).info.features
 
 
@@ -50,13 +50,13 @@ def write(
 
 
 def _with_config(name: str) -> str:
-  """`NAME/CONFIG` for the name of a dataset that has configs: TFDS opens the first of them."""
+  """Returns `NAME/CONFIG` for the name of a dataset that has configs: TFDS opens the first of them."""
   config = import_tfds().builder(name).builder_config
   return f"{name}/{config.name}" if config and "/" not in name else name
 
 
 def example(feature: Any, rng: np.random.Generator) -> Any:
-  """One random value of a TFDS feature, or a dict of them: images, labels, text, boxes, sequences, numbers."""
+  """Returns one random value of a TFDS feature, or a dict of them: images, labels, text, boxes, sequences, numbers."""
   tfds = import_tfds()
   f = tfds.features
   if isinstance(feature, f.FeaturesDict):
@@ -80,6 +80,7 @@ def example(feature: Any, rng: np.random.Generator) -> Any:
 
 
 def _image(feature: Any, rng: np.random.Generator) -> Any:
+  """Returns random pixels, as a file where the feature is a photo."""
   height, width, channels = (size or default for size, default in zip(feature.shape, (48, 40, 3)))
   pixels = rng.integers(0, 256, (height, width, channels)).astype(feature.np_dtype)
   if feature.np_dtype != np.uint8 or channels != 3:
@@ -93,7 +94,7 @@ def _image(feature: Any, rng: np.random.Generator) -> Any:
 
 
 def datasets_of(config: Any) -> Sequence[str]:
-  """Names of the TFDS datasets that a config reads: wherever a `data` entry stands in it, or zero-shot data sets."""
+  """Returns the names of the TFDS datasets that a config reads, by its `data` entries and its zero-shot data sets."""
   names = set()
 
   def visit(node: Any) -> None:
@@ -101,7 +102,7 @@ def datasets_of(config: Any) -> Sequence[str]:
       return
     if isinstance(node.get("name"), str) and "split" in node and node.get("source", "tfds") == "tfds":
       names.add(node["name"])
-    names.update(zeroshot.DATASETS[name]["data"]["name"] for name in node.get("dataset_names", ()))
+    names.update(DATASETS[name].data.name for name in node.get("dataset_names", ()))
     for value in node.values():
       visit(value)
 

@@ -6,13 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float64
 
 from core import sharding
 from core.data.columns import bytes_column
 from core.data.sources import digit_captions
 from core.evaluators import registry
 from core.pp import builder
-from core.state import TrainState
+from core.recipe.evaluators import Evaluator
+from core.recipe.parse import parse
+from core.state import Batch, Predict, Variables
 
 PP_IMG = "value_range(-1,1)"
 PP_TXT = "bert_tokenize(12, 'digit_words')"
@@ -26,21 +29,23 @@ PARAMS = {
 }
 
 
-def _image(params: Any, batch: Any) -> tuple[jax.Array, dict[str, Any]]:
+def _image(variables: Variables, batch: Batch) -> tuple[Float[Array, "batch dim"], dict[str, Any]]:
   # A model may well give NaN for padding, and it must not count.
   flat = jnp.where(batch["_mask"][:, None] > 0, batch["image"].reshape(batch["image"].shape[0], -1), jnp.nan)
   with jax.default_matmul_precision("highest"):
-    return _unit(flat @ params["img"]), {}
+    return _unit(flat @ variables["params"]["img"]), {}
 
 
-def _text(params: Any, batch: Any) -> tuple[jax.Array, dict[str, Any]]:
+def _text(variables: Variables, batch: Batch) -> tuple[Float[Array, "batch dim"], dict[str, Any]]:
   known = jnp.where((batch["_mask"][:, None] > 0) & (batch["labels"] > 0), 1.0, 0.0)
-  return _unit((params["txt"][batch["labels"]] * known[..., None]).sum(axis=1)), {}
+  return _unit((variables["params"]["txt"][batch["labels"]] * known[..., None]).sum(axis=1)), {}
 
 
-def _both(params: Any, batch: Any) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-  out = {"t": jnp.exp(params["t"]), "b": params["b"]}
-  return _image(params, batch)[0], _text(params, batch)[0], out
+def _both(
+  variables: Variables, batch: Batch
+) -> tuple[Float[Array, "batch dim"], Float[Array, "batch dim"], dict[str, Any]]:
+  out = {"t": jnp.exp(variables["params"]["t"]), "b": variables["params"]["b"]}
+  return _image(variables, batch)[0], _text(variables, batch)[0], out
 
 
 def _unit(x: Any) -> Any:
@@ -50,25 +55,26 @@ def _unit(x: Any) -> Any:
 PREDICT = {"predict": _both, "image": _image, "text": _text, "contrastive": _both}
 
 
-def images(split: str, **options: Any) -> np.ndarray:
-  """What the images' embeddings must be, float64 [examples, dim]."""
+def images(split: str, **options: Any) -> Float64[np.ndarray, "examples dim"]:
+  """Returns what the images' embeddings must be."""
   raw = digit_captions.load(split=split, **options).arrays["image"]
   return _unit((raw.reshape(len(raw), -1) / 127.5 - 1).astype(np.float64) @ PARAMS["img"].astype(np.float64))
 
 
-def texts(written: Sequence[str]) -> np.ndarray:
-  """What the texts' embeddings must be, float64 [texts, dim]."""
+def texts(written: Sequence[str]) -> Float64[np.ndarray, "texts dim"]:
+  """Returns what the texts' embeddings must be."""
   labels = builder.get_batched_fn(PP_TXT)({"text": bytes_column(written)})["labels"]
   rows = PARAMS["txt"].astype(np.float64)
   return _unit(np.stack([rows[row[row > 0]].sum(axis=0) for row in labels]))
 
 
-def evaluator(config: Mapping[str, Any], predict: Mapping[str, Any] | None = None, **kw: Any) -> Any:
-  """The evaluator `test` of a config, on all devices."""
+def evaluator(config: Mapping[str, Any], predict: Mapping[str, Predict] | None = None, **kw: Any) -> Any:
+  """Returns the evaluator `test` of an entry of a config's `evals`, on all devices."""
   where = sharding.batch_sharding(sharding.make_mesh())
-  return registry.make("test", config, predict=predict or PREDICT, sharding=where, **kw)
+  options = parse(Evaluator, config, "config.evals.test")
+  return registry.make("test", options, predict=predict or PREDICT, sharding=where, **kw)
 
 
-def state() -> TrainState:
-  """`PARAMS` on all devices."""
-  return TrainState.create(jax.device_put(PARAMS, sharding.replicated(sharding.make_mesh())), ())
+def variables() -> Variables:
+  """Returns `PARAMS` on all devices."""
+  return {"params": jax.device_put(PARAMS, sharding.replicated(sharding.make_mesh()))}

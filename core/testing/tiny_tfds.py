@@ -6,7 +6,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.data.import_tensorflow import import_tensorflow, import_tfds
+from core.data.import_tensorflow import import_tfds
+from core.import_tensorflow import import_tensorflow
 
 
 def write(

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from core import config as config_lib
 from core.checkpoint import pretrained
 from core.data.sources import digit_captions
+from core.recipe import load
 from core.tasks.contrastive import Contrastive
+from core.testing import configs
 
 CONFIG = """
 from core import config as config_lib
@@ -43,15 +44,20 @@ def write(folder: Path, *, bias_init: float | None = -5.0) -> tuple[Path, Path]:
   """
   config, weights = folder / "config.py", folder / "weights.npz"
   config.write_text(CONFIG.format(bias_init=bias_init))
-  task = Contrastive(config_lib.load(str(config)))
+  task = task_of(config)
   batch = {"image": np.zeros((1, 16, 16, 3), np.float32), "labels": np.zeros((1, 12), np.int32)}
-  params = jax.jit(lambda rng: task.init(rng, batch)["params"])(jax.random.key(0))
-  pretrained.save_params(weights, jax.device_get(params))
+  variables = jax.jit(lambda rng: task.init(rng, batch))(jax.random.key(0))
+  pretrained.save_variables(weights, jax.device_get(variables))
   return config, weights
 
 
+def task_of(config: Path) -> Contrastive:
+  """Returns the task of a config that `write` wrote."""
+  return configs.task_of(Contrastive, load.read(str(config)))
+
+
 def write_images(folder: Path, count: int) -> list[Path]:
-  """Writes pictures of digits, `0_seven.png`, as PNG files and gives their paths."""
+  """Writes pictures of digits, `0_seven.png`, as PNG files and returns their paths."""
   folder.mkdir(parents=True, exist_ok=True)
   rows = digit_captions.load(split=f"test[:{count}]", digits=1).arrays
   paths = []

@@ -15,48 +15,54 @@ from core import trees
 from core.training import metrics
 
 
-def start(module: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen:
-  """`python -m MODULE ARGUMENTS` with this process's packages and no others; both outputs in one text pipe."""
-  return _python("-m", module, *arguments, env=env)
+def start(
+  module: str, *arguments: str, env: dict[str, str] | None = None, folder: Path | None = None
+) -> subprocess.Popen:
+  """Starts `python -m MODULE ARGUMENTS` with this process's packages and no others, both outputs in one text pipe.
+
+  Modules are looked for in `folder` first; by default where this process stands.
+  """
+  return _python("-m", module, *arguments, env=env, folder=folder)
 
 
-def _python(*arguments: str, env: dict[str, str] | None) -> subprocess.Popen:
+def _python(*arguments: str, env: dict[str, str] | None, folder: Path | None = None) -> subprocess.Popen:
   hermetic = ["-S", "-s"] if sys.flags.no_site else []
   return subprocess.Popen(
     [sys.executable, *hermetic, *arguments],
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
+    cwd=folder,
     env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(env or {})},
   )
 
 
 def run(module: str, *arguments: str, env: dict[str, str] | None = None, timeout: float = 300) -> tuple[int, str]:
-  """Exit status and output of the trainer, run to its end."""
+  """Returns exit status and output of the trainer, run to its end."""
   process = start(module, *arguments, env=env)
   output, _ = process.communicate(timeout=timeout)
   return process.returncode, output
 
 
 def start_code(code: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen:
-  """As `start`, of a line of Python that sets something up before it runs a trainer."""
+  """Starts, as `start`, a line of Python that sets something up before it runs a trainer."""
   return _python("-c", code, *arguments, env=env)
 
 
 def free_port() -> int:
-  """A port of this machine that nothing listens at."""
+  """Returns a port of this machine that nothing listens at."""
   with socket.socket() as listener:
     listener.bind(("localhost", 0))
     return listener.getsockname()[1]
 
 
 def final_state(workdir: Path) -> dict[str, np.ndarray]:
-  """Every array of the newest checkpoint: step, parameters and optimizer state by name."""
+  """Returns every array of the newest checkpoint: step, parameters and optimizer state by name."""
   return state_at(workdir, max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()))
 
 
 def state_at(workdir: Path, step: int) -> dict[str, np.ndarray]:
-  """Every array of the checkpoint of `step`, by name."""
+  """Returns every array of the checkpoint of `step`, by name."""
   path = (workdir / "checkpoints" / str(step)).absolute()
   with ocp.PyTreeCheckpointer() as checkpointer:
     # On the host, whatever devices of whatever processes it was saved from.
@@ -67,13 +73,13 @@ def state_at(workdir: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def repeatable_metrics(workdir: Path) -> list[dict[str, Any]]:
-  """The lines of `metrics.jsonl` without what measures the machine."""
+  """Returns the lines of `metrics.jsonl` without what measures the machine."""
   lines = metrics.read(workdir / "metrics.jsonl")
   return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
 
 
 def differences(one: Path, other: Path) -> list[str]:
-  """Names of the arrays and logged steps in which two finished runs are not equal to the last bit."""
+  """Returns names of the arrays and logged steps in which two finished runs are not equal to the last bit."""
   a, b = final_state(one), final_state(other)
   found = [
     name for name in sorted({*a, *b}) if name not in a or name not in b or a[name].tobytes() != b[name].tobytes()

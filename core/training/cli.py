@@ -1,94 +1,99 @@
 """The command line of every trainer: `train --config=FILE.py[:args] [--config.KEY=VALUE ...] [--workdir=DIR]`."""
 
 import json
-import logging
 import os
 import shlex
 import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
+import yaml
 
-from core import config as config_lib
-from core import files
+from core import command, files
 from core.cluster import preemption, process_environment, processes
-from core.errors import EXIT_USER_ERROR, UserError, nearest
-from core.training import loop, provenance
-
-_USAGE = """\
-usage: train [--config=FILE.py[:ARGS]] [--config.KEY=VALUE ...] [--workdir=DIR] [options]
-
-  --config=FILE.py:ARGS   the run's hyper-parameters; a bare NAME is one of this project's configs:
-                          {configs}
-  --config.KEY=VALUE      change one of them, e.g. --config.lr=3e-4 --config.input.batch_size=64
-  --workdir=DIR           where the run's results lie; start again with the same to resume (default: runs/...)
-
-  --cpu_devices=N         pretend that this machine's CPU is N devices
-  --cache_dir=DIR         compiled programs, shared by runs (default: .jax_cache beside the workdir)
-  --coordinator=HOST:PORT --process_id=I --processes=N
-                          one of N processes that train one job together, each started with its own I; not needed on
-                          TPU VMs, GKE, SLURM and Open MPI, which tell; --processes=1 trains alone all the same
-  --lost_after=SECONDS    without a sign of life of a process, after which the others end (default: 60)
-"""
-_FLAGS = ("config", "workdir", "cpu_devices", "cache_dir", *process_environment.FLAGS, "lost_after", "help")
+from core.errors import UserError, nearest
+from core.recipe import document, load
+from core.recipe.parse import parse
+from core.recipe.recipe import Recipe
+from core.recipe.write import to_config
+from core.tasks.task import Task
+from core.training import dry_run, loop, parts, provenance
 
 EXIT_NON_FINITE = 3
 
+# A task, or what picks one by the config as its file gives it.
+TaskChoice = type[Task] | Callable[[Mapping[str, Any]], type[Task]]
 
-def main(
-  make_task: Callable[[ConfigDict], object], *, project: Path, default: str, argv: Sequence[str] | None = None
-) -> None:
+
+def main(task: TaskChoice, *, project: Path, default: str, argv: Sequence[str] | None = None) -> None:
   """Runs a trainer from its command line and exits; every expected failure is one line and its own exit status.
 
   Args:
-    make_task: the project's task for a config.
+    task: the project's.
     project: the project's folder, where `configs/` is.
     default: name of the config used when none is given.
     argv: arguments; those of the process by default.
   """
-  exit_with(lambda: _train(make_task, project, default, sys.argv[1:] if argv is None else argv))
+  command.run(lambda words: _train(task, project, default, words), argv)
 
 
-def exit_with(program: Callable[[], int]) -> None:
-  """Runs a program and exits with the status it returns; a `UserError` is one line and status 2."""
-  quiet()
-  try:
-    status = program()
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    status = EXIT_USER_ERROR
-  sys.stdout.flush()
-  sys.exit(status)
+def _command(project: Path) -> command.Command:
+  names = ", ".join(configs_of(project))
+  made = command.Command("train [--config=FILE.py[:ARGS]] [--config.KEY=VALUE ...] [--workdir=DIR]", configs=True)
+  made.text(
+    "config", f"the hyper-parameters; a bare NAME is one of this project's configs: {names}", shown="FILE.py:ARGS"
+  )
+  made.text(
+    "workdir", "where the run's results lie; start again with the same to resume (default: runs/...)", shown="DIR"
+  )
+  made.switch("dry_run", "check everything and show what would run, its parameters and its memory; write nothing")
+  made.choice("print_config", ("yaml", "json"), "print the whole config with its defaults, and end")
+  made.switch("keys", "show every key of a config with its type and default, and end")
+  define_jax(made)
+  made.text("coordinator", "one of N processes that train one job together; not needed on TPU VMs, GKE, SLURM and "
+            "Open MPI, which tell", shown="HOST:PORT")  # fmt: skip
+  made.text("process_id", "which of them this is, from 0", shown="I")
+  made.text("processes", "how many they are; 1 trains alone whatever the machine says", shown="N")
+  made.whole("lost_after", "seconds without a sign of life of a process, after which the others end "
+             f"(default: {processes.LOST_AFTER})")  # fmt: skip
+  return made
 
 
-def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]) -> int:
-  flags, overrides = parse(argv, _FLAGS)
-  configs = configs_of(project)
-  if "help" in flags:
-    print(_USAGE.format(configs=", ".join(configs)))
-    return 0
-  spec = config_spec(flags.get("config", default), project)
-  config = config_lib.load(spec, overrides)
+def _train(choice: TaskChoice, project: Path, default: str, argv: Sequence[str]) -> int:
+  flags, overrides = _command(project).parse(argv)
+  spec = config_spec(flags.config or default, project)
+  task, recipe = read_recipe(choice, load.read(spec, overrides))
   name = Path(spec.partition(":")[0]).stem
-  place = process_environment.detect(flags, os.environ, process_environment.tpu_vm(os.environ))
-  if place and "workdir" not in flags:
+  if flags.keys:
+    print(document.table(task.Recipe))
+    return 0
+  if flags.print_config:
+    config = to_config(recipe)
+    print(
+      json.dumps(config, indent=2) if flags.print_config == "json" else yaml.safe_dump(config, sort_keys=False), end=""
+    )
+    return 0
+  given = {key: str(flags.given[key]) for key in process_environment.FLAGS if key in flags.given}
+  process = process_environment.detect(given, os.environ, process_environment.tpu_vm(os.environ))
+  if process and not flags.workdir:
     raise UserError("several processes share one --workdir=DIR; give it to each of them")
-  workdir = files.from_here(flags.get("workdir") or f"runs/{project.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-  start_jax(flags, workdir)
+  workdir = files.from_here(flags.workdir or f"runs/{project.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+  start_jax(flags, None if flags.dry_run else workdir)
+  if flags.dry_run:
+    print(dry_run.describe(task(recipe), recipe, title=f"{project.name} {name}"))
+    return 0
 
   def run() -> int:
     try:
-      loop.run(make_task(config), config, workdir, project=project.name, name=name)
+      loop.run(task(recipe), recipe, workdir, project=project.name, name=name)
     except preemption.Preempted as stop:
-      again = {**flags, **{f"config.{key}": value for key, value in overrides}, "workdir": workdir}
+      again = {**flags.given, **{f"config.{key}": value for key, value in overrides}, "workdir": workdir}
       print(f"{stop}: {shlex.join(f'--{name}={value}' for name, value in again.items())}", file=sys.stderr)
       return preemption.EXIT_CODE
-    except loop.NonFiniteLoss as error:
+    except parts.NonFiniteLoss as error:
       print(f"error: {error}", file=sys.stderr)
       return EXIT_NON_FINITE
     except OSError as error:
@@ -97,60 +102,41 @@ def _train(make_task: Callable, project: Path, default: str, argv: Sequence[str]
     return 0
 
   return processes.run_as_one_job(
-    place,
+    process,
     run,
-    facts=_facts(config, project, workdir) if place else {},
+    facts=_facts(recipe, project, workdir) if process else {},
     advice=f"start all again with --workdir={workdir} to resume",
-    lost_after=_int(flags, "lost_after", default=processes.LOST_AFTER),
+    lost_after=flags.lost_after or processes.LOST_AFTER,
   )
 
 
-def _facts(config: ConfigDict, project: Path, workdir: Path) -> dict[str, Any]:
-  """What all processes of a job must have alike."""
+def read_recipe(choice: TaskChoice, config: Mapping[str, Any]) -> tuple[type[Task], Recipe]:
+  """Returns the task that a plain config is for, and the config as the recipe of that task.
+
+  Raises:
+    UserError: an entry that does not fit.
+  """
+  task = choice if isinstance(choice, type) else choice(config)
+  return task, parse(task.Recipe, config)
+
+
+def _facts(recipe: Recipe, project: Path, workdir: Path) -> dict[str, Any]:
+  """Returns what all processes of a job must have alike."""
   return {
-    "config": json.loads(config_lib.to_json(config)),
+    "config": to_config(recipe),
     "code": provenance.sources(project),
     "packages": provenance.versions(),
     "workdir": str(workdir),
   }
 
 
-def parse(argv: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
-  """Splits the arguments into flags and config overrides; `--flag value` and `--flag=value` both do.
-
-  Raises:
-    UserError: a flag that is not `known`, one without a value, or a word that is no flag.
-  """
-  flags: dict[str, str] = {}
-  overrides: list[tuple[str, str]] = []
-  rest = list(argv)
-  while rest:
-    word = rest.pop(0)
-    if word in ("-h", "--help"):
-      return {"help": ""}, []
-    name, equals, value = word.removeprefix("--").partition("=")
-    if not word.startswith("--"):
-      raise UserError(f"argument {word!r} is not a flag; flags begin with --")
-    if not equals:
-      if not rest:
-        raise UserError(f"flag --{name} needs a value: --{name}=...")
-      value = rest.pop(0)
-    if name.startswith("config."):
-      overrides.append((name.removeprefix("config."), value))
-    elif name in known:
-      flags[name] = value
-    else:
-      raise UserError(f"flag --{name} is unknown{nearest(name, known)}")
-  return flags, overrides
-
-
 def configs_of(project: Path) -> list[str]:
-  """Names of the configs in a project's folder."""
+  """Returns the names of the configs in a project's folder."""
   return sorted(path.stem for path in (project / "configs").glob("*.py") if not path.stem.endswith("_test"))
 
 
 def config_spec(spec: str, project: Path) -> str:
-  """Finds the config's file: a path from where the person stands or from the checkout, or a name in the project.
+  """Returns the config's file: a path from where the person stands or from the checkout, or a name in the project.
 
   Raises:
     UserError: there is none.
@@ -161,36 +147,31 @@ def config_spec(spec: str, project: Path) -> str:
     if file not in configs:
       raise UserError(f"config: {project.name} has no config {file!r}{nearest(file, configs)}; or give a FILE.py")
     return f"{project / 'configs' / file}.py{colon}{arg}"
-  for path in (files.from_here(file), project.parent.parent / file):
+  for path in (Path(files.from_here(file)), project.parent.parent / file):
     if path.is_file():
       return f"{path}{colon}{arg}"
   raise UserError(f"config: no file {file!r}; {project.name} has: {', '.join(configs)}")
 
 
-def start_jax(flags: dict[str, str], workdir: Path) -> None:
-  """Settles devices and the compilation cache, before anything is computed."""
-  if "cpu_devices" in flags:
+def define_jax(made: command.Command) -> None:
+  """Declares the flags that `start_jax` reads."""
+  made.whole("cpu_devices", "pretend that this machine's CPU is N devices")
+  made.text("cache_dir", "compiled programs, shared by runs (default: .jax_cache beside the workdir)", shown="DIR")
+
+
+def start_jax(flags: Any, workdir: Path | None) -> None:
+  """Settles devices and the compilation cache, before anything is computed.
+
+  Args:
+    flags: those of `define_jax`.
+    workdir: beside which compiled programs are kept where no flag says where; None keeps none then.
+  """
+  if flags.cpu_devices:
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", _int(flags, "cpu_devices"))
-  cache = files.from_here(flags["cache_dir"]) if "cache_dir" in flags else workdir.parent / ".jax_cache"
+    jax.config.update("jax_num_cpu_devices", flags.cpu_devices)
+  if not flags.cache_dir and workdir is None:
+    return
+  beside = Path(files.from_here("runs/run")) if files.is_remote(workdir) else workdir
+  cache = files.from_here(flags.cache_dir) if flags.cache_dir else beside.parent / ".jax_cache"
   jax.config.update("jax_compilation_cache_dir", str(cache))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def _int(flags: dict[str, str], name: str, default: int | None = None) -> int:
-  if name not in flags and default is not None:
-    return default
-  if not flags.get(name, "").isdigit() or int(flags[name]) == 0:
-    raise UserError(f"flag --{name} must be a whole number above 0, got {flags.get(name)!r}")
-  return int(flags[name])
-
-
-def quiet() -> None:
-  """Keeps the libraries' own chatter off the screen; errors still show."""
-  os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-  logging.getLogger("jax").setLevel(logging.ERROR)
-  # A checkpoint that fails is said in one line by us; Orbax and asyncio would log a traceback for each array.
-  for name in ("absl", "orbax", "asyncio"):
-    logging.getLogger(name).setLevel(logging.CRITICAL)
-  warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
-  warnings.filterwarnings("ignore", module="(tensorflow|tensorflow_datasets|orbax|flax|keras)")

@@ -1,4 +1,4 @@
-"""The compiled forms of a step: each compiled once, the first before training begins, the others while it runs."""
+"""The compiled forms of a step, each compiled once: the first while a run is prepared, the others while it trains."""
 
 import os
 import time
@@ -15,9 +15,9 @@ _STEPS_AHEAD = 1_000
 class CompiledSteps:
   """A step's program for each of its forms (see `core.tasks.task.Task.form`).
 
-  A form is traced and compiled once. The first that is needed is there when this object is; those that the next
-  thousand steps need follow in the background, in the order of their need, and one that comes later is compiled when it
-  comes. XLA compiles without Python's lock, so the steps go on meanwhile.
+  A form is traced and compiled once. XLA compiles without Python's lock, so it does so in the background. The first
+  that is needed is traced here and compiles while the state is made and the data are opened. Those that the next
+  thousand steps need follow after `wait`, in the order of their need, and one that comes later when it comes.
 
   Args:
     lower: `form -> jax.stages.Lowered`; called from other threads too.
@@ -30,17 +30,28 @@ class CompiledSteps:
     self, lower: Callable[[Hashable], jax.stages.Lowered], form: Callable[[int], Hashable], *, start: int, total: int
   ):
     self._lower, self._form = lower, form
-    first: Future = Future()
-    first.set_result(lower(form(start + 1)).compile())
-    self._programs = {form(start + 1): first}
+    self._start, self._total = start, total
+    self._programs: dict[Hashable, Future] = {}
     # Processes that compile one program together must do so in one order; alone, half the cores are left to training.
-    workers = 1 if jax.process_count() > 1 else max(1, (os.cpu_count() or 1) // 2)
-    self._pool = ThreadPoolExecutor(workers, thread_name_prefix="compile")
-    for step in range(start + 2, min(start + _STEPS_AHEAD, total) + 1):
-      self._program(form(step))
+    together = jax.process_count() > 1
+    self._pool = ThreadPoolExecutor(1 if together else max(1, (os.cpu_count() or 1) // 2), thread_name_prefix="compile")
+    first = form(start + 1)
+    self._programs[first] = self._pool.submit(lower(first).compile)
+    if together:
+      self._programs[first].exception()  # Waits: nothing else may be compiled meanwhile.
+
+  def wait(self) -> None:
+    """Waits for the program of the first step, and has those of the next thousand compiled; to be called once.
+
+    Raises:
+      UserError: what tracing refused.
+    """
+    self._program(self._form(self._start + 1)).result()
+    for step in range(self._start + 2, min(self._start + _STEPS_AHEAD, self._total) + 1):
+      self._program(self._form(step))
 
   def for_step(self, step: int) -> tuple[Callable[..., Any], float]:
-    """The program of `step`, and the seconds for which it had to be waited for.
+    """Returns the program of `step`, and the seconds for which it had to be waited for.
 
     Raises:
       UserError: what tracing refused.

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from ml_collections import ConfigDict
 
 from core import sharding, trees
 from core.checkpoint import state as checkpoints
+from core.recipe.parse import parse
 from core.state import TrainState
 from core.tasks.classification import Classification
 from core.training import state_init
@@ -57,39 +57,36 @@ class Run:
 @functools.cache
 def make_run(name):
   devices, mesh, strategy = MESHES[name]
-  config = ConfigDict(
-    dict(
-      num_classes=10,
-      model_name="vit",
-      model=dict(width=32, depth=2, mlp_dim=64, num_heads=2, patch_size=(2, 2), pool_type="map", scan=True),
-      input=dict(batch_size=16),
-      mesh=mesh,
-      sharding_strategy=strategy,
-      mixup=dict(p=0.2),
-      optax_name="scale_by_adafactor",
-      optax=dict(min_dim_size_to_factor=16, dtype_momentum="float32"),
-      grad_clip_norm=1.0,
-      lr=5e-4,
-      wd=1e-4,
-      schedule=dict(decay_type="cosine", warmup_steps=5),
-    )
+  config = dict(
+    total_steps=100,
+    num_classes=10,
+    model_name="vit",
+    model=dict(width=32, depth=2, mlp_dim=64, num_heads=2, patch_size=(2, 2), pool_type="map", scan=True),
+    input=dict(data=dict(name="digits", split="train"), batch_size=16),
+    mesh=mesh,
+    sharding_strategy=strategy,
+    mixup=dict(p=0.2),
+    optax_name="scale_by_adafactor",
+    optax=dict(min_dim_size_to_factor=16, dtype_momentum="float32"),
+    grad_clip_norm=1.0,
+    lr=5e-4,
+    wd=1e-4,
+    schedule=dict(decay_type="cosine", warmup_steps=5),
   )
-  task, rng = Classification(config), np.random.default_rng(0)
+  recipe, rng = parse(Classification.Recipe, config), np.random.default_rng(0)
+  task = Classification(recipe)
   batch = {
     "image": rng.uniform(-1, 1, (16, 8, 8, 3)).astype(np.float32),
     "labels": np.eye(10, dtype=np.float32)[rng.integers(10, size=16)],
   }
-  mesh = state_init.make_mesh(task, config, batch, jax.devices()[:devices])
-  where = sharding.batch_sharding(mesh)
-  batch = jax.device_put(batch, where)
-  shapes, tx, _ = state_init.abstract_state(
-    task, config, dict(total_steps=100, batch_size=16, data_size=160), mesh, batch
-  )
-  with sharding.activations(mesh):
-    state = state_init.fresh_state(task, config, shapes, tx, batch)
-    out_shardings = (jax.tree.map(lambda x: x.sharding, shapes), sharding.replicated(mesh))
-    lowered = jax.jit(make_update(task, tx, seed=0), out_shardings=out_shardings).lower(state, batch)
-  return Run(state, shapes, lowered, batch)
+  lengths = dict(total_steps=100, batch_size=16, data_size=160)
+  placement = state_init.place(task, recipe, batch, devices=jax.devices()[:devices], lengths=lengths)
+  batch = jax.device_put(batch, placement.batch_sharding)
+  with placement.activations():
+    state = placement.fresh_state(batch)
+    out_shardings = (jax.tree.map(lambda x: x.sharding, placement.shapes), sharding.replicated(placement.mesh))
+    lowered = jax.jit(make_update(task, placement.tx, seed=0), out_shardings=out_shardings).lower(state, batch)
+  return Run(state, placement.shapes, lowered, batch)
 
 
 @functools.cache

@@ -2,13 +2,14 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core import files
+from core.errors import UserError
 
 
 class MetricsLog:
@@ -17,21 +18,24 @@ class MetricsLog:
   Keys under `time/` are measurements of the machine; all others repeat exactly when the run is repeated or resumed.
 
   Args:
-    path: the file.
+    path: the file, on disk or in a bucket.
     resume_step: lines of later steps are dropped, because those steps are about to be taken again.
     writes: False for processes other than the first: they follow what is in the log but do not touch the file.
+
+  Raises:
+    UserError: it cannot be read or written.
   """
 
-  def __init__(self, path: Path, *, resume_step: int = 0, writes: bool = True):
-    kept = [line for line in read(path) if line["step"] <= resume_step] if path.exists() else []
+  def __init__(self, path: str | os.PathLike, *, resume_step: int = 0, writes: bool = True):
+    try:
+      kept = [line for line in read(path) if line["step"] <= resume_step]
+      text = "".join(json.dumps(line) + "\n" for line in kept)
+      self._file = files.GrowingFile(path, text) if writes else None
+    except OSError as error:
+      raise UserError(f"{os.fspath(path)}: cannot be read or written ({files.reason(error)})") from None
     self._values: dict[int, dict[str, Any]] = {}
     for line in kept:
       self._values.setdefault(line["step"], {}).update(line)
-    self._file = None
-    if writes:
-      with files.replacing(path) as file:
-        file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
-      self._file = path.open("a", buffering=1)
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Adds one line of numbers; NumPy scalars become plain ones, every float32 digit kept."""
@@ -41,8 +45,13 @@ class MetricsLog:
       self._file.write(json.dumps(line) + "\n")
 
   def at(self, step: int) -> dict[str, Any]:
-    """All that has been logged of `step`, before a resume too."""
+    """Returns all that has been logged of `step`, before a resume too."""
     return self._values.get(step, {})
+
+  def flush(self) -> None:
+    """Sends what a bucket does not have yet; call it before a checkpoint, which must not know more than the log."""
+    if self._file is not None:
+      self._file.flush()
 
   def close(self) -> None:
     """Closes the file."""
@@ -50,19 +59,25 @@ class MetricsLog:
       self._file.close()
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-  """The lines of a `metrics.jsonl`; a last line that a killed run left half-written is passed over."""
+def read(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """Returns the lines of a `metrics.jsonl`, none where there is no file, without what a killed run left half-written.
+
+  Raises:
+    OSError: it cannot be read.
+  """
   lines = []
-  for text in path.read_text().splitlines():
+  for text in (files.read_bytes(path) or b"").decode(errors="replace").splitlines():
     try:
-      lines.append(json.loads(text))
+      line = json.loads(text)
     except ValueError:
       continue
+    if isinstance(line, dict) and isinstance(line.get("step"), int):
+      lines.append(line)
   return lines
 
 
 def first_non_finite(values: Mapping[str, Any], keys: tuple[str, ...] = ("training_loss", "l2_grads")) -> str | None:
-  """The first of `keys` whose value is NaN or infinite, as `"training_loss is nan"`."""
+  """Returns the first of `keys` whose value is NaN or infinite, as `"training_loss is nan"`."""
   return next((f"{key} is {values[key]}" for key in keys if key in values and not math.isfinite(values[key])), None)
 
 

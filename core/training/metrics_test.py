@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 
+from core.errors import UserError
 from core.training import metrics
 
 
@@ -36,6 +38,16 @@ def test_a_process_that_does_not_write_leaves_the_file_alone(tmp_path):
   log.write(1, {"a": 1.0})
   assert log.at(1)["a"] == 1.0
   assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_lines_that_are_none_are_passed_over_and_a_file_that_cannot_be_written_is_refused(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_bytes(b'3\n[]\n{"training_loss": 1}\n{"step": "x"}\n\xff\xfe\n{"step": 1, "a": 2.0}\n')
+  assert metrics.read(path) == [{"step": 1, "a": 2.0}]
+  assert metrics.read(tmp_path / "no") == []
+  (tmp_path / "folder").mkdir()
+  with pytest.raises(UserError, match=rf"^{tmp_path}/folder: cannot be read or written \(Is a directory\)$"):
+    metrics.MetricsLog(tmp_path / "folder")
 
 
 def test_the_first_value_that_is_not_finite_is_named():

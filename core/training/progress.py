@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from core import terminal
+from core.live import Line
 
 
 class Progress:
@@ -24,32 +24,31 @@ class Progress:
     self, *, total_steps: int, start_step: int, batch_size: int, steps_per_epoch: float, stream: TextIO | None
   ):
     self._total, self._batch, self._per_epoch = total_steps, batch_size, steps_per_epoch
-    self._stream = stream
-    self._live = stream is not None and stream.isatty()
+    self._line = Line(stream)
+    self._step = start_step
     self._mark = (time.perf_counter(), start_step)
     self._rate = 0.0
-    self._drawn = 0.0
+    self._measured = 0
     self._skipped = 0
     self._loss: float | None = None
     self._last_eval = ""
 
   def say(self, text: str) -> None:
-    """Prints one line for good, above the live line."""
-    if self._stream is not None:
-      print((terminal.CLEAR if self._live else "") + text, file=self._stream, flush=True)
+    """Prints one line for good, in the place of the live line."""
+    self._line.say(text)
 
   def wait(self, text: str) -> None:
-    """On a terminal, says what is going on until the next line takes its place."""
-    if self._live:
-      print(f"{terminal.CLEAR}{text} ...", end="", file=self._stream, flush=True)
+    """Says on a terminal what is going on, until the next line takes its place."""
+    self._line.draw(f"{text} ...")
 
   def tick(self, step: int) -> None:
-    """Call after every step: redraws the live line a few times a second."""
-    now = time.perf_counter()
-    if self._live and now - self._drawn > 0.2:
-      self._drawn = now
-      line = f"{self._line(step)}{self._last_eval}"
-      print(terminal.redrawn(line), end="", file=self._stream, flush=True)
+    """Shows how far the run is; to be called after every step."""
+    self._step = step
+    self._line.draw(self._how_far)
+
+  def close(self) -> None:
+    """Takes the live line away."""
+    self._line.close()
 
   def log(self, step: int, loss: float) -> dict[str, float]:
     """Call at every logged step; returns the timings to log beside the metrics."""
@@ -57,10 +56,10 @@ class Progress:
     since, from_step = self._mark
     seconds = (now - since) / max(step - from_step, 1)
     self._rate, self._mark, self._loss = seconds, (now, step), loss
-    if self._live:
-      self.tick(step)
-    else:
-      self.say(self._line(step))
+    self._measured += 1
+    self._step = step
+    if not self._line.live:
+      self.say(self._so_far())
     return {"time/step_seconds": seconds, "time/images_per_second": self._batch / seconds}
 
   def evaluated(self, step: int, results: Mapping[str, float], seconds: float) -> None:
@@ -83,14 +82,18 @@ class Progress:
     since, from_step = self._mark
     self._mark = (since + seconds, from_step)
 
-  def _line(self, step: int) -> str:
+  def _how_far(self) -> str:
+    return f"{self._so_far()}{self._last_eval}"
+
+  def _so_far(self) -> str:
+    step = self._step
     parts = [f"step {step:,}/{self._total:,}"]
     if self._loss is not None:
       parts.append(f"loss {self._loss:.4f}")
     if self._rate:
       parts.append(f"{self._batch / self._rate:,.0f} images/s")
     parts.append(f"epoch {step / self._per_epoch:.1f}")
-    if self._rate:
+    if self._measured > 1:  # The first measure holds what happens once, and would say many times the true time.
       parts.append(f"{duration((self._total - step) * self._rate)} left")
     return "  ".join(parts)
 

@@ -24,22 +24,37 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines_only():
   lines = stream.getvalue().splitlines()
   assert lines[0].startswith("step 10/100  loss 0.5000  ")
   assert "epoch 1.0" in lines[0]
-  assert lines[0].endswith(" left")
   assert lines[1] == "step 10: val/prec@1 97.10%  val/loss 0.1  (0.0 s)"
   assert "\x1b" not in stream.getvalue()
   assert timings["time/images_per_second"] == pytest.approx(32 / timings["time/step_seconds"])
+
+
+def test_how_long_a_run_goes_on_is_said_from_the_second_measure_on():
+  stream = io.StringIO()
+  show = make(stream)
+  for step in (1, 50, 100):
+    show.log(step, loss=0.5)
+  first, second, last = stream.getvalue().splitlines()
+  assert first.endswith("images/s  epoch 0.1")
+  assert second.endswith(" left")
+  assert last.endswith("epoch 10.0  0:00 left")
 
 
 def test_on_a_terminal_one_line_redraws_itself_and_results_stay():
   stream = Terminal()
   show = make(stream)
   show.wait("compiling")
+  show.say("compiled in 1.0 s")
+  show.tick(1)
   show.log(10, loss=0.5)
   show.evaluated(10, {"val/prec@1": 0.971}, seconds=0.0)
+  show.tick(11)
+  show.close()
   text = stream.getvalue()
-  assert text.startswith("\r\x1b[Kcompiling ...")
-  assert text.count("\n") == 1
-  assert "step 10: val/prec@1 97.10%" in text
+  drawn = [text.index(each) for each in ("compiling ...", "compiled in", "step 1/100", "step 10: val/prec@1 97.10%")]
+  assert drawn == sorted(drawn)
+  assert "step 11/100  loss 0.5000" in text
+  assert text.endswith("\x1b[2K")
 
 
 def test_evaluation_does_not_count_as_training_time():

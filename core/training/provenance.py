@@ -7,53 +7,94 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
+from etils import epath
 
-from core import config as config_lib
 from core import files
 from core.errors import UserError, first_few
+from core.recipe import load, words
+from core.recipe.parse import parse
+from core.recipe.write import to_config
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "tensorflow-datasets")
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
+def check_workdir(workdir: str | os.PathLike, config: Mapping[str, Any], kind: type | None = None) -> None:
   """Makes the folder if need be, and refuses one that is another run's; it is claimed by `record_run`.
+
+  Args:
+    workdir: a folder on disk or in a bucket.
+    config: of the run that wants it, as `core.recipe.write.to_config` gives it.
+    kind: the recipe that it was read into. A key that the folder's config lacks then has its default there: it may be
+      younger than the folder.
 
   Raises:
     UserError: the folder cannot be written, or it was made by another config; nothing in it is changed.
   """
-  path = workdir / "config.json"
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    there = json.loads(path.read_text()) if path.exists() else None
-  except OSError as error:
-    raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
-  except ValueError as error:
-    raise UserError(f"workdir {workdir}: config.json is not JSON; choose another workdir") from error
-  if not os.access(workdir, os.W_OK):
-    raise UserError(f"workdir {workdir} cannot be written: Permission denied")
-  lines = [] if there is None else config_lib.differences(there, json.loads(config_lib.to_json(config)))
+  path = epath.Path(files.from_here(workdir))
+  files.check_writable(path, "workdir")
+  there = _read(path, "config.json", dict)
+  _read(path, "run.json", list)
+  lines = [] if there is None else load.differences(_completed(there, kind), dict(config))
   if lines:
     some = first_few(lines, joint="; ", rest=" (and {} more)")
-    raise UserError(f"workdir {workdir} was made by another config ({some}); choose another")
+    raise UserError(words.line(f"workdir {path} was made by another config ({some}); choose another"))
 
 
-def record_run(workdir: Path, config: ConfigDict, *, project: str, start_step: int) -> None:
-  """Writes `config.json`, and adds this start to `run.json`: project, command line, commit, lock, versions, devices."""
-  path = workdir / "run.json"
-  starts = json.loads(path.read_text()) if path.exists() else []
+def _completed(config: Mapping[str, Any], kind: type | None) -> Mapping[str, Any]:
+  """Returns a config with the defaults of what it lacks; as it is where it is none of that kind."""
+  if kind is None:
+    return config
+  try:
+    return to_config(parse(kind, config))
+  except UserError:
+    return config
+
+
+def record_run(workdir: str | os.PathLike, config: Mapping[str, Any], *, project: str, start_step: int) -> None:
+  """Writes `config.json`, and adds this start to `run.json`: project, command line, commit, lock, versions, devices.
+
+  Raises:
+    UserError: they cannot be written, or `run.json` holds something else.
+  """
+  path = epath.Path(files.from_here(workdir))
+  starts = _read(path, "run.json", list) or []
   starts.append({"project": project, "start_step": start_step, **describe()})
-  for file, text in ((workdir / "config.json", config_lib.to_json(config)), (path, json.dumps(starts, indent=2))):
-    with files.replacing(file) as stream:
-      stream.write(f"{text}\n".encode())
+  try:
+    for name, text in (
+      ("config.json", json.dumps(config, indent=2, sort_keys=True)),
+      ("run.json", json.dumps(starts, indent=2)),
+    ):
+      with files.replacing(path / name) as stream:
+        stream.write(f"{text}\n".encode())
+  except OSError as error:
+    raise UserError(f"workdir {path} cannot be written: {files.reason(error)}") from None
+
+
+def _read(workdir: epath.Path, name: str, kind: type) -> Any:
+  """Returns what a JSON file of a workdir holds, or None where it is not there.
+
+  Raises:
+    UserError: it cannot be read, or is none.
+  """
+  try:
+    content = files.read_bytes(workdir / name)
+    held = None if content is None else json.loads(content)
+  except OSError as error:
+    raise UserError(f"workdir {workdir}: {name} cannot be read ({files.reason(error)})") from None
+  except ValueError:
+    raise UserError(f"workdir {workdir}: {name} is not JSON; choose another workdir") from None
+  if held is not None and not isinstance(held, kind):
+    raise UserError(f"workdir {workdir}: {name} is not what a run writes; choose another workdir")
+  return held
 
 
 def describe() -> dict[str, Any]:
-  """What runs here: command line, commit, lock, versions and devices."""
+  """Returns what runs here: command line, commit, lock, versions and devices."""
   devices = jax.devices()
   return {
     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -67,17 +108,17 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-  """Those of the packages that decide what is computed; None where one is not installed."""
+  """Returns those of the packages that decide what is computed; None where one is not installed."""
   return {name: _version(name) for name in _PACKAGES}
 
 
 def sources(project: Path) -> dict[str, str]:
-  """A digest of each source file of core and of `project`'s folder, `{"core/config.py": "8d1f03..."}`; not of tests."""
+  """Returns a digest of each source of core and of `project`'s folder, `{"core/config.py": "8d1f"}`; not of tests."""
   root = Path(__file__).resolve().parents[2]
-  files = sorted({*root.glob("core/**/*.py"), *project.resolve().glob("**/*.py")})
+  found = sorted({*root.glob("core/**/*.py"), *project.resolve().glob("**/*.py")})
   return {
     os.path.relpath(file, root): hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    for file in files
+    for file in found
     if not file.stem.endswith("_test")
   }
 
@@ -90,7 +131,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-  """The commit of the checkout the run was started from, with `+changes` where files differ from it."""
+  """Returns the commit of the checkout the run was started from, with `+changes` where files differ from it."""
   folder = os.environ.get("BUILD_WORKSPACE_DIRECTORY", str(Path(__file__).resolve().parent))
 
   def git(*args: str) -> str:
@@ -103,7 +144,7 @@ def _commit() -> str | None:
 
 
 def _lock_digest() -> str | None:
-  """SHA-256 of the lock that the program's packages were installed from."""
+  """Returns the SHA-256 of the lock that the program's packages were installed from."""
   folder = Path(getattr(sys.modules["__main__"], "__file__", None) or ".").parent
   flavour = {"gpu": "requirements.cuda.lock", "tpu": "requirements.tpu.lock"}.get(jax.default_backend())
   for lock in filter(None, (flavour, "requirements.lock")):

@@ -6,13 +6,14 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from core import sharding, trees
-from core.config import ConfigDict
 from core.errors import UserError
 from core.optim import optimizer, sam
+from core.recipe.parse import parse
+from core.recipe.recipe import Recipe
 from core.state import TrainState
 from core.tasks.classification import Classification
 from core.tasks.task import Task
-from core.training import state_init
+from core.training import prepare, state_init
 from core.training import step as step_lib
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -24,13 +25,13 @@ class Linear(Task):
   def init(self, rng, batch):
     return {"params": {"w": jnp.zeros(batch["x"].shape[1])}}
 
-  def loss(self, params, batch, rng):
-    error = batch["x"] @ params["w"] - batch["y"]
+  def loss(self, variables, batch, rng):
+    error = batch["x"] @ variables["params"]["w"] - batch["y"]
     return jnp.mean(error**2) / 2, {"error": jnp.mean(jnp.abs(error))}
 
   @property
   def predict(self):
-    return {"predict": lambda params, batch: (batch["x"] @ params["w"], {})}
+    return {}
 
 
 RNG = np.random.default_rng(0)
@@ -39,7 +40,7 @@ BATCH = {"x": RNG.normal(size=(16, 3)).astype(np.float32), "y": RNG.normal(size=
 
 def first_state(tx):
   params = {"w": jnp.array([0.5, -1.0, 2.0])}
-  return TrainState.create(params, tx.init(params))
+  return TrainState.create({"params": params}, tx.init(params))
 
 
 def test_a_step_of_gradient_descent_is_the_closed_form():
@@ -65,11 +66,10 @@ def test_accumulating_over_parts_gives_the_gradient_of_the_whole(parts):
   np.testing.assert_allclose(m2["training_loss"], m1["training_loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("parts", [0, 3])
-def test_parts_that_do_not_divide_the_batch_are_refused(parts):
+def test_parts_that_do_not_divide_the_batch_are_refused():
   tx = optax.sgd(0.1)
   with pytest.raises(UserError, match="grad_accum_steps"):
-    step_lib.make_update(Linear(), tx, seed=0, accumulate=parts)(first_state(tx), BATCH)
+    step_lib.make_update(Linear(), tx, seed=0, accumulate=3)(first_state(tx), BATCH)
 
 
 def test_a_step_on_eight_devices_is_the_step_on_one():
@@ -88,10 +88,11 @@ class TwoLayers(Task):
   """A net with dropout, so that the step's key matters."""
 
   def init(self, rng, batch):
-    normal = lambda key, *shape: jax.random.normal(jax.random.fold_in(rng, key), shape)
-    return {"params": {"first": normal(0, 3, 8), "second": normal(1, 8)}}
+    first, second = jax.random.normal(rng, (3, 8)), jax.random.normal(jax.random.fold_in(rng, 1), (8,))
+    return {"params": {"first": first, "second": second}}
 
-  def loss(self, params, batch, rng):
+  def loss(self, variables, batch, rng):
+    params = variables["params"]
     hidden = jnp.tanh(batch["x"] @ params["first"])
     hidden = hidden * jax.random.bernoulli(rng, 0.7, hidden.shape)
     return jnp.mean((hidden @ params["second"] - batch["y"]) ** 2), {}
@@ -101,17 +102,22 @@ class TwoLayers(Task):
     return {}
 
 
-def sharp_steps(options, *, steps=1, devices=1, accumulate=1, task=None, **config):
-  """State and metrics after some steps of a config, `sam` being its options, on so many devices."""
+SIZES = dict(total_steps=10, batch_size=16, data_size=16)
+
+
+def recipe(**changes):
+  data = dict(data=dict(name="digits", split="train"), batch_size=16)
+  return parse(Recipe, dict(total_steps=10, input=data, optax_name="identity", lr=0.1) | changes)
+
+
+def sharp_steps(options, *, steps=1, devices=1, accumulate=1, task=None, **changes):
+  """Returns state and metrics after some steps of a recipe, `sam` being its options, on so many devices."""
   task, mesh = task or TwoLayers(), sharding.make_mesh(devices=jax.devices()[:devices])
-  config = ConfigDict(dict(optax_name="identity", lr=0.1, sam=options) | config)
-  batch = jax.device_put(BATCH, sharding.batch_sharding(mesh))
-  sizes = dict(total_steps=10, batch_size=16, data_size=16)
-  shapes, tx, schedules = state_init.abstract_state(task, config, sizes, mesh, batch)
-  where = sharding.batch_sharding(mesh)
-  found = sam.from_config(config, shapes.params, schedules, total_steps=10, batch_sharding=where)
-  update = jax.jit(step_lib.make_update(task, tx, seed=0, accumulate=accumulate, sam=found))
-  state = state_init.fresh_state(task, config, shapes, tx, batch)
+  placement = state_init.place(task, recipe(sam=options, **changes), BATCH, mesh=mesh, lengths=SIZES)
+  batch = jax.device_put(BATCH, placement.batch_sharding)
+  settings = {**prepare.step_settings(placement, total_steps=10), "accumulate": accumulate}
+  update = jax.jit(step_lib.make_update(task, placement.tx, **settings))
+  state = placement.fresh_state(batch)
   for _ in range(steps):
     state, metrics = update(state, batch)
   return jax.device_get(state), metrics
@@ -146,6 +152,10 @@ def test_sharp_steps_on_eight_devices_and_in_parts_are_those_on_one(options):
   same(sharp_steps(options, steps=3, task=Linear(), accumulate=4)[0], one, atol=1e-5)
 
 
+def gradient(w, x, y):
+  return x.T @ (x @ w - y) / len(y)
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_each_device_perturbs_by_its_own_part_of_the_batch(parts):
   task = Linear()
@@ -154,8 +164,8 @@ def test_each_device_perturbs_by_its_own_part_of_the_batch(parts):
   w, x, y = np.zeros(3), BATCH["x"].astype(np.float64), BATCH["y"].astype(np.float64)
   sharp = []
   for quarter in np.split(np.arange(16), 4):
-    grad = lambda w, q=quarter: x[q].T @ (x[q] @ w - y[q]) / 4
-    sharp.append(grad(w + 0.5 * grad(w) / np.linalg.norm(grad(w))))
+    there = gradient(w, x[quarter], y[quarter])
+    sharp.append(gradient(w + 0.5 * there / np.linalg.norm(there), x[quarter], y[quarter]))
   np.testing.assert_allclose(found.params["w"], w - 0.1 * np.mean(sharp, axis=0), rtol=1e-5)
   np.testing.assert_allclose(metrics["training_loss"], np.mean(y**2) / 2, rtol=1e-5)
 
@@ -169,8 +179,10 @@ def test_per_device_perturbation_of_split_parameters_is_refused():
 
 def test_frozen_parameters_stay_and_have_no_part_in_the_norm():
   class OnlyFirst(TwoLayers):
-    def loss(self, params, batch, rng):
-      return super().loss({**params, "second": jax.lax.stop_gradient(params["second"])}, batch, rng)
+    def loss(self, variables, batch, rng):
+      params = variables["params"]
+      fixed = {**params, "second": jax.lax.stop_gradient(params["second"])}
+      return super().loss({"params": fixed}, batch, rng)
 
   frozen, _ = sharp_steps(dict(rho=0.1, adaptive=True), steps=2, schedule=[("second", None), (".*", {})])
   without, _ = sharp_steps(dict(rho=0.1, adaptive=True), steps=2, task=OnlyFirst())
@@ -178,11 +190,8 @@ def test_frozen_parameters_stay_and_have_no_part_in_the_norm():
 
 
 def test_looksams_direction_is_sharded_as_its_parameter():
-  mesh = sharding.make_mesh()
-  config = ConfigDict(dict(optax_name="identity", lr=0.1, sam=dict(rho=0.1, every=3)))
-  config.sharding_strategy = [(".*", "fsdp(min_size_to_shard_mb=0)")]
-  sizes = dict(total_steps=10, batch_size=16, data_size=16)
-  shapes, _, _ = state_init.abstract_state(TwoLayers(), config, sizes, mesh, BATCH)
+  split = recipe(sam=dict(rho=0.1, every=3), sharding_strategy=[(".*", "fsdp(min_size_to_shard_mb=0)")])
+  shapes = state_init.place(TwoLayers(), split, BATCH, mesh=sharding.make_mesh()).shapes
   named = dict(trees.flatten_with_names(shapes.opt_state))
   kept = {name.rpartition("/")[2]: leaf for name, leaf in named.items() if "direction" in name}
   assert kept.keys() == {"first", "second"}
@@ -193,15 +202,14 @@ def test_looksams_direction_is_sharded_as_its_parameter():
 
 def test_a_step_between_two_of_looksams_has_no_second_pass():
   task = TwoLayers()
-  params = task.init(jax.random.key(0), BATCH)["params"]
-  config = dict(optax_name="identity", lr=0.1, sam=dict(rho=0.1, every=3))
-  tx, schedules = optimizer.make(config, params, sched_kw=dict(total_steps=10, batch_size=16, data_size=16))
+  variables, options = task.init(jax.random.key(0), BATCH), recipe(sam=dict(rho=0.1, every=3))
+  tx, schedules = optimizer.make(options, variables["params"], sched_kw=SIZES)
   where = sharding.batch_sharding(sharding.make_mesh())
-  found = sam.from_config(config, params, schedules, total_steps=10, batch_sharding=where)
+  found = sam.from_recipe(options, variables["params"], schedules, total_steps=10, batch_sharding=where)
   update = jax.make_jaxpr(step_lib.make_update(task, tx, seed=0, sam=found))
   (branches,) = [
     eqn.params["branches"]
-    for eqn in update(TrainState.create(params, tx.init(params)), BATCH).eqns
+    for eqn in update(TrainState.create(variables, tx.init(variables["params"])), BATCH).eqns
     if eqn.primitive.name == "cond"
   ]
   # The branch of a false predicate comes first. Its sums and products by element are no matrix product.
@@ -212,15 +220,15 @@ def test_a_sharp_step_costs_two_plain_ones():
   # All that a step may have besides its passes; without `every`, of which the compiler counts both branches.
   options, flops = dict(rho_max=0.6, rho_min=0.1, alpha=0.6, adaptive=True), {}
   for name, each in (("plain", None), ("sharp", options)):
-    config = ConfigDict(dict(model_name="vit", num_classes=10, mixup=dict(p=0.2), optax_name="identity", lr=0.1))
-    config.model = dict(width=32, depth=1, num_heads=1, patch_size=(8, 8), dropout=0.1)
-    config.sam = each
-    task, mesh = Classification(config), sharding.make_mesh(devices=jax.devices()[:1])
+    model = dict(width=32, depth=1, num_heads=1, patch_size=(8, 8), dropout=0.1)
+    data = dict(data=dict(name="digits", split="train"), batch_size=64)
+    config = dict(input=data, total_steps=10, model_name="vit", model=model, num_classes=10, mixup=dict(p=0.2))
+    options = parse(Classification.Recipe, config | dict(optax_name="identity", lr=0.1, sam=each))
+    task = Classification(options)
     batch = {"image": jax.ShapeDtypeStruct((64, 64, 64, 3), jnp.float32)}
     batch["labels"] = jax.ShapeDtypeStruct((64, 10), jnp.float32)
-    sizes, where = dict(total_steps=10, batch_size=64, data_size=64), sharding.batch_sharding(mesh)
-    shapes, tx, schedules = state_init.abstract_state(task, config, sizes, mesh, batch)
-    found = sam.from_config(config, shapes.params, schedules, total_steps=10, batch_sharding=where)
-    update = step_lib.make_update(task, tx, seed=0, sam=found)
+    placement = state_init.place(task, options, batch, mesh=sharding.make_mesh(devices=jax.devices()[:1]))
+    update = step_lib.make_update(task, placement.tx, **prepare.step_settings(placement, total_steps=10))
+    shapes = placement.shapes
     flops[name] = jax.jit(update).lower(shapes, batch).compile().cost_analysis()["flops"]
   assert 1.9 < flops["sharp"] / flops["plain"] <= 2.05

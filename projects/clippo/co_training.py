@@ -12,13 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
-from ml_collections import ConfigDict
 
-from core.data import input_config, order
-from core.errors import UserError, check_arguments, nearest
-from core.state import Batch, Params, Predict
+from core.data import order
+from core.errors import UserError
+from core.state import Batch, Predict, Variables
 from core.tasks import losses
+from core.tasks import variables as variables_lib
 from core.tasks.contrastive import Contrastive
+from core.tasks.task import Loss
+from projects.clippo import recipe as recipes
 
 _HEAD = "head_cls"
 _REPRESENTATION = "img/pre_logits"
@@ -27,67 +29,68 @@ _REPRESENTATION = "img/pre_logits"
 class CoTraining(Contrastive):
   """`Contrastive`, and where `config.co_training` is given, a classifier on the tower's representation.
 
-  Reads from the config besides: `co_training`, a dict of
-
-    labelled: which component of the input holds labelled images, under `image` and `label`.
-    num_classes: how many classes there are.
-    loss: of `core.tasks.losses`, by default "sigmoid_xent".
-    weight: what the classification loss is multiplied with, by default 1; the contrastive loss by 1.
-    head_bias: the initial bias of each class, by default 0.
-
   The classifier's parameters are `head_cls/kernel`, zeros at first, and `head_cls/bias`; its prediction is "classify".
+
+  Args:
+    recipe: see `projects.clippo.recipe.CoTraining`.
   """
 
-  def __init__(self, config: ConfigDict):
-    super().__init__(config)
-    self._co_training = _read(config) if config.get("co_training") else None
+  Recipe = recipes.CoTraining
 
-  def init(self, rng: Key[Array, ""], batch: Batch) -> Mapping[str, Any]:
+  def __init__(self, recipe: recipes.CoTraining):
+    super().__init__(recipe)
+    self._classifier = recipe.co_training
+    self._share = _share_of_labelled(recipe) if self._classifier else 0.0
+
+  def init(self, rng: Key[Array, ""], batch: Batch) -> Variables:
     variables = super().init(rng, batch)
-    if not self._co_training:
+    if not self._classifier:
       return variables
     if "label" not in batch:
       raise UserError(
         "config.co_training: the pp strings must leave 'label', by labelled(...) where there are labels and by paired "
         f"elsewhere; they leave: {', '.join(sorted(batch))}"
       )
-    _, out = jax.eval_shape(super().predict["image"], variables["params"], batch)
-    width, classes = out[_REPRESENTATION].shape[-1], self._co_training["num_classes"]
-    head = {"kernel": jnp.zeros((width, classes)), "bias": jnp.full((classes,), float(self._co_training["head_bias"]))}
-    return {"params": {**variables["params"], _HEAD: head}}
+    _, out = jax.eval_shape(super().predict["image"], variables, batch)
+    width, classes = out[_REPRESENTATION].shape[-1], self._classifier.num_classes
+    head = {"kernel": jnp.zeros((width, classes)), "bias": jnp.full((classes,), self._classifier.head_bias)}
+    return {**variables, "params": {**variables["params"], _HEAD: head}}
 
-  def loss(self, params: Params, batch: Batch, rng: Key[Array, ""]) -> tuple[Float[Array, ""], Mapping[str, jax.Array]]:
-    if not self._co_training:
-      return super().loss(params, batch, rng)
+  def loss(self, variables: Variables, batch: Batch, rng: Key[Array, ""]) -> Loss:
+    if not self._classifier:
+      return super().loss(variables, batch, rng)
     pairs, labelled = self._divide(batch)
-    contrastive, metrics = super().loss({k: v for k, v in params.items() if k != _HEAD}, pairs, rng)
-    logits, _ = self._classify(params, labelled)
+    contrastive, metrics, *updated = super().loss(_without_head(variables), pairs, rng)
+    logits, _ = self._classify(variables, labelled)
     targets = jax.nn.one_hot(labelled["label"], logits.shape[-1])
-    classification = jnp.mean(losses.get(self._co_training["loss"])(logits, targets))
+    classification = jnp.mean(losses.LOSSES[self._classifier.loss](logits, targets))
     accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labelled["label"])
     beside = {"contrastive_loss": contrastive, "classification_loss": classification, "accuracy": accuracy}
-    return contrastive + self._co_training["weight"] * classification, {**metrics, **beside}
+    loss = contrastive + self._classifier.weight * classification
+    return variables_lib.result(loss, {**metrics, **beside}, *(updated or [{}]))
 
-  def _load_weights(self, params: Params) -> Params:
-    """The tower's from a file; the classifier begins as it is."""
-    fresh = {key: value for key, value in params.items() if key == _HEAD}
-    return {**super()._load_weights({key: value for key, value in params.items() if key != _HEAD}), **fresh}
+  def _load_weights(self, variables: Variables) -> Variables:
+    """Returns the tower's variables from a file; the classifier begins as it is."""
+    loaded = super()._load_weights(_without_head(variables))
+    head = {key: value for key, value in variables["params"].items() if key == _HEAD}
+    return {**loaded, "params": {**loaded["params"], **head}}
 
   @property
   def predict(self) -> Mapping[str, Predict]:
     """Those of `Contrastive`, and with co-training `classify`, `(logits, intermediates)` of images."""
-    return {**super().predict, **({"classify": self._classify} if self._co_training else {})}
+    return {**super().predict, **({"classify": self._classify} if self._classifier else {})}
 
-  def _classify(self, params: Params, batch: Batch) -> tuple[Float[Array, "batch classes"], Mapping[str, Any]]:
-    _, out = super().predict["image"](params, batch)
-    return out[_REPRESENTATION].astype(jnp.float32) @ params[_HEAD]["kernel"] + params[_HEAD]["bias"], out
+  def _classify(self, variables: Variables, batch: Batch) -> tuple[Float[Array, "batch classes"], Mapping[str, Any]]:
+    _, out = super().predict["image"](variables, batch)
+    head = variables["params"][_HEAD]
+    return out[_REPRESENTATION].astype(jnp.float32) @ head["kernel"] + head["bias"], out
 
   def _divide(self, batch: Batch) -> tuple[Batch, Batch]:
-    """The pairs and the labelled images of a batch, each in the order of the lanes, which lie on one device each."""
-    lanes = order.lanes_for(self._config.input.batch_size, jax.process_count())
+    """Returns the pairs and the labelled images of a batch, each in the order of the lanes, each on one device."""
+    lanes = order.lanes_for(self._recipe.input.batch_size, jax.process_count())
     if len(batch["label"]) != lanes.batch_size:
       raise UserError("config.grad_accum_steps: the parts of a batch are not mixed as co-training needs; take 1")
-    labelled_a_lane = round(lanes.width * self._co_training["share"])
+    labelled_a_lane = round(lanes.width * self._share)
     is_labelled = (batch["label"] >= 0).reshape(lanes.count, lanes.width)
     places: Int[Array, "lanes width"] = jnp.argsort(is_labelled, axis=1, stable=True)
     split = lanes.width - labelled_a_lane
@@ -100,33 +103,23 @@ class CoTraining(Contrastive):
     return pairs, {key: take(batch[key], places[:, split:]) for key in ("image", "label")}
 
 
-def _read(config: ConfigDict) -> dict[str, Any]:
-  """The options, completed, with `share`: the part of a batch that is labelled."""
-  options = input_config.as_dict(config.co_training, "config.co_training")
-  check_arguments(_options, options, where="config.co_training", of="co-training")
-  options = _options(**options)
-  losses.get(options["loss"])
-  components = input_config.read(config.input).components
-  names = [component.key.rpartition(".")[2] for component in components]
-  if options["labelled"] not in names or len(names) < 2:
-    raise UserError(
-      f"config.co_training.labelled: {options['labelled']!r} is no component of a mixture"
-      f"{nearest(str(options['labelled']), names)}"
-    )
+def _without_head(variables: Variables) -> Variables:
+  return {**variables, "params": {key: value for key, value in variables["params"].items() if key != _HEAD}}
+
+
+def _share_of_labelled(recipe: recipes.CoTraining) -> float:
+  """Returns the part of a batch that is labelled.
+
+  Raises:
+    UserError: batches of this size do not all have the same part.
+  """
+  components, processes = recipe.input.components, jax.process_count()
   parts = order.Mixture.of(0, [component.weight for component in components]).parts
-  lanes_of = lambda batch_size: order.lanes_for(batch_size, jax.process_count())
-  if lanes_of(config.input.batch_size).width % sum(parts):
-    fitting = lanes_of(sum(parts) << 20).count * sum(parts)
+  if order.lanes_for(recipe.input.batch_size, processes).width % sum(parts):
+    fitting = order.lanes_for(sum(parts) << 20, processes).count * sum(parts)
     raise UserError(
-      f"config.input.batch_size: {config.input.batch_size} cannot be dealt out in the parts {parts} of input.data, as "
+      f"config.input.batch_size: {recipe.input.batch_size} cannot be dealt out in the parts {parts} of input.data, as "
       f"co-training needs; {fitting} and its multiples can"
     )
-  return {**options, "share": parts[names.index(options["labelled"])] / sum(parts)}
-
-
-def _options(*, labelled: str, num_classes: int, loss: str = "sigmoid_xent", weight: float = 1.0, head_bias: float = 0):
-  if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-    raise UserError(f"config.co_training.num_classes must be a whole number from 1 on, got {num_classes!r}")
-  if not isinstance(weight, int | float) or weight <= 0:
-    raise UserError(f"config.co_training.weight must be a number above 0, got {weight!r}")
-  return dict(labelled=labelled, num_classes=num_classes, loss=loss, weight=weight, head_bias=head_bias)
+  labelled = [component.name for component in components].index(recipe.co_training.labelled)
+  return parts[labelled] / sum(parts)

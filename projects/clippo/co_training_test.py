@@ -8,10 +8,13 @@ from ml_collections import ConfigDict
 from scipy.special import expit
 
 from core import sharding
+from core.checkpoint import pretrained
 from core.data import pipeline
 from core.errors import UserError
+from core.recipe.parse import parse
 from core.tasks.contrastive import Contrastive
-from projects.clippo.train import make_task
+from core.testing import configs
+from projects.clippo.train import TASK
 
 jax.config.update("jax_num_cpu_devices", 4)
 
@@ -21,11 +24,19 @@ BATCH, WEIGHT, CLASSES = 20, 0.5, 110
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
+  """Has XLA optimize little: nearly all the time of these tests went into programs that run once."""
   before = jax.config.read("jax_disable_most_optimizations")
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", before)
+
+
+def make_task(config):
+  return configs.task_of(TASK, config)
+
+
+def plain_task():
+  return Contrastive(parse(Contrastive.Recipe, without_co_training()))
 
 
 def config(**changes):
@@ -33,6 +44,9 @@ def config(**changes):
   keep = "keep('image','labels','label')"
   made = ConfigDict(
     dict(
+      total_steps=1,
+      optax_name="scale_by_adam",
+      lr=1e-3,
       input=dict(
         data=dict(pairs=4, classes=1),
         batch_size=BATCH,
@@ -45,7 +59,8 @@ def config(**changes):
       mesh=[("data", 4)],
     )
   )
-  made.update(changes)
+  with made.ignore_type():
+    made.update(changes)
   return made
 
 
@@ -57,27 +72,30 @@ def without_co_training():
 
 @pytest.fixture(scope="module")
 def batch():
-  made = next(pipeline.train_batches(config().input, seed=0, start_step=3))
+  made = next(pipeline.train_batches(parse(TASK.Recipe, config()).input, seed=0, start_step=3))
   assert (made["label"] >= 0).sum() == BATCH // 5
   assert not np.array_equal(made["label"] >= 0, np.sort(made["label"] >= 0))  # They are mixed.
   return made
 
 
-def params_of(task, batch):
-  params = jax.jit(task.init)(jax.random.key(0), batch)["params"]
-  noise = 0.1 * np.random.default_rng(0).normal(size=params["head_cls"]["kernel"].shape)
-  return {**params, "head_cls": {**params["head_cls"], "kernel": jnp.asarray(noise, jnp.float32)}}
+def variables_of(task, batch):
+  variables = jax.jit(task.init)(jax.random.key(0), batch)
+  head = variables["params"]["head_cls"]
+  noise = 0.1 * np.random.default_rng(0).normal(size=head["kernel"].shape)
+  head["kernel"] = jnp.asarray(noise, jnp.float32)
+  return variables
 
 
 def test_the_loss_is_the_sum_of_both_each_on_its_own_examples(batch):
   task = make_task(config())
-  params = params_of(task, batch)
-  loss, metrics = jax.jit(task.loss)(params, batch, jax.random.key(0))
+  variables = variables_of(task, batch)
+  params = variables["params"]
+  loss, metrics = jax.jit(task.loss)(variables, batch, jax.random.key(0))
 
   labelled = batch["label"] >= 0
   pairs = {key: batch[key][~labelled] for key in ("image", "labels")}
-  tower = {key: value for key, value in params.items() if key != "head_cls"}
-  alone = Contrastive(without_co_training())
+  tower = {"params": {key: value for key, value in params.items() if key != "head_cls"}}
+  alone = plain_task()
   contrastive, _ = jax.jit(alone.loss)(tower, pairs, jax.random.key(0))
   _, out = jax.jit(alone.predict["image"])(tower, {"image": batch["image"][labelled]})
   features = np.float64(out["img/pre_logits"])
@@ -96,32 +114,29 @@ def test_on_several_devices_it_is_the_same(batch):
   for mesh in ([("data", 1), ("model", 4)], [("data", 4)]):
     task = make_task(config(mesh=mesh))
     where = sharding.batch_sharding(sharding.make_mesh(mesh))
-    params = params_of(task, batch)
+    variables = variables_of(task, batch)
     step = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
-    params = jax.device_put(params, sharding.replicated(where.mesh))
-    (loss, _), gradient = step(params, jax.device_put(batch, where), jax.random.key(0))
+    variables = jax.device_put(variables, sharding.replicated(where.mesh))
+    (loss, _), gradient = step(variables, jax.device_put(batch, where), jax.random.key(0))
+    gradient = gradient["params"]
     found.append((loss, gradient["head_cls"]["kernel"], gradient["img"]["embedding"]["kernel"]))
   for one, several in zip(*map(jax.device_get, found)):
     np.testing.assert_allclose(one, several, rtol=1e-4, atol=1e-6)
 
 
 def test_weights_are_loaded_into_the_tower_and_the_classifier_stays(batch, tmp_path):
-  from core.checkpoint import pretrained
-
-  plain = Contrastive(without_co_training())
-  tower = jax.device_get(
-    jax.jit(plain.init)(jax.random.key(7), {key: batch[key] for key in ("image", "labels")})["params"]
-  )
+  pairs = {key: batch[key] for key in ("image", "labels")}
+  tower = jax.device_get(jax.jit(plain_task().init)(jax.random.key(7), pairs))["params"]
   pretrained.save_params(tmp_path / "clippo.npz", tower)
   task = make_task(config(model_init=str(tmp_path / "clippo.npz")))
-  fresh = jax.device_get(jax.jit(task.init)(jax.random.key(0), batch)["params"])
-  loaded = task.load(fresh)
+  fresh = jax.device_get(jax.jit(task.init)(jax.random.key(0), batch))
+  loaded = task.load(fresh)["params"]
   assert np.array_equal(loaded["img"]["embedding"]["kernel"], tower["img"]["embedding"]["kernel"])
   assert np.array_equal(loaded["head_cls"]["bias"], np.full(CLASSES, -1.0, np.float32))
 
 
 def test_without_co_training_it_is_the_contrastive_task(batch):
-  task, plain = make_task(without_co_training()), Contrastive(without_co_training())
+  task, plain = make_task(without_co_training()), plain_task()
   assert task.predict.keys() == plain.predict.keys()
   params = jax.eval_shape(task.init, jax.random.key(0), batch)["params"]
   assert params.keys() == {"img", "t"}
@@ -130,17 +145,28 @@ def test_without_co_training_it_is_the_contrastive_task(batch):
 @pytest.mark.parametrize(
   "change, line",
   [
-    (dict(co_training=dict(labelled="classs")), "labelled: 'classs' is no component.*did you mean 'classes'"),
-    (dict(co_training=dict(num_classes=0)), "num_classes must be a whole number"),
-    (dict(co_training=dict(weight=0)), "weight must be a number above 0"),
-    (dict(co_training=dict(loss="xent")), "no loss 'xent'"),
-    (dict(co_training=dict(wait=1)), "config.co_training.wait is no key of co-training"),
-    (dict(input=dict(batch_size=8)), "batch_size: 8 cannot be dealt out in the parts .*; 320 and its multiples"),
+    (dict(co_training=dict(labelled="classs")), "co_training.labelled 'classs' is no comp.*did you mean 'classes'"),
+    (dict(co_training=dict(labelled=3)), "co_training.labelled must be text that is not empty, got 3"),
+    (dict(co_training=dict(num_classes=0)), "co_training.num_classes must be a whole number from 1 on, got 0"),
+    (dict(co_training=dict(weight=0)), "co_training.weight must be a number above 0, got 0"),
+    (dict(co_training=dict(weight="1")), "co_training.weight must be a number above 0, got '1'"),
+    (dict(co_training=dict(head_bias=float("nan"))), "co_training.head_bias must be a number, got nan"),
+    (dict(co_training=dict(loss="xent")), "co_training.loss must be one of 'softmax_xent', 'sigmoid_xent', got 'xent'"),
+    (dict(co_training=dict(wait=1)), "co_training.wait is no key of co-training"),
+    (dict(input=dict(batch_size=8)), "input.batch_size: 8 cannot be dealt out in the parts .*; 320 and its multiples"),
   ],
 )
 def test_options_that_do_not_fit_are_refused(change, line):
-  with pytest.raises(UserError, match=line):
+  with pytest.raises(UserError, match=rf"^config\.{line}"):
     make_task(config(**change))
+
+
+@pytest.mark.parametrize("value", [3, "classes", ["classes"], True])
+def test_co_training_is_a_dict(value):
+  changed = without_co_training()
+  changed.co_training = value
+  with pytest.raises(UserError, match=r"^config\.co_training must be a dict"):
+    make_task(changed)
 
 
 def test_a_batch_without_labels_is_refused(batch):

@@ -9,7 +9,7 @@ from core.training import cli
 from projects.clippo.co_training import CoTraining
 from projects.clippo.pp import labelled, sentences  # noqa: F401 (the ops register themselves)
 
-make_task = CoTraining
+TASK = CoTraining
 
 if __name__ == "__main__":
-  cli.main(make_task, project=Path(__file__).parent, default="digits")
+  cli.main(TASK, project=Path(__file__).parent, default="digits")

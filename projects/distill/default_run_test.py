@@ -2,5 +2,5 @@
 
 from core.testing import default_run
 
-# The teacher that it ships reaches 98.6 %.
-test_the_default_run_comes_within_a_point_of_its_teacher = default_run.make_test("distill", accuracy=0.976)
+# 97.8 to 98.3 % by seed, as by CPU; the same student without its teacher reaches 96.4 to 96.9 %.
+test_the_default_run_is_better_than_its_student_alone = default_run.make_test("distill", accuracy=0.97)

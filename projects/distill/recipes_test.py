@@ -6,19 +6,19 @@ import jax
 import numpy as np
 import pytest
 
-from core import config as config_lib
 from core.checkpoint import catalog
 from core.errors import UserError
 from core.models import registry as models
 from core.pp import builder
+from core.testing import configs
 from projects.distill.configs import bigsweep, bit_i1k
-from projects.distill.train import make_task
+from projects.distill.train import TASK
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
 def load(name, *arguments):
-  return config_lib.load(f"{CONFIGS / name}.py:{','.join(arguments)}")
+  return configs.read(CONFIGS / f"{name}.py", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,10 @@ def test_two_normalizations_are_of_the_same_pixels():
 def test_the_student_alone_is_the_student_of_the_distillation():
   distilled, alone = load("digits"), load("digits", "alone")
   batch = {"image": np.zeros((1, 8, 8, 1), np.float32)}
-  shapes = lambda config: jax.eval_shape(lambda: make_task(config).init(jax.random.key(0), batch)["params"])
+
+  def shapes(config):
+    return jax.eval_shape(lambda: configs.task_of(TASK, config).init(jax.random.key(0), batch)["params"])
+
   assert jax.tree.map(np.shape, shapes(distilled)["student"]) == jax.tree.map(np.shape, shapes(alone))
   same = ("total_steps", "input", "lr", "wd", "schedule", "optax_name", "grad_clip_norm")
   assert all(distilled[key] == alone[key] for key in same)

@@ -3,9 +3,9 @@
 ./bazelw run //projects/distill:train -- --config=projects/distill/configs/digits.py
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from core.tasks.classification import Classification
 from core.tasks.distillation import Distillation
@@ -13,10 +13,12 @@ from core.tasks.task import Task
 from core.training import cli
 
 
-def make_task(config: ConfigDict) -> Task:
-  """Distillation; or, of a config without teachers, the training of one model: a teacher, or a student alone."""
-  return Distillation(config) if "teachers" in config else Classification(config)
+def choose_task(config: Mapping[str, Any]) -> type[Task]:
+  """Returns the task that a config is for: without teachers the training of one model, a teacher or a student alone."""
+  return Distillation if "teachers" in config else Classification
 
+
+TASK = choose_task
 
 if __name__ == "__main__":
-  cli.main(make_task, project=Path(__file__).parent, default="digits")
+  cli.main(TASK, project=Path(__file__).parent, default="digits")

@@ -3,6 +3,6 @@
 from pathlib import Path
 
 from core.testing import configs
-from projects.flexivit.train import make_task
+from projects.flexivit.train import TASK
 
-test_every_config_runs_evaluates_and_resumes = configs.make_test(Path(__file__).parent, make_task)
+test_every_config_runs_evaluates_and_resumes = configs.make_test(Path(__file__).parent, TASK)

@@ -7,47 +7,49 @@
 Prints the accuracies as a table, too.
 """
 
-import sys
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
-from ml_collections import ConfigDict
 
-from core import config as config_lib
-from core import files, plots, sharding
+from core import command, files, plots, sharding
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.evaluators import registry
 from core.models import flexi_vit, patch_resize, vit
-from core.state import TrainState
-from core.training import cli
+from core.recipe import load, parse
+from core.recipe.tasks import Classification
+from core.state import Batch, Params, Variables
 from projects.flexivit.configs.digits import IMAGE, SIZES
+from projects.flexivit.train import choose_task
 
 PATCHES = tuple(IMAGE // size for size in SIZES)
 # The plain ViT that is resized is the one trained for this patch size.
 RESIZED = 4
 Curve = dict[int, float]
 
-_USAGE = """\
-usage: plot --runs=DIR --output=FILE.svg
-
-  --runs=DIR         the finished runs: digits, fixed=4, and those that are there of the other plain ViTs
-  --output=FILE.svg  the picture
-"""
+_COMMAND = command.Command("plot --runs=DIR --output=FILE.svg")
+_COMMAND.text(
+  "runs", "the finished runs: digits, fixed=4, and those that are there of the other plain ViTs", shown="DIR"
+)
+_COMMAND.text("output", "the picture", shown="FILE.svg")
 
 
 def main(argv: Sequence[str]) -> int:
-  flags, _ = cli.parse(argv, ("runs", "output", "help"))
-  if "help" in flags or not flags:
-    print(_USAGE)
-    return 0
-  if not {"runs", "output"} <= set(flags):
+  """Draws the picture that the arguments ask for.
+
+  Raises:
+    UserError: a mistake in the arguments, or a run that is not there.
+  """
+  flags, _ = _COMMAND.parse(argv)
+  if not flags.runs or not flags.output:
     raise UserError("give --runs=DIR and --output=FILE.svg; see --help")
-  curves = measure(files.from_here(flags["runs"]))
+  curves = measure(files.from_here(flags.runs))
   print(table(curves))
-  output = files.from_here(flags["output"])
+  output = files.from_here(flags.output)
   with files.replacing(output) as file:
     title = f"patch size, in images of {IMAGE} px"
     file.write(plots.shares(curves, places=sorted(PATCHES), unit=" px", title=title).encode())
@@ -56,14 +58,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(runs: Path) -> dict[str, Curve]:
-  """Test accuracy by patch size: of the FlexiViT, of the ViTs trained for one size, of one ViT resized in two ways."""
-  flexible, fixed = _config(runs / "digits"), _config(runs / f"fixed={RESIZED}")
+  """Returns the test accuracy by patch size: of the FlexiViT, a ViT for each size, one ViT resized in two ways."""
+  flexible, fixed = _recipe(runs / "digits"), _recipe(runs / f"fixed={RESIZED}")
   files_of = {patch: runs / f"fixed={patch}" / "params.npz" for patch in PATCHES}
   params = {patch: pretrained.load_params(str(file)) for patch, file in files_of.items() if file.exists()}
-  model = flexi_vit.Model(10, **flexible.model)
   of_flexi = pretrained.load_params(str(runs / "digits" / "params.npz"))
-  at = lambda patch: model.clone(seqhw=(IMAGE // patch,) * 2)
-  of_size = lambda patch: vit.Model(10, **{**fixed.model, "patch_size": (patch, patch)})
+
+  def at(patch: int) -> nn.Module:
+    return flexi_vit.make(flexible.num_classes, dataclasses.replace(flexible.model, seqhw=(IMAGE // patch,) * 2))
+
+  def of_size(patch: int) -> nn.Module:
+    return vit.make(fixed.num_classes, dataclasses.replace(fixed.model, patch_size=(patch, patch)))
 
   def resized(patch: int, resize: Callable) -> dict[str, Any]:
     base, grids = params[RESIZED], [(IMAGE // size,) * 2 for size in (RESIZED, patch)]
@@ -82,24 +87,35 @@ def measure(runs: Path) -> dict[str, Curve]:
   return curves
 
 
-def _config(workdir: Path) -> ConfigDict:
-  return config_lib.from_json(workdir / "config.json")
+def _recipe(workdir: Path) -> Classification:
+  config = load.from_json(workdir / "config.json")
+  return parse.parse(choose_task(config).Recipe, config)
 
 
-def _accuracy(config: ConfigDict, model: Any, params: Any) -> float:
+def _accuracy(recipe: Classification, model: nn.Module, params: Params) -> float:
   where = sharding.batch_sharding(sharding.make_mesh(devices=jax.devices()[:1]))
-  predict = {"predict": lambda params, batch: model.apply({"params": params}, batch["image"])}
-  evaluator = registry.make("test", config.evals.test, predict=predict, sharding=where)
-  return evaluator.run(TrainState.create(jax.device_put(params), ()))["prec@1"]
+
+  def predict(variables: Variables, batch: Batch) -> Any:
+    return model.apply(variables, batch["image"])
+
+  options = dict(sharding=where, output_dir=None, batch_size=recipe.input.batch_size)
+  evaluator = registry.make("test", recipe.evals["test"], predict={"predict": predict}, **options)
+  return evaluator.run({"params": jax.device_put(params)})["prec@1"]
 
 
 def table(curves: Mapping[str, Curve]) -> str:
-  """In Markdown, percent."""
-  cell = lambda curve, patch: f"{100 * curve[patch]:.1f} %" if patch in curve else "not run"
-  rows = [f"| {name} | " + " | ".join(cell(curve, p) for p in sorted(PATCHES)) + " |" for name, curve in curves.items()]
-  head = "| test accuracy at patches of | " + " | ".join(f"{p} px" for p in sorted(PATCHES)) + " |"
-  return "\n".join([head, "|---|" + "---|" * len(PATCHES), *rows])
+  """Returns the curves in Markdown, in percent."""
+  patches = sorted(PATCHES)
+  rows = [
+    f"| {name} | " + " | ".join(_cell(curve, patch) for patch in patches) + " |" for name, curve in curves.items()
+  ]
+  head = "| test accuracy at patches of | " + " | ".join(f"{patch} px" for patch in patches) + " |"
+  return "\n".join([head, "|---|" + "---|" * len(patches), *rows])
+
+
+def _cell(curve: Curve, patch: int) -> str:
+  return f"{100 * curve[patch]:.1f} %" if patch in curve else "not run"
 
 
 if __name__ == "__main__":
-  cli.exit_with(lambda: main(sys.argv[1:]))
+  command.run(main)

@@ -11,13 +11,13 @@ SEQHW = (5, 6, 8, 10, 12, 15, 16, 20, 24, 30)
 
 
 def flexi(*, runlocal: bool) -> dict[str, Any]:
-  """A config's `flexi`: all of the paper's sizes, equally often; two that divide 32 px for `runlocal`."""
+  """Returns a config's `flexi`: all of the paper's sizes, equally often; two that divide 32 px for `runlocal`."""
   sizes = (2, 4) if runlocal else SEQHW
   return dict(seqhw=dict(v=sizes, p=(1,) * len(sizes)))
 
 
 def predictions(flexi: Mapping[str, Any], name: str) -> dict[str, str]:
-  """An evaluator's `pred` for every size: `{"8": "predict_8", ...}`, where metrics are called `val/8/prec@1`."""
+  """Returns an evaluator's `pred` for every size: `{"8": "predict_8"}`, where metrics are called `val/8/prec@1`."""
   return {str(size): f"{name}_{size}" for size in flexi["seqhw"]["v"]}
 
 

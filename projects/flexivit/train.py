@@ -3,34 +3,27 @@
 ./bazelw run //projects/flexivit:train -- --config=projects/flexivit/configs/digits.py
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from core.tasks.classification import Classification
-from core.tasks.distillation import Distillation
 from core.tasks.task import Task
 from core.training import cli
-from projects.flexivit.flexible import Flexible
+from projects.flexivit.flexible import FlexibleClassification, FlexibleDistillation
 
 
-def make_task(config: ConfigDict) -> Task:
-  """A FlexiViT at the sizes of `config.flexi`, distilled where the config has teachers.
+def choose_task(config: Mapping[str, Any]) -> type[Task]:
+  """Returns the task that a config is for: a FlexiViT at the sizes of `flexi`, distilled where there are teachers.
 
   Without `flexi` it is the plain model of the config, to compare with.
   """
   if "flexi" not in config:
-    return Classification(config)
-  if "teachers" in config:
-    return Flexible(config, lambda seqhw: Distillation(config, seqhw=seqhw))
-  return Flexible(config, lambda seqhw: Classification(_at_size(config, seqhw)))
+    return Classification
+  return FlexibleDistillation if "teachers" in config else FlexibleClassification
 
 
-def _at_size(config: ConfigDict, seqhw: int) -> ConfigDict:
-  at_size = ConfigDict(config).unlock()
-  at_size.model.seqhw = seqhw
-  return at_size
-
+TASK = choose_task
 
 if __name__ == "__main__":
-  cli.main(make_task, project=Path(__file__).parent, default="digits")
+  cli.main(TASK, project=Path(__file__).parent, default="digits")

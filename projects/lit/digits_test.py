@@ -5,26 +5,28 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from core import config as config_lib
 from core import trees
 from core.checkpoint import pretrained
 from core.data.sources import digit_captions
-from core.testing import trainer
+from core.testing import configs, trainer
 from projects.lit.configs import digits
-from projects.lit.train import make_task
+from projects.lit.train import TASK
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
+def shapes_by_name(tree):
+  return {name: leaf.shape for name, leaf in trees.flatten_with_names(tree)}
+
+
 def test_the_tower_is_that_of_its_config_and_classifies_other_handwritings():
   params = pretrained.load_params(str(digits.TOWER))
-  task = make_task(config_lib.load(str(CONFIGS / "digits_tower.py")))
+  task = configs.task_of(TASK, configs.read(CONFIGS / "digits_tower.py"))
   arrays = digit_captions.load(split="test", digits=1).arrays
   images = arrays["image"].astype(np.float32) / 127.5 - 1
   shapes = jax.eval_shape(lambda rng: task.init(rng, {"image": images})["params"], jax.random.key(0))
-  named = lambda tree: {name: leaf.shape for name, leaf in trees.flatten_with_names(tree)}
-  assert named(params) == named(shapes)
-  logits, _ = jax.jit(task.predict["predict"])(params, {"image": images})
+  assert shapes_by_name(params) == shapes_by_name(shapes)
+  logits, _ = jax.jit(task.predict["predict"])({"params": params}, {"image": images})
   assert np.mean(np.argmax(logits, axis=1) == arrays["label"]) > 0.95
   assert digits.TOWER.stat().st_size < 300_000
 

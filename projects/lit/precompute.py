@@ -8,52 +8,65 @@ see each image augmented in many ways.
 """
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float
 
-from core import config as config_lib
-from core import files, sharding, trees
+from core import command, files, sharding, trees
 from core.data import feed, pipeline
 from core.errors import UserError
 from core.evaluators import batches, features, retrieval, text_embeddings
 from core.optim import masks
+from core.recipe import load
+from core.recipe import tasks as recipes
+from core.recipe.parse import parse
+from core.state import Batch, Params, Variables
+from core.tasks.contrastive import Contrastive
 from core.training import cli, state_init
-from projects.lit.train import make_task
+from projects.lit.train import choose_task
 
-_USAGE = """\
-usage: precompute --config=FILE.py[:ARGS] --output=FILE.npz [--config.KEY=VALUE ...]
+_MOST_IMAGES = 1_024  # A step.
 
-  --config=FILE.py:ARGS  a config of this project, whose schedule freezes img/.*; images are made as its evals make them
-  --output=FILE.npz      zimg, the embeddings, and captions, all of each image, in the order of the split
-  --cpu_devices=N        pretend that this machine's CPU is N devices
-"""
-_FLAGS = ("config", "output", "cpu_devices", "cache_dir", "help")
+
+def _command() -> command.Command:
+  made = command.Command("precompute --config=FILE.py[:ARGS] --output=FILE.npz [--config.KEY=VALUE ...]", configs=True)
+  made.text(
+    "config",
+    "a config of this project, whose schedule freezes img/.*; images are made as its evals make them",
+    shown="FILE.py:ARGS",
+  )
+  made.text(
+    "output", "zimg, the embeddings, and captions, all of each image, in the order of the split", shown="FILE.npz"
+  )
+  cli.define_jax(made)
+  return made
 
 
 def main(argv: Sequence[str]) -> int:
-  flags, overrides = cli.parse(argv, _FLAGS)
-  if "help" in flags or not flags:
-    print(_USAGE)
-    return 0
-  if not {"config", "output"} <= flags.keys():
+  """Writes the embeddings that the arguments ask for.
+
+  Raises:
+    UserError: a mistake in the arguments, the config or the data.
+  """
+  flags, overrides = _command().parse(argv)
+  if not flags.config or not flags.output:
     raise UserError("give --config=FILE.py and --output=FILE.npz; see --help")
-  output = files.from_here(flags["output"])
+  output = files.from_here(flags.output)
   if output.suffix != ".npz":
-    raise UserError(f"--output={flags['output']} must end in .npz")
+    raise UserError(f"--output={flags.output} must end in .npz")
   if output.exists():
     raise UserError(f"--output: {output} is there already; nothing is overwritten")
-  config = config_lib.load(cli.config_spec(flags["config"], Path(__file__).parent), overrides)
-  if "num_classes" in config:
-    raise UserError(f"--config={flags['config']} is no config of two towers, one of which is locked")
+  config = load.read(cli.config_spec(flags.config, Path(__file__).parent), overrides)
+  if choose_task(config) is not Contrastive:
+    raise UserError(f"--config={flags.config} is no config of two towers, one of which is locked")
+  recipe = parse(Contrastive.Recipe, config)
   cli.start_jax(flags, output)
-  captions = retrieval.read_captions(config.input.data.to_dict())
-  zimg = embed_images(config, lambda done, of: print(f"embedded {done:,} of {of:,} images", file=sys.stderr))
+  captions = retrieval.read_captions(_data(recipe), where="config.input")
+  zimg = embed_images(recipe, _tell)
   output.parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(output) as file:
     np.savez(file, zimg=zimg, captions=_as_column(captions))
@@ -63,35 +76,57 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def embed_images(config: ConfigDict, progress: Callable[[int, int], None]) -> Float[np.ndarray, "images dim"]:
-  """The embeddings of all images of `config.input.data`, of unit length, in the order of the split.
+def _tell(done: int, of: int) -> None:
+  print(f"embedded {done:,} of {of:,} images", file=sys.stderr)
+
+
+def _data(recipe: recipes.Contrastive) -> object:
+  """Returns the source of the input.
+
+  Raises:
+    UserError: the input is a mixture.
+  """
+  source, *others = recipe.input.components
+  if others:
+    raise UserError("config.input.data: is a mixture; embeddings are made of one source at a time")
+  return source.data
+
+
+def embed_images(recipe: recipes.Contrastive, progress: Callable[[int, int], None]) -> Float[np.ndarray, "images dim"]:
+  """Returns the embeddings of all images of the input's source, of unit length, in the order of the split.
 
   Args:
-    config: of a model with a locked image tower.
+    recipe: of a model with a locked image tower.
     progress: called with how many images are done, of how many, a few times.
 
   Raises:
-    UserError: the image tower is not locked, or whatever is wrong with the config or the data.
+    UserError: the image tower is not locked, or whatever is wrong with the recipe or the data.
   """
-  task = make_task(config)
+  task = Contrastive(recipe)
   where = sharding.batch_sharding(mesh := sharding.make_mesh())
   # One example tells the shapes.
-  few = config.input.to_dict() | dict(batch_size=mesh.size, shuffle_buffer_size=1)
+  few = dataclasses.replace(recipe.input, batch_size=mesh.size, shuffle_buffer_size=1)
   with contextlib.closing(pipeline.train_batches(few, seed=0, start_step=0)) as one:
     batch = feed.put(next(one), where)
-  shapes = state_init.abstract_without_schedules(task, config, mesh, batch)
-  _check_locked(config, shapes.params)
+  placement = state_init.place(task, recipe, batch, mesh=mesh)
+  _check_locked(recipe, placement.shapes.params)
   data = batches.open_batches(
-    config.input.data.to_dict(),
-    text_embeddings.with_keep(_pp_img(config), "image"),
-    batch_size=min(config.input.batch_size, 1_024),
+    _data(recipe),
+    text_embeddings.with_keep(_pp_img(recipe), "image"),
+    batch_size=min(recipe.input.batch_size, _MOST_IMAGES),
     sharding=where,
     cache=False,
+    where="config.input",
   )
-  params = state_init.fresh_params(task, config, shapes.params, batch)
-  extractor = features.Extractor(lambda params, batch: {"zimg": task.predict["image"](params, batch)[0]}, where)
-  found, done, told = np.empty((data.num_examples, extractor.shapes(params, data)["zimg"].shape[1]), np.float32), 0, 0
-  with contextlib.closing(extractor.pieces(params, data)) as pieces:
+  variables = placement.fresh_variables(batch)
+
+  def embed(variables: Variables, batch: Batch) -> dict[str, Float[Array, "batch dim"]]:
+    return {"zimg": task.predict["image"](variables, batch)[0]}
+
+  extractor = features.Extractor(embed, where, "config.input")
+  width = extractor.shapes(variables, data)["zimg"].shape[1]
+  found, done, told = np.empty((data.num_examples, width), np.float32), 0, 0
+  with contextlib.closing(extractor.pieces(variables, data)) as pieces:
     for ids, rows in pieces:
       found[ids] = rows["zimg"]
       done += len(ids)
@@ -101,18 +136,17 @@ def embed_images(config: ConfigDict, progress: Callable[[int, int], None]) -> Fl
   return found
 
 
-def _check_locked(config: ConfigDict, params: Any) -> None:
-  rules = masks.schedule_rules(config)
-  for name, _ in trees.flatten_with_names({"img": params.get("img", {})}):
-    rule = trees.first_match(name, [regex for regex, _ in rules])
-    if rule is None or rules[rule][1] is not None:
+def _check_locked(recipe: recipes.Contrastive, params: Params) -> None:
+  trained = trees.flatten_with_names({"img": masks.trainable_by(recipe, params).get("img", {})})
+  for name, is_trained in trained:
+    if is_trained:
       raise UserError(
         f"config.schedule trains {name}: only what a locked tower, ('img/.*', None), makes stays the same"
       )
 
 
-def _pp_img(config: ConfigDict) -> str:
-  found = next((each.pp_img for each in config.get("evals", {}).values() if "pp_img" in each), None)
+def _pp_img(recipe: recipes.Contrastive) -> str:
+  found = next((each.pp_img for each in recipe.evals.values() if getattr(each, "pp_img", None) is not None), None)
   if found is None:
     raise UserError("config.evals: none has a pp_img, which tells how images are made without augmentation")
   return found
@@ -123,10 +157,10 @@ def _most(captions: Sequence[Sequence[str]]) -> int:
 
 
 def _as_column(captions: Sequence[Sequence[str]]) -> np.ndarray:
-  """UTF-8 bytes [images, most], the shorter lists filled up with empty ones, which the pp op `choice` passes over."""
+  """Returns UTF-8 bytes [images, most]; shorter lists end in empty ones, which the pp op `choice` passes over."""
   most = _most(captions)
   return np.array([[text.encode() for text in each] + [b""] * (most - len(each)) for each in captions])
 
 
 if __name__ == "__main__":
-  cli.exit_with(lambda: main(sys.argv[1:]))
+  command.run(main)

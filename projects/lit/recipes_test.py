@@ -6,24 +6,24 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from core import config as config_lib
 from core import trees
 from core.checkpoint import catalog
 from core.errors import UserError
 from core.optim import masks
+from core.testing import configs
 from projects.lit.configs import published
-from projects.lit.train import make_task
+from projects.lit.train import TASK
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
 def load(name, *arguments):
-  return config_lib.load(f"{CONFIGS / name}.py:{','.join(arguments)}")
+  return configs.read(CONFIGS / f"{name}.py", *arguments)
 
 
 def shapes(config, res=32, tokens=16):
   batch = {"image": jnp.zeros((1, res, res, 3)), "labels": jnp.zeros((1, tokens), jnp.int32)}
-  params = jax.eval_shape(lambda rng: make_task(config).init(rng, batch)["params"], jax.random.key(0))
+  params = jax.eval_shape(lambda rng: configs.task_of(TASK, config).init(rng, batch)["params"], jax.random.key(0))
   return {name: leaf.shape for name, leaf in trees.flatten_with_names(params)}
 
 

@@ -3,9 +3,9 @@
 ./bazelw run //projects/lit:train -- --config=projects/lit/configs/digits.py
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from core.tasks.classification import Classification
 from core.tasks.contrastive import Contrastive
@@ -13,10 +13,12 @@ from core.tasks.task import Task
 from core.training import cli
 
 
-def make_task(config: ConfigDict) -> Task:
-  """LiT; or, of a config with classes, the training of an image tower that others lock."""
-  return Classification(config) if "num_classes" in config else Contrastive(config)
+def choose_task(config: Mapping[str, Any]) -> type[Task]:
+  """Returns the task that a config is for: with classes the training of an image tower, which LiT locks."""
+  return Classification if "num_classes" in config else Contrastive
 
+
+TASK = choose_task
 
 if __name__ == "__main__":
-  cli.main(make_task, project=Path(__file__).parent, default="digits")
+  cli.main(TASK, project=Path(__file__).parent, default="digits")

@@ -8,7 +8,7 @@ from pathlib import Path
 from core.tasks.classification import Classification
 from core.training import cli
 
-make_task = Classification
+TASK = Classification
 
 if __name__ == "__main__":
-  cli.main(make_task, project=Path(__file__).parent, default="digits")
+  cli.main(TASK, project=Path(__file__).parent, default="digits")

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from core import config as config_lib
 from core import trees
 from core.checkpoint import catalog
 from core.errors import UserError
 from core.optim import masks
+from core.testing import configs
 from projects.siglip.configs import generic, published, siglit
-from projects.siglip.train import make_task
+from projects.siglip.train import TASK
 
 CONFIGS = Path(__file__).parent / "configs"
 # NaFlex keeps the aspect of images, which is another model.
@@ -20,12 +20,12 @@ PUBLISHED = [name for name in catalog.names("two_towers") if name.startswith("Si
 
 
 def load(name, *arguments):
-  return config_lib.load(f"{CONFIGS / name}.py:{','.join(arguments)}")
+  return configs.read(CONFIGS / f"{name}.py", *arguments)
 
 
 def shapes(config, res, tokens):
   batch = {"image": jnp.zeros((1, res, res, 3)), "labels": jnp.zeros((1, tokens), jnp.int32)}
-  params = jax.eval_shape(lambda rng: make_task(config).init(rng, batch)["params"], jax.random.key(0))
+  params = jax.eval_shape(lambda rng: configs.task_of(TASK, config).init(rng, batch)["params"], jax.random.key(0))
   return {name: leaf.shape for name, leaf in trees.flatten_with_names(params)}
 
 
@@ -35,7 +35,7 @@ def test_every_published_name_has_its_config(name):
   assert config.model_init == name
   assert f"resize({name.split()[-1]})" in config.evals.zeroshot.pp_img
   assert ("gemma" in config.evals.zeroshot.pp_txt) == name.startswith("SigLIP2")
-  make_task(config)
+  configs.task_of(TASK, config)
 
 
 def test_the_towers_of_a_published_model_have_the_shapes_of_its_file():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.testing import generated_tfds, trainer
 from core.training import cli
-from projects.vit.train import make_task
+from projects.vit.train import TASK
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -29,7 +29,7 @@ LABELS = "onehot(10,key='label',key_result='labels')|keep('image','labels')"
 
 def run(*arguments) -> int:
   with pytest.raises(SystemExit) as exit_:
-    cli.main(make_task, project=Path(__file__).parent, default="digits", argv=arguments)
+    cli.main(TASK, project=Path(__file__).parent, default="digits", argv=arguments)
   return exit_.value.code
 
 
@@ -48,11 +48,11 @@ def refused(capfd, *arguments, words: str, status: int = 2) -> None:
     (["--config=nowhere/digits.py"], "no file 'nowhere/digits.py'"),
     (["--confg=digits"], "did you mean 'config'"),
     (["digits"], "is not a flag"),
-    (["--config.learning_rate=1"], "learning_rate is not a key"),
+    (["--config.learning_rate=1"], "config.learning_rate is no key of classification"),
     (["--config.lr=fast"], "config.lr must be a number"),
-    (["--config.model.dept=3"], "no option 'dept' .*'depth'"),
-    (["--config.model.variant=XL/16"], "unknown ViT variant"),
-    (["--config.model_name=vitt"], "there are: .*vit"),
+    (["--config.model.dept=3"], "config.model.dept is no key of the model vit .did you mean 'depth'"),
+    (["--config.model.variant=XL/16"], "config.model.variant must be .*there is no 'XL'"),
+    (["--config.model_name=vitt"], "config.model_name: there is no 'vitt' .did you mean 'vit'"),
     (["--config.input.pp=value_rnage(-1,1)"], "did you mean 'value_range'"),
     ([f"--config.input.pp=value_range(vmix=2)|{LABELS}"], "value_range"),
     ([f"--config.input.pp=value_range(-1,1)|drop('image')|{LABELS}"], "image"),
@@ -69,11 +69,15 @@ def refused(capfd, *arguments, words: str, status: int = 2) -> None:
     (["--config.schedule.warmup_steps=7"], "longer than"),
     (["--config.schedule.decay_type=cosin"], "'cosine'"),
     (["--config.optax_name=scale_by_adm"], "'scale_by_adam'"),
-    (["--config.loss=softmax"], "did you mean 'softmax_xent'"),
+    (["--config.loss=softmax"], "config.loss must be one of 'softmax_xent', 'sigmoid_xent', got 'softmax'"),
     (["--config.sharding_strategy=[('.*', 'fdsp')]"], "did you mean 'fsdp'"),
-    (["--config.mixup.p=-1"], r"mixup\.p"),
+    (["--config.mixup.p=-1"], r"config\.mixup\.p must be a number that is not negative, got -1"),
+    (["--config.mixup=0.2"], r"config\.mixup must be a dict, got 0\.2"),
+    (["--config.model=None"], r"config\.model must be a dict, got None"),
+    (["--config.num_classes=True"], r"config\.num_classes must be a whole number from 1 on, got True"),
+    (["--config.teachers=['prof']"], r"config\.teachers is no key of classification"),
     (["--config.model_init=nowhere.npz"], "nowhere.npz"),
-    (["--config.total_epochs=0"], "length of training"),
+    (["--config.total_epochs=0"], "config.total_epochs must be above 0"),
   ],
   ids=lambda value: value[-1].removeprefix("--") if isinstance(value, list) else "",
 )
@@ -82,6 +86,23 @@ def test_a_mistake_in_the_config_is_refused_before_the_first_step(capfd, tmp_pat
   refused(capfd, *TINY, f"--workdir={tmp_path / 'run'}", *arguments, words=words)
   # What was refused has not claimed the workdir: mend the mistake and start again.
   assert not list((tmp_path / "run").glob("*"))
+
+
+@pytest.mark.parametrize(
+  "content, words",
+  [
+    ("def get_config(arg=None)\n  return {}", r"config .*mine\.py:1: SyntaxError"),
+    ("def get_config(arg=None):\n  return 1 / 0", r"config .*mine\.py:2: ZeroDivisionError"),
+    ("import no_such_module", r"config .*mine\.py:1: ModuleNotFoundError"),
+    ("def get_config(arg=None):\n  return 3", "get_config must return a ConfigDict or a dict, not 3"),
+    ("get_config = 3", r"mine\.py' has no function get_config"),
+    ("def get_config(arg=None):\n  return {}", r"config\.\w+ is missing"),
+  ],
+)
+def test_a_config_file_that_is_none_is_refused_by_its_line(capfd, tmp_path, content, words):
+  (tmp_path / "mine.py").write_text(content)
+  refused(capfd, f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}", words=words)
+  assert not (tmp_path / "run").exists()
 
 
 def test_labels_outside_the_classes_are_refused_with_their_key(capfd, tmp_path):
@@ -109,22 +130,31 @@ def test_a_loss_that_is_not_finite_has_its_own_exit_status(capfd, tmp_path):
   refused(capfd, *TINY, *options, words=r"at step \d+; ", status=cli.EXIT_NON_FINITE)
 
 
-def test_a_full_disk_ends_the_run_with_an_error_and_the_last_good_checkpoint_stays(tmp_path):
-  # A limit on the size of files stands in for a disk with no room; it holds for root, too.
-  workdir = f"--workdir={tmp_path / 'run'}"
-  assert trainer.run("projects.vit.train", *TINY, workdir, "--config.ckpt_steps=2")[0] == 0
-  code = "import resource, runpy, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-  code += "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
-  code += "runpy.run_module('projects.vit.train', run_name='__main__', alter_sys=True)"
-  longer = ("--config.total_steps=6", "--config.ckpt_steps=2")
-  for path in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]:
+def test_a_full_disk_ends_the_run_with_an_error_and_what_can_be_written_is(tmp_path):
+  workdir, params = tmp_path / "run", tmp_path / "run" / "params.npz"
+  options = (*TINY, f"--workdir={workdir}", "--config.ckpt_steps=2")
+  assert trainer.run("projects.vit.train", *options)[0] == 0
+  trained = params.read_bytes()
+  params.unlink()
+  for path in sorted((workdir / "checkpoints").iterdir())[1:]:
     path.rename(tmp_path / path.name)  # As if the run had ended after step 4.
-  process = trainer.start_code(code, *TINY, *longer, workdir)
-  output, _ = process.communicate()
-  assert process.returncode == 1
-  assert "the checkpoint of step 6 could not be written" in output
-  assert "error: the last checkpoint could not be written" in output
-  assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()] == ["4"]
+  for has_room_for_params in (False, True):
+    # A limit on the size of files stands in for a disk with no room; it holds for root, too.
+    room = len(trained) + (1_000 if has_room_for_params else -1_000)
+    code = "import resource, runpy, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room})); "
+    code += "runpy.run_module('projects.vit.train', run_name='__main__', alter_sys=True)"
+    process = trainer.start_code(code, *options)
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    # TensorStore's threads print tracebacks of their broken writes between our lines, and into them.
+    last = re.findall(r"error: the checkpoint of step 6 could not be written \(.*", output)[-1]
+    assert f"the last good checkpoint is {workdir / 'checkpoints' / '4'}; run: {workdir}" in last
+    assert (f"the trained parameters are in {params}; " in last) == has_room_for_params
+    assert (f"{params}: cannot be written" in last) != has_room_for_params
+    assert params.exists() == has_room_for_params
+    assert [path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()] == ["4"]
+  assert params.read_bytes() == trained
 
 
 def jpeg(size) -> bytes:
@@ -135,7 +165,7 @@ def jpeg(size) -> bytes:
 
 @pytest.fixture
 def with_a_corrupt_image(tmp_path):
-  """A JSONL of 24 images, of which number 11 is cut short."""
+  """Writes a JSONL of 24 images, of which number 11 is cut short."""
   lines = []
   for number in range(24):
     content = jpeg((16, 16))

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import config as config_lib
 from core.checkpoint import catalog
 from core.errors import UserError
 from core.models import registry as models
 from core.optim import schedule
 from core.pp import builder
+from core.testing import configs
 from projects.vit.configs import bit_hyperrule, i21k, transfer
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
 def load(name, *arguments):
-  return config_lib.load(f"{CONFIGS / name}.py:{','.join(arguments)}")
+  return configs.read(CONFIGS / f"{name}.py", *arguments)
 
 
 def rates(config, steps):

@@ -5,6 +5,7 @@ The long form, with as many kills as you like, is `./bazelw run //tools:torture`
 
 import random
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from core.testing import generated_tfds, trainer
 from core.training import cli
-from projects.vit.train import make_task
+from projects.vit.train import TASK
 
 TRAINER = "projects.vit.train"
 # Shuffling, random crops, RandAugment, mixup and dropout, all at once; a checkpoint every 4 steps.
@@ -39,6 +40,7 @@ def kill_once(options, workdir, rng):
     time.sleep(0.001)
   process.send_signal(signal.SIGKILL)
   process.communicate()
+  assert (workdir / "lock.json").exists()  # Nobody was left to remove it; the next start takes it over.
 
 
 @pytest.mark.parametrize("source", ["in memory", "tfds"])
@@ -60,18 +62,24 @@ def test_resume_is_bit_exact_after_sigkill(source, tmp_path, monkeypatch):
   assert status == 0, output
   assert "resumed after step" in output
   assert trainer.differences(tmp_path / "whole", tmp_path / "killed") == []
+  assert not (tmp_path / "killed" / "lock.json").exists()
 
 
-def test_sigterm_ends_the_step_in_flight_saves_and_says_how_to_go_on(tmp_path):
+def test_a_second_job_is_refused_and_sigterm_ends_the_first_in_good_order(tmp_path, capfd):
   options = ("--config=digits", *TINY, "--config.total_steps=100000", "--workdir", str(tmp_path / "run"))
   process = trainer.start(TRAINER, *options, "--config.log_training_steps=1")
   for line in process.stdout:
     if line.startswith("step 5/"):
       break
-  began = time.monotonic()
+  with pytest.raises(SystemExit) as ended:
+    cli.main(TASK, project=Path(__file__).parent, default="digits", argv=[*options, "--config.log_training_steps=1"])
+  assert ended.value.code == 2
+  holder = f"process {process.pid} on {socket.gethostname()}"
+  (line,) = capfd.readouterr().err.splitlines()
+  assert line.startswith(f"error: workdir {tmp_path / 'run'} is in use by {holder} ")
+
   process.send_signal(signal.SIGTERM)
-  output, _ = process.communicate(timeout=60)
-  assert time.monotonic() - began < 30
+  output, _ = process.communicate(timeout=120)
   assert process.returncode == 75
   last = output.splitlines()[-1]
   assert "preempted after step" in last
@@ -80,13 +88,14 @@ def test_sigterm_ends_the_step_in_flight_saves_and_says_how_to_go_on(tmp_path):
   (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
   assert int(saved.name) >= 5
   assert f"preempted after step {int(saved.name):,}" in last
+  assert not (tmp_path / "run" / "lock.json").exists()
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path):
   for name, seed in (("one", 1), ("again", 1), ("other", 2)):
     options = ("--config=digits", *TINY, *OPTIONS, f"--config.seed={seed}", f"--workdir={tmp_path / name}")
     with pytest.raises(SystemExit) as ended:
-      cli.main(make_task, project=Path(__file__).parent, default="digits", argv=options)
+      cli.main(TASK, project=Path(__file__).parent, default="digits", argv=options)
     assert ended.value.code == 0
   assert trainer.differences(tmp_path / "one", tmp_path / "again") == []
   assert trainer.differences(tmp_path / "one", tmp_path / "other")

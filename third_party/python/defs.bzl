@@ -10,7 +10,11 @@ _NOT_DATA = ["**/*.py", "**/__pycache__/**", "**/*.md", "**/*.png", "BUILD", "re
 _TEST_ENV = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+    "XLA_FLAGS": " ".join([
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",  # Bazel runs other tests beside this one.
+    ]),
 }
 
 # In place of it for tests that two programs round alike, and for those with libtpu, which ends a program at a flag that
@@ -47,39 +51,84 @@ def python_library(name, deps = [], data = [], exclude = []):
         srcs = native.glob(["**/*.py"], allow_empty = True),
     )
 
-def python_tests(deps, locked = "core", srcs = None, size = "medium", data = [], env = {}, tags = [], **kwargs):
+def python_modules(modules, deps = [], **kwargs):
+    """A library of each of some files of this folder, where others need one of them and not its neighbours.
+
+    Args:
+      modules: their names without `.py`; or of each, what it imports beside `deps`, `{"knn": [":features"]}`.
+      deps: what all of them import.
+      **kwargs: any other attribute of py_library.
+    """
+    for name in modules:
+        native.py_library(
+            name = name,
+            srcs = [name + ".py"],
+            deps = deps + (modules[name] if type(modules) == "dict" else []),
+            **kwargs
+        )
+
+def python_tests(
+        deps,
+        locked = "core",
+        srcs = None,
+        together = None,
+        size = "medium",
+        data = [],
+        env = {},
+        tags = [],
+        **kwargs):
     """One target a test file, run by pytest: `errors_test.py` is `:errors_test`.
 
     Args:
       deps: the libraries that the tests import.
       locked: whose packages they run against, `"core"`, a project or a tool.
       srcs: the test files; all in this folder by default.
+      together: name of a target that runs all of them in one process, which imports what they share once. Patterns like
+        `//...` then run that one; the target of a file is there for those who name it.
       size: Bazel's: small is up to a minute, medium 5, large 15.
       data: files the tests read, beside `testdata` folders and `.npz` files.
       env: environment variables, beside JAX_PLATFORMS=cpu.
       tags: Bazel's.
       **kwargs: any other attribute of py_test.
     """
-    for src in srcs if srcs != None else native.glob(["**/*_test.py"], allow_empty = True):
+    srcs = srcs if srcs != None else native.glob(["**/*_test.py"], allow_empty = True)
+    targets = {src[:-len(".py")].replace("/", "_"): [src] for src in srcs}
+    if together:
+        targets[together] = srcs
+    for name, files in targets.items():
         native.py_test(
-            name = src[:-len(".py")].replace("/", "_"),
+            name = name,
             size = size,
-            srcs = [src, "//third_party/python:pytest_main.py"],
+            srcs = files + ["//third_party/python:pytest_main.py"],
             main = "//third_party/python:pytest_main.py",
-            args = ["$(location %s)" % src],
+            args = ["$(location %s)" % file for file in files],
             data = data + ["//:pyproject.toml"] + native.glob(_TEST_DATA, allow_empty = True),
             env = dict(_TEST_ENV, **env),
-            tags = tags,
+            tags = tags + (["manual"] if together and name != together else []),
             deps = deps + pins(locked),
             **kwargs
         )
 
-def project(name, bundle_args, data = [], test_size = "large", configs_shards = 1, tries_bundle = False):
+def project(
+        name,
+        evaluators,
+        bundle_args,
+        deps = [],
+        data = [],
+        test_size = "large",
+        configs_shards = 1,
+        tries_bundle = False):
     """A project, projects/<name>: `:train`, `:bundle`, `:repin`, the library `:<name>`, and its tests.
+
+    A trainer and a bundle hold every evaluator, for a person's config may name any; tests hold those of `evaluators`,
+    and are not run again when another one changes.
 
     Args:
       name: of its folder.
+      evaluators: the modules of core/evaluators that its configs name; configs_test says which one is missing here.
       bundle_args: the flags of a run of a few steps, by which a test tries the unpacked bundle.
+      deps: what its sources import beside what every trainer does.
+      data: files to read at run time, beside those that stand in this folder.
       test_size: of its tests.
       configs_shards: into how many parts configs_test is divided, which run beside each other.
       tries_bundle: whether `bazel test //...` installs and starts the bundle, too; //projects:whole_runs tries them all.
@@ -100,26 +149,34 @@ def project(name, bundle_args, data = [], test_size = "large", configs_shards = 
     python_library(
         name = name,
         data = data + [":lock"],  # Beside train.py, which writes its digest to the run's record.
-        deps = ["//core:everything"],
+        deps = ["//core:trainer"] + deps,
     )
     native.py_binary(
         name = "train",
         srcs = ["train.py"],
-        deps = [":" + name] + pins(name),
+        deps = [":" + name, "//core/evaluators"] + pins(name),
     )
+    reads = ["recipes_test.py"]  # Configs are read there, and no more.
+    runs = [":" + name] + ["//core/evaluators:" + each for each in evaluators]
     whole_runs = native.glob(["*_run_test.py"], allow_empty = True)
     python_tests(
-        srcs = native.glob(["**/*_test.py"], exclude = whole_runs + ["configs_test.py"]),
+        srcs = native.glob(reads, allow_empty = True),
         locked = name,
         size = test_size,
-        deps = [":" + name, "//core/testing"],
+        deps = [":" + name, "//core/testing:configs"],
+    )
+    python_tests(
+        srcs = native.glob(["**/*_test.py"], exclude = whole_runs + reads + ["configs_test.py"]),
+        locked = name,
+        size = test_size,
+        deps = runs + ["//core/testing"],
     )
     python_tests(
         srcs = ["configs_test.py"],
         locked = name,
         size = test_size,
         shard_count = configs_shards,
-        deps = [":" + name, "//core/testing"],
+        deps = runs + ["//core/testing:configs"],
     )
 
     # Minutes each: //projects:whole_runs has them all, //... leaves them out.
@@ -129,7 +186,7 @@ def project(name, bundle_args, data = [], test_size = "large", configs_shards = 
         size = test_size,
         tags = ["manual"],
         visibility = ["//projects:__pkg__"],
-        deps = [":" + name, "//core/testing"],
+        deps = runs + ["//core/testing:default_run"],
     )
 
     # What its first steps give, pinned in repro/golden.json.
@@ -138,24 +195,24 @@ def project(name, bundle_args, data = [], test_size = "large", configs_shards = 
         srcs = ["//tools:golden.py"],
         main = "//tools:golden.py",
         args = ["--project=" + name],
-        deps = [":" + name] + pins(name),
+        deps = runs + pins(name),
     )
     native.py_test(
         name = "golden_test",
-        size = "medium",
+        size = "large",
         srcs = ["//third_party/python:pytest_main.py", "//tools:golden.py", "//tools:golden_test.py"],
         main = "//third_party/python:pytest_main.py",
         args = ["$(location //tools:golden_test.py)"],
         data = ["//:pyproject.toml"] + native.glob(["repro/**"], allow_empty = True),
         env = {"JAX_PLATFORMS": "cpu", "PROJECT": name},
-        deps = [":" + name] + pins(name),
+        deps = runs + pins(name),
     )
     bundle(
         name = "bundle",
         out = name + "_bundle.tar.gz",
         lock = ":lock",
         module = "projects.%s.train" % name,
-        deps = [":" + name],
+        deps = [":" + name, "//core/evaluators"],
     )
 
     bundled = {"BUNDLE": "$(rootpath :bundle)", "BUNDLE_ARGS": " ".join(bundle_args), "JAX_PLATFORMS": "cpu"}

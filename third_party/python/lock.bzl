@@ -1,26 +1,49 @@
 """Repository rules: one Python for every target, and one folder of packages for every lock file."""
 
-_PROBE = "import sys; sys.version_info[:2] == (3, 11) or sys.exit(1); print(sys._base_executable)"
-
-def _run(ctx, what, arguments):
-    """Runs a command without the caller's Python settings, silently unless it fails."""
-    result = ctx.execute(
-        arguments,
-        environment = {"PYTHONHOME": "", "PYTHONPATH": "", "PIP_USER": "0", "UV_PYTHON_DOWNLOADS": "never"},
-        timeout = 3600,
-    )
+def _run(ctx, what, arguments, environment = {}):
+    """Runs a command without the caller's Python settings, silently unless it fails, and returns what it prints."""
+    settings = {"PYTHONHOME": "", "PYTHONPATH": "", "PIP_USER": "0"}
+    settings.update(environment)
+    result = ctx.execute(arguments, environment = settings, timeout = 3600)
     if result.return_code:
         fail("%s failed:\n%s%s" % (what, result.stdout, result.stderr))
+    return result.stdout.strip()
+
+def _say(ctx, words):
+    # `bazel run` shows no progress, and a print() would come again with every later command.
+    ctx.execute(["echo", words], quiet = False)
+
+def _python_build_impl(ctx):
+    bootstrap, pins = ctx.path(ctx.attr._bootstrap), ctx.path(ctx.attr.pins)
+    build = _run(ctx, "reading " + str(ctx.attr.pins), ["sh", bootstrap, "build", pins])
+    _say(ctx, "Python 3.11 is not on PATH: installing uv's CPython %s (once)" % build)
+    ctx.report_progress("installing CPython " + build)
+    python = _run(
+        ctx,
+        "installing CPython " + build,
+        ["sh", bootstrap, "python", ctx.path(ctx.attr._uv), pins, ctx.path("installed")],
+    )
+
+    # Under a short name: scripts name their interpreter in a line that old kernels cut at 127 characters.
+    for name in ["bin", "include", "lib"]:
+        ctx.symlink(ctx.path(python).dirname.dirname.get_child(name), name)
+    ctx.file("BUILD", """exports_files(["bin/python3.11"], visibility = ["//visibility:public"])\n""")
+
+python_build = repository_rule(
+    doc = "The one build of CPython 3.11 that `pins` names, for a machine that has no Python 3.11.",
+    implementation = _python_build_impl,
+    attrs = {
+        "pins": attr.label(mandatory = True),
+        "_bootstrap": attr.label(default = "//third_party/python:bootstrap.sh"),
+        "_uv": attr.label(default = "@uv//:bin/uv"),
+    },
+)
 
 def _python_interpreter_impl(ctx):
-    for name in ["python3.11", "python3", "python"]:
-        found = ctx.which(name)
-        probe = ctx.execute([found, "-I", "-c", _PROBE]) if found else None
-        if probe and probe.return_code == 0:
-            base = ctx.path(probe.stdout.strip())
-            break
-    if not probe or probe.return_code:
-        fail("Python 3.11 is needed and none is on PATH: install it (Debian 12: apt-get install python3 python3-pip)")
+    found = ctx.execute(["sh", ctx.path(ctx.attr._bootstrap), "find"])
+
+    # By this label, and by nothing else, @cpython is installed.
+    base = ctx.path(found.stdout.strip() if found.return_code == 0 else Label("@cpython//:bin/python3.11"))
 
     # A virtual environment without packages: neither the machine's site-packages nor the user's are on its path.
     ctx.symlink(base, "bin/python")
@@ -53,31 +76,30 @@ toolchain(
 """.format(python = base))
 
 python_interpreter = repository_rule(
-    doc = "Python 3.11 of this machine, without the packages of this machine.",
+    doc = "Python 3.11 of this machine, without the packages of this machine; @cpython where it has none.",
     implementation = _python_interpreter_impl,
     environ = ["PATH"],
-    attrs = {"_wrapper": attr.label(default = "//third_party/python:python.sh")},
+    attrs = {
+        "_bootstrap": attr.label(default = "//third_party/python:bootstrap.sh"),
+        "_wrapper": attr.label(default = "//third_party/python:python.sh"),
+    },
 )
 
 def _python_uv_impl(ctx):
-    python = ctx.path(ctx.attr._python).realpath
-    if ctx.execute([python, "-m", "pip", "--version"]).return_code:
-        fail("%s has no pip: install it (Debian: apt-get install python3-pip)" % python)
     ctx.report_progress("installing uv")
     _run(
         ctx,
         "installing " + str(ctx.attr.lock),
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps"] +
-        ["--only-binary=:all:", "--target=" + str(ctx.path(".")), "--requirement", ctx.path(ctx.attr.lock)],
+        ["sh", ctx.path(ctx.attr._bootstrap), "uv", ctx.path(ctx.attr.lock), ctx.path(".")],
     )
     ctx.file("BUILD", """exports_files(["bin/uv"], visibility = ["//visibility:public"])\n""")
 
 python_uv = repository_rule(
-    doc = "The installer of all other packages, itself pinned and installed by pip.",
+    doc = "The installer of all other packages, itself pinned and installed by pip of whichever Python 3 is there.",
     implementation = _python_uv_impl,
     attrs = {
         "lock": attr.label(mandatory = True),
-        "_python": attr.label(default = "@python3//:bin/python"),
+        "_bootstrap": attr.label(default = "//third_party/python:bootstrap.sh"),
     },
 )
 
@@ -87,9 +109,7 @@ def _python_lock_impl(ctx):
         ctx.symlink(ctx.path(ctx.attr.shared_with).dirname.get_child("site-packages"), "site-packages")
     else:
         ctx.report_progress("installing %s" % ctx.attr.lock)
-
-        # `bazel run` shows no progress, and a print() would come again with every later command.
-        ctx.execute(["echo", "Installing the packages of %s (once)" % ctx.attr.lock], quiet = False)
+        _say(ctx, "Installing the packages of %s (once)" % ctx.attr.lock)
         _run(
             ctx,
             "installing " + str(ctx.attr.lock),
@@ -97,6 +117,7 @@ def _python_lock_impl(ctx):
             [ctx.path(ctx.attr._uv), "pip", "install", "--quiet", "--no-progress", "--compile-bytecode"] +
             ["--require-hashes", "--no-deps", "--build-constraints", ctx.path(ctx.attr._build_lock)] +
             ["--python", ctx.path(ctx.attr._python), "--target", "site-packages", "--requirements", lock],
+            environment = {"UV_PYTHON_DOWNLOADS": "never"},
         )
 
     # One directory label: a glob would be tens of thousands of links in every target's runfiles.

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ os.environ["HOME"] = os.environ["TEST_TMPDIR"]
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 
 options = ["--rootdir=.", "--config-file=pyproject.toml", "--import-mode=importlib"]
-options += [f"--basetemp={os.environ['TEST_TMPDIR']}/pytest"]
+# Not the sandbox's own folder, whose path is so long that an error line with it is cut.
+temporary = tempfile.TemporaryDirectory(prefix="t", dir="/tmp", ignore_cleanup_errors=True)
+options += [f"--basetemp={temporary.name}/pytest"]
 if chosen := os.environ.get("TESTBRIDGE_TEST_ONLY"):  # bazel test --test_filter=NAME
   options += ["-k", chosen]
 
@@ -27,4 +30,6 @@ class Shard:
 
 if __name__ == "__main__":
   plugins = [Shard()] if "TEST_TOTAL_SHARDS" in os.environ else []
-  sys.exit(pytest.main([*options, *sys.argv[1:]], plugins=plugins))
+  with temporary:
+    status = pytest.main([*options, *sys.argv[1:]], plugins=plugins)
+  sys.exit(status)

@@ -10,15 +10,14 @@ from tools.aot import aot, chips, report
 
 DIGITS = "--config=projects/vit/configs/digits.py:runlocal"
 CPU = "--topology=cpu:2"
-# As small as a ViT gets.
-OVERRIDES = [("model.depth", "1"), ("model.width", "16"), ("model.num_heads", "2")]
+# As small as a ViT gets, but for its MLP, whose products are what counts.
+OVERRIDES = [("model.depth", "1"), ("model.width", "16"), ("model.mlp_dim", "384"), ("model.num_heads", "2")]
 TINY = [DIGITS, *(f"--config.{key}={value}" for key, value in OVERRIDES)]
 
 
 @pytest.fixture(scope="module")
 def reported():
-  flags = {"config": DIGITS.removeprefix("--config="), "topology": "cpu:2"}
-  return aot.compile_and_report(flags, OVERRIDES)
+  return aot.compile_and_report(DIGITS.removeprefix("--config="), "cpu:2", overrides=OVERRIDES)
 
 
 def test_a_step_without_remat_computes_what_its_model_needs(reported):
@@ -82,12 +81,12 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_two_remedies(monkeypa
     (["--topology=v5p:4x4"], "v5p has 3 dimensions"),
     (["--topology=cpu:many"], "a number of devices, cpu:8 say"),
     (["--topology=gpu:2"], "needs an NVIDIA driver and jax[cuda13]"),
-    ([], "--topology is missing"),
+    ([], "--topology=... is missing"),
     (["--topology=v5e:2x2", "--config.input.batch_size=30"], "28 or 32 can"),
-    (["--topology=v5e:2x2", "--config.mesh=[('data', 3)]"], "does not fit on 4 devices"),
+    (["--topology=v5e:2x2", "--config.mesh=[('data', 3)]"], "needs 3 devices, there are 4"),
     (["--topology=v5e:2x2", "--step=evil"], "no step 'evil' (known: eval:predict, train)"),
     (["--topology=v5e:2x2", "--example=image=3"], "--example must read like"),
-    (["--topology=v5e:2x2", "--data_size=few"], "--data_size must be a whole number"),
+    (["--topology=v5e:2x2", "--data_size=few"], "flag --data_size must be a whole number above 0"),
     (["--topolgy=v5e:2x2"], "did you mean 'topology'?"),
     ([CPU, "--compare_revision=no-such-revision"], "--compare_revision: 'no-such-revision'"),
     ([CPU, "--compare_revision=HEAD", "--compare=x.py"], "give one of --compare and --compare_revision"),

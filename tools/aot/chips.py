@@ -83,17 +83,17 @@ class Topology:
 
   @property
   def hbm(self) -> float | None:
-    """Bytes of memory of a device."""
+    """Returns the bytes of memory of a device."""
     return self.chip.hbm / self.devices_per_chip if self.chip else None
 
 
 def known() -> str:
-  """All topologies, for a line of help or of an error."""
+  """Returns all topologies, for a line of help or of an error."""
   return "; ".join(f"{kind}:{{{','.join(chip.shapes)}}}" for kind, chip in CHIPS.items()) + "; cpu:N; gpu:N"
 
 
 def topology(name: str) -> Topology:
-  """The topology of a name; of a TPU's, no TPU need be there.
+  """Returns the topology of a name; of a TPU's, no TPU need be there.
 
   Raises:
     UserError: there is none of that name, or what it needs is not here.

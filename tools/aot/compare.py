@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from core.errors import UserError
@@ -18,7 +18,7 @@ _HERE = Path(__file__).parent
 
 
 def table(first: Report, second: Report, names: tuple[str, str]) -> str:
-  """A line a figure, with its change from the first report to the second."""
+  """Returns a line a figure, with its change from the first report to the second."""
   rows = [("", *names, "change")]
   for (label, a, show), (_, b, _) in zip(_figures(first), _figures(second)):
     change = "" if a is None or b is None else "same" if a == b else f"{b / a - 1:+.1%}" if a else "new"
@@ -26,30 +26,29 @@ def table(first: Report, second: Report, names: tuple[str, str]) -> str:
   return aligned(rows)
 
 
-def _figures(report: Report):
+def _figures(report: Report) -> Iterator[tuple[str, float | None, Callable[[float], str]]]:
+  """Yields each figure: what it is, its value, and what shows it."""
   memory, flops, time = report["memory"], report["flops"], report["roofline"] or {}
-  count = lambda n: f"{n:,}"
-  share = lambda x: f"{x:.1%}"
-  yield "devices", report["devices"], count
-  yield "parameters", report["parameters"], count
+  yield "devices", report["devices"], "{:,}".format
+  yield "parameters", report["parameters"], "{:,}".format
   for name in ("arguments", "temporaries", "peak"):
     yield name, memory[name], size
-  yield "FLOPs of the model", flops["model"], lambda x: f"{x:.4g}"
-  yield "FLOPs compiled", flops["compiled"], lambda x: f"{x:.4g}"
-  yield "recompute", flops["recompute"], share
+  yield "FLOPs of the model", flops["model"], "{:.4g}".format
+  yield "FLOPs compiled", flops["compiled"], "{:.4g}".format
+  yield "recompute", flops["recompute"], "{:.1%}".format
   yield "bytes accessed", report["bytes_accessed"], size
   for kind in ("all-gather", "reduce-scatter", "all-reduce", "collective-permute", "all-to-all"):
     total = report["collectives"].get(kind, {"count": 0, "bytes": 0})
-    yield f"{kind}, number", total["count"], count
+    yield f"{kind}, number", total["count"], "{:,}".format
     yield f"{kind}, bytes", total["bytes"], size
   for name in ("compute", "memory", "interconnect", "seconds"):
     yield f"step at best, {name}" if name != "seconds" else "step at best", time.get(name), seconds
-  yield "MFU at best", time.get("mfu"), share
-  yield "compiled in", report["time"]["compile_seconds"], lambda x: f"{x:.1f} s"
+  yield "MFU at best", time.get("mfu"), "{:.1%}".format
+  yield "compiled in", report["time"]["compile_seconds"], "{:.1f} s".format
 
 
 def at_revision(revision: str, arguments: Sequence[str]) -> Report:
-  """The report that this tool makes of the repository as it was at a git revision.
+  """Returns the report that this tool makes of the repository as it was at a git revision.
 
   Args:
     revision: a commit, tag or branch.
@@ -71,7 +70,7 @@ def at_revision(revision: str, arguments: Sequence[str]) -> Report:
       tar.extractall(folder, filter="data")
     if not Path(folder, "tools", "aot").exists():  # Older than this tool; else its own knows it best.
       shutil.copytree(_HERE, Path(folder, "tools", "aot"))
-    others = [path for path in sys.path if path and not Path(path, "core", "config.py").exists()]
+    others = [path for path in sys.path if path and not Path(path, "core", "errors.py").exists()]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([folder, *others]), "BUILD_WORKING_DIRECTORY": folder}
     command = [sys.executable, "-m", "tools.aot.aot", "--json", *arguments]
     done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)

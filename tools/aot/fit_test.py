@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
+from core.recipe import tasks
+from core.recipe.parse import parse
 from tools.aot import fit
 from tools.aot.chips import CHIPS, Topology
 
@@ -18,12 +19,19 @@ STEP = SimpleNamespace(
   state=SimpleNamespace(opt_state=()),
   batch={"image": jax.ShapeDtypeStruct((64,), "float32", sharding=NamedSharding(MESH, PartitionSpec("data")))},
 )
-PLAIN = dict(model_name="vit", model={}, input=dict(batch_size=64))
+TRAINING = dict(
+  optax_name="scale_by_adam",
+  lr=1e-3,
+  total_steps=9,
+  input=dict(batch_size=64, data=dict(name="imagenet2012", split="train")),
+)
+PLAIN = dict(TRAINING, model_name="vit", model={}, num_classes=9)
 
 
 def refusal(config, *, params, temporaries):
   arguments = {"params": params * GIB, "batch": GIB}
-  return fit.refusal(STEP, ConfigDict(config), TOPOLOGY, arguments, temporaries * GIB, 16 * GIB)
+  kind = tasks.Classification if "num_classes" in config else tasks.Contrastive
+  return fit.refusal(STEP, parse(kind, config), TOPOLOGY, arguments, temporaries * GIB, 16 * GIB)
 
 
 def test_the_line_has_the_numbers():
@@ -45,8 +53,7 @@ def test_the_line_has_the_numbers():
     # Parameters fill it: split them.
     (PLAIN, 15, 4, ["--config.mesh=auto, which leaves about 3.75 GiB", "--config.model.remat_policy"]),
     # Either of two towers.
-    (dict(model_name="two_towers", input=dict(batch_size=64),
-          model=dict(image_model="vit", text_model="text_transformer", image=dict(scan=True))), 1, 20,
+    (dict(TRAINING, model_name="two_towers", model=dict(image=dict(scan=True), text=dict(vocab_size=9))), 1, 20,
      ["--config.model.text.remat_policy=nothing_saveable", "--config.grad_accum_steps=2"]),
   ],
 )  # fmt: skip

@@ -51,17 +51,17 @@ PER_CHIP = 16
 
 
 def on_chips(name: str, chips: int) -> str:
-  """The name of the entry of a flagship."""
+  """Returns the name of the entry of a flagship."""
   return f"{name} on {chips}"
 
 
 def weak(chips: int) -> str:
-  """The name of the entry of WEAK."""
+  """Returns the name of the entry of WEAK."""
   return f"vit g/14, {PER_CHIP} a chip, on {chips}"
 
 
 def entries() -> dict[str, dict[str, str]]:
-  """Flags of the program by the names under which golden.json has the figures."""
+  """Returns flags of the program by the names under which golden.json has the figures."""
   found = {}
   for name, (config, flags, by_chips) in FLAGSHIPS.items():
     for chips in CHIPS:

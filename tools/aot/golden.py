@@ -7,15 +7,13 @@ its sharding, or of a pin.
 
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core import files
+from core import command, files
 from core.errors import UserError, nearest
-from core.training import cli
 from tools.aot import aot, fit, flagships
 
 TOLERANCE = 0.05  # Relative.
@@ -46,12 +44,12 @@ Golden = dict[str, dict[str, Any]]
 
 
 def record(name: str) -> dict[str, Any]:
-  """The pinned figures of an entry, measured now; `{"refused": line}` of one that does not fit."""
+  """Returns the figures to pin of an entry, measured now; `{"refused": line}` of one that does not fit."""
   flags = {key: value for key, value in ENTRIES[name].items() if not key.startswith("config.")}
   overrides = [(key.removeprefix("config."), value) for key, value in ENTRIES[name].items() if key not in flags]
   aot.settle_jax(flags["topology"])
   try:
-    found = aot.compile_and_report(flags, overrides)
+    found = aot.compile_and_report(**flags, overrides=overrides)
   except UserError as error:
     if not str(error).startswith(fit.REFUSAL):
       raise
@@ -73,7 +71,7 @@ def record(name: str) -> dict[str, Any]:
 def differences(
   name: str, pinned: Mapping[str, Any], found: Mapping[str, Any], tolerance: float = TOLERANCE
 ) -> list[str]:
-  """A line for each figure of an entry that is not what was pinned."""
+  """Returns a line for each figure of an entry that is not what was pinned."""
   lines = []
   for key in dict.fromkeys([*pinned, *found]):
     a, b = pinned.get(key), found.get(key)
@@ -84,13 +82,19 @@ def differences(
 
 
 def path() -> Path:
-  """Where the figures are pinned: in the checkout, or beside this file."""
+  """Returns where the figures are pinned: in the checkout, or beside this file."""
   return Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."), "tools", "aot", "golden.json")
 
 
-def main(names: Sequence[str]) -> int:
+_COMMAND = command.Command("repin [NAME ...]", about=__doc__, words="names of entries, or FLAGSHIPS; all by default")
+
+
+def main(argv: Sequence[str]) -> int:
+  """Measures entries by name, writes them and prints what moved; returns the exit status."""
+  flags, _ = _COMMAND.parse(argv)
+  names = flags.words
   pinned: Golden = json.loads(path().read_text()) if path().exists() else {}
-  if list(names) == ["FLAGSHIPS"]:
+  if names == ["FLAGSHIPS"]:
     names = [name for name in flagships.entries() if name not in pinned]
   elif unknown := [name for name in names if name not in ENTRIES]:
     raise UserError(f"no entry {unknown[0]!r}{nearest(unknown[0], ENTRIES)}")
@@ -108,4 +112,4 @@ def main(names: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  cli.exit_with(lambda: main(sys.argv[1:]))
+  command.run(main)

@@ -31,12 +31,15 @@ class Array:
 
   @property
   def bytes(self) -> int:
-    """Without the padding of layouts."""
+    """Returns the size without the padding of layouts."""
     return math.prod(self.shape) * _bits(self.dtype) // 8
 
   @property
   def padded_bytes(self) -> int:
-    """What it takes up: a TPU stores whole tiles, `{1,0:T(8,128)}` in 8 rows of 128, whatever of them is filled."""
+    """Returns what it takes up.
+
+    A TPU stores whole tiles, `{1,0:T(8,128)}` in 8 rows of 128, whatever of them is filled.
+    """
     order, _, tiles = self.layout.strip("{}").partition(":")
     tile = re.match(r"T\(([\d,]+)\)", tiles)
     if not tile:
@@ -65,18 +68,18 @@ class Instruction:
     return arrays_of(self.type)
 
   def called(self, attribute: str) -> str | None:
-    """The computation that `attribute`, "body" or "calls", names."""
+    """Returns the computation that `attribute`, "body" or "calls", names."""
     match = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.attributes)
     return match[1] if match else None
 
   def numbers(self, attribute: str) -> tuple[int, ...]:
-    """`(1, 2)` of `attribute={1,2}`; empty where it is missing."""
+    """Returns `(1, 2)` of `attribute={1,2}`; empty where it is missing."""
     match = re.search(rf"\b{attribute}=\{{([\d,]*)\}}", self.attributes)
     return tuple(int(n) for n in match[1].split(",") if n) if match else ()
 
   @property
   def op_name(self) -> str:
-    """The path of the JAX operation that this came from."""
+    """Returns the path of the JAX operation that this came from."""
     match = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
     return match[1] if match else ""
 
@@ -106,7 +109,7 @@ class Computation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Runs:
+class Executions:
   """How a computation runs in one run of the program.
 
   Attributes:
@@ -126,25 +129,25 @@ class Module:
   Attributes:
     computations: by name.
     entry: the one that runs first.
-    runs: of each computation that runs at all; what only reductions and sorts apply to scalars is left out.
+    executions: of each computation that runs at all; what only reductions and sorts apply to scalars is left out.
     unknown_loops: names of loops whose number of trips the program does not tell; they count as one trip.
   """
 
   def __init__(self, text: str):
     self.computations, self.entry = _parse(text)
     self.unknown_loops: list[str] = []
-    self.runs = self._count()
+    self.executions = self._count()
 
   def operands(self, computation: Computation, instruction: Instruction) -> Iterator[Instruction]:
-    """The instructions that give an instruction's operands."""
+    """Returns the instructions that give an instruction's operands."""
     return (computation.by_name[name] for name in instruction.operands if name in computation.by_name)
 
-  def _count(self) -> dict[str, Runs]:
-    runs: dict[str, Runs] = {}
+  def _count(self) -> dict[str, Executions]:
+    found: dict[str, Executions] = {}
 
     def visit(name: str, times: int, in_loop: bool, fused: bool) -> None:
-      before = runs.get(name, Runs(0, False, True))
-      runs[name] = Runs(before.times + times, before.in_loop or in_loop, before.fused and fused)
+      before = found.get(name, Executions(0, False, True))
+      found[name] = Executions(before.times + times, before.in_loop or in_loop, before.fused and fused)
       computation = self.computations[name]
       for each in computation.instructions:
         if each.opcode == "while":
@@ -160,11 +163,11 @@ class Module:
           visit(called, times, in_loop, fused or each.opcode == "fusion")
 
     visit(self.entry, 1, False, False)
-    return runs
+    return found
 
 
 def trip_count(module: Module, computation: Computation, loop: Instruction) -> int | None:
-  """How often a loop runs: as XLA states it, else by the constants of its condition; None if neither tells."""
+  """Returns how often a loop runs: as XLA states it, else by the constants of its condition; None if neither tells."""
   if known := re.search(r'known_trip_count[^\d]*"?n?"?:?"?(\d+)', loop.attributes):
     return int(known[1])
   comparison = _comparison(module, module.computations[loop.called("condition")])
@@ -181,24 +184,28 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
 
 
 def _stride(module: Module, body: Computation, counter: Instruction) -> int:
-  """By how much a trip of a loop moves its counter: a product that is computed in parts may take two of them a trip."""
+  """Returns by how much a trip of a loop moves its counter.
+
+  A product that is computed in parts may take two of them a trip.
+  """
   if counter.opcode != "get-tuple-element" or body.root.opcode != "tuple":
     return 1
   index = re.search(r"index=(\d+)", counter.attributes)[1]
-  moved, inside, given = _behind_copies(body, body.root.operands[int(index)]), body, {}
+  moved, inside, given = _without_copies(body, body.root.operands[int(index)]), body, {}
   if moved is not None and moved.opcode == "fusion":
-    given = {str(number): _behind_copies(body, name) for number, name in enumerate(moved.operands)}
+    given = {str(number): _without_copies(body, name) for number, name in enumerate(moved.operands)}
     inside = module.computations[moved.called("calls")]
     moved = inside.root
   if moved is None or moved.opcode not in ("add", "subtract"):
     return 1
-  values = [_behind_copies(inside, name) for name in moved.operands]
+  values = [_without_copies(inside, name) for name in moved.operands]
   values = [given.get(v.literal, v) if v is not None and v.opcode == "parameter" else v for v in values]
   steps = [int(v.literal) for v in values if v is not None and v.opcode == "constant"]
   return abs(steps[0]) or 1 if len(steps) == 1 else 1
 
 
-def _behind_copies(computation: Computation, name: str) -> Instruction | None:
+def _without_copies(computation: Computation, name: str) -> Instruction | None:
+  """Returns the instruction that makes a value, of copies and views of it what they are of."""
   found = computation.by_name.get(name)
   while found is not None and found.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
     found = computation.by_name.get(found.operands[0])
@@ -206,7 +213,10 @@ def _behind_copies(computation: Computation, name: str) -> Instruction | None:
 
 
 def _comparison(module: Module, condition: Computation) -> tuple[str, list[Instruction]] | None:
-  """The direction and the two values that a loop's condition compares; XLA may have put the comparison in a fusion."""
+  """Returns the direction and the two values that a loop's condition compares.
+
+  XLA may have put the comparison in a fusion.
+  """
   root, inside, given = condition.root, condition, {}
   if root.opcode == "fusion":
     inside = module.computations[root.called("calls")]
@@ -222,7 +232,7 @@ def _comparison(module: Module, condition: Computation) -> tuple[str, list[Instr
 
 
 def _constant(outer: Computation, loop: Instruction, value: Instruction) -> int | None:
-  """The integer that a value of a loop's condition has before the first trip."""
+  """Returns the integer that a value of a loop's condition has before the first trip."""
   if value.opcode == "constant":
     return int(value.literal) if re.fullmatch(r"-?\d+", value.literal) else None
   if value.opcode != "get-tuple-element":
@@ -231,14 +241,14 @@ def _constant(outer: Computation, loop: Instruction, value: Instruction) -> int 
   initial = outer.by_name.get(loop.operands[0])
   if initial is None or initial.opcode != "tuple":
     return None
-  found = _behind_copies(outer, initial.operands[index])
+  found = _without_copies(outer, initial.operands[index])
   if found is None or found.opcode != "constant" or not re.fullmatch(r"-?\d+", found.literal):
     return None
   return int(found.literal)
 
 
 def arrays_of(type_text: str) -> tuple[Array, ...]:
-  """The arrays of a value's type, those of a tuple one after the other."""
+  """Returns the arrays of a value's type, those of a tuple one after the other."""
   found = []
   for match in _ARRAY.finditer(type_text):
     space = _MEMORY_SPACE.search(match[0])
@@ -280,7 +290,7 @@ def _instruction(name: str, rest: str, is_root: bool) -> Instruction:
 
 
 def _closing(text: str) -> int:
-  """The place after the parenthesis that closes the first character."""
+  """Returns the place after the parenthesis that closes the first character."""
   depth = 0
   for match in re.finditer(r"[()]", text):
     depth += 1 if match[0] == "(" else -1

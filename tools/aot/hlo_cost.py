@@ -55,21 +55,24 @@ class Cost:
 
 
 def cost(module: Module, devices: int) -> Cost:
-  """The cost of a program that is compiled for `devices`."""
+  """Returns the cost of a program that is compiled for `devices`."""
   flops = bytes_ = 0.0
-  for name, runs in module.runs.items():
+  for name, executions in module.executions.items():
     computation = module.computations[name]
     for each in computation.instructions:
-      flops += runs.times * matrix_flops(computation, each)
-      if not runs.fused:
-        bytes_ += runs.times * memory_bytes(module, computation, each)
+      flops += executions.times * matrix_flops(computation, each)
+      if not executions.fused:
+        bytes_ += executions.times * memory_bytes(module, computation, each)
   return Cost(flops, bytes_, tuple(collectives(module, devices)), tuple(module.unknown_loops))
 
 
 def collectives(module: Module, devices: int) -> list[Collective]:
-  """All transfers; the start and the end of an asynchronous one are one, and so are the fusions that it spans."""
+  """Returns all transfers.
+
+  The start and the end of an asynchronous one are one, and so are the fusions that it spans.
+  """
   found: dict[object, Collective] = {}
-  for name, runs in module.runs.items():
+  for name, executions in module.executions.items():
     for each in module.computations[name].instructions:
       kind = each.opcode.removesuffix("-start")
       if kind not in KINDS:
@@ -79,7 +82,7 @@ def collectives(module: Module, devices: int) -> list[Collective]:
       if kind == "all-reduce" and "all-reduce-scatter" in name:
         kind = "reduce-scatter"
       one = Collective(
-        kind, _payload(computation, each, kind), _group_size(each, devices), runs.times, runs.in_loop,
+        kind, _payload(computation, each, kind), _group_size(each, devices), executions.times, executions.in_loop,
         _result(each), each.op_name,
       )  # fmt: skip
       # A transfer that overlaps with computation is spread over the fusions that hide it, with one channel.
@@ -91,7 +94,7 @@ def collectives(module: Module, devices: int) -> list[Collective]:
 
 
 def by_kind(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
-  """`{"all-gather": {"count": 3, "bytes": 4096}}`, what is inside of loops multiplied by their trips."""
+  """Returns `{"all-gather": {"count": 3, "bytes": 4096}}`, what is inside of loops multiplied by their trips."""
   totals = {kind: collections.Counter() for kind in KINDS}
   for each in found:
     totals[each.kind].update(count=each.times, bytes=each.times * each.bytes)
@@ -99,7 +102,7 @@ def by_kind(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
 
 
 def largest(found: Sequence[Collective], kind: str, *, in_loop: bool) -> Collective | None:
-  """The largest transfer of a kind inside of loops, or outside."""
+  """Returns the largest transfer of a kind inside of loops, or outside."""
   return max((c for c in found if c.kind == kind and c.in_loop == in_loop), key=lambda c: c.bytes, default=None)
 
 
@@ -118,7 +121,7 @@ def _result(instruction: Instruction) -> str:
 
 
 def _group_size(instruction: Instruction, devices: int) -> int:
-  """Devices of a replica group, in any of the three ways in which XLA writes them."""
+  """Returns the number of devices of a replica group, in any of the three ways in which XLA writes them."""
   text = instruction.attributes
   if "source_target_pairs=" in text:
     return devices
@@ -134,7 +137,7 @@ def _group_size(instruction: Instruction, devices: int) -> int:
 
 
 def matrix_flops(computation: Computation, instruction: Instruction) -> int:
-  """Of a matrix product or convolution; 0 of all else."""
+  """Returns the FLOPs of a matrix product or convolution; 0 of all else."""
   if instruction.opcode not in ("dot", "convolution"):
     return 0
   left, right = (computation.by_name[name].arrays[0].shape for name in instruction.operands[:2])
@@ -164,7 +167,7 @@ def _convolution_flops(attributes: str, left, right, out) -> int:
 
 
 def _window(attributes: str) -> dict[str, list[int]]:
-  """`{"size": [16, 16], "pad": [15, 0], ...}`; of the padding only what comes first."""
+  """Returns `{"size": [16, 16], "pad": [15, 0], ...}`; of the padding only what comes first."""
   match = re.search(r"window=\{([^}]*)\}", attributes)
   if not match:
     return {}
@@ -174,13 +177,13 @@ def _window(attributes: str) -> dict[str, list[int]]:
 
 @functools.cache
 def _valid_pairs(size: int, kernel: int, out: int, low: int, stride: int, dilate: int, kernel_dilate: int) -> int:
-  """Pairs of an output's and a kernel's position that meet an element of the input, along one dimension."""
+  """Counts the pairs of an output's and a kernel's position that meet an element of the input, along one dimension."""
   place = np.arange(out)[:, None] * stride - low + np.arange(kernel)[None] * kernel_dilate
   return int(np.sum((place >= 0) & (place < (size - 1) * dilate + 1) & (place % dilate == 0)))
 
 
 def memory_bytes(module: Module, computation: Computation, instruction: Instruction) -> int:
-  """Bytes of main memory that an instruction reads and writes; what lies on the chip (VMEM) is not counted."""
+  """Returns the bytes of main memory that an instruction reads and writes; the chip's own (VMEM) does not count."""
   opcode = instruction.opcode
   if opcode in _FREE or opcode.endswith("-done"):
     return 0
@@ -217,7 +220,7 @@ def _fusion_bytes(module: Module, computation: Computation, fusion: Instruction)
 
 
 def _read(module: Module, inside: Computation, value: Instruction) -> int:
-  """Bytes of a fusion's input that it looks at: of one that is only sliced, the slices."""
+  """Returns the bytes of a fusion's input that it looks at: of one that is only sliced, the slices."""
   total = 0
   for user in inside.users.get(value.name, ()):
     if user.opcode in _SLICES and user.operands[0] == value.name:
@@ -238,7 +241,7 @@ def _read(module: Module, inside: Computation, value: Instruction) -> int:
 
 
 def _written(module: Module, inside: Computation, root: Instruction) -> int:
-  """Bytes that a fusion writes of one of its results: of one that it updates in place, the update."""
+  """Returns the bytes that a fusion writes of one of its results: of one that it updates in place, the update."""
   while root.opcode in ("bitcast", "copy") and root.operands[0] in inside.by_name:
     root = inside.by_name[root.operands[0]]
   if root.opcode == "fusion":

@@ -1,19 +1,20 @@
 """Shapes of a config's batches without its data: the preprocessing, traced on what is known of an example."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from core.data import input_config
 from core.data.columns import Columns
 from core.data.source import Source, open_source
 from core.data.tfrecord import Records
 from core.errors import UserError
 from core.pp import builder, registry
+from core.recipe import sources
+from core.recipe.input import Input
+from core.recipe.recipe import Recipe
 
 _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32"}  # As core.data.feed makes them.
 # An op that names a tokenizer, which may have to be fetched; one of this repository's own gives the same shapes.
@@ -22,26 +23,25 @@ _TOKENIZERS = {"tokenize": ("model", "digit_captions"), "bert_tokenize": ("vocab
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
-def batch_shapes(config: ConfigDict, given: str | None = None) -> Shapes:
-  """The batches of `config.input`, as shapes.
+def batch_shapes(recipe: Recipe, given: str | None = None) -> Shapes:
+  """Returns the batches of `recipe.input`, as shapes.
 
   Args:
-    config: of a run.
+    recipe: of a run.
     given: `"image:float32[224,224,3],labels:int32[64]"`: the shapes of an example, which are then not looked for.
 
   Raises:
     UserError: preprocessing that does not fit the data or leaves a size open, or data of which nothing is known.
   """
-  inputs = input_config.read(config.input)
-  found = parse_shapes(given) if given else _traced(inputs)
+  found = parse_shapes(given) if given else _traced(recipe.input)
   return {
-    key: jax.ShapeDtypeStruct((inputs.batch_size, *shape), np.dtype(_NARROW.get(dtype, dtype)))
+    key: jax.ShapeDtypeStruct((recipe.input.batch_size, *shape), np.dtype(_NARROW.get(dtype, dtype)))
     for key, (dtype, shape) in found.items()
   }
 
 
 def parse_shapes(text: str) -> dict[str, tuple[str, list[int]]]:
-  """The value of --example: `{"image": ("float32", [224, 224, 3])}`.
+  """Returns the value of --example: `{"image": ("float32", [224, 224, 3])}`.
 
   Raises:
     UserError: it cannot be read.
@@ -52,15 +52,15 @@ def parse_shapes(text: str) -> dict[str, tuple[str, list[int]]]:
   return {key: (dtype, [int(n) for n in sizes.split(",") if n]) for key, dtype, sizes in parts}
 
 
-def _traced(inputs: input_config.InputConfig) -> dict[str, tuple[str, list[int]]]:
+def _traced(inputs: Input) -> dict[str, tuple[str, list[int]]]:
   from core.data import tf_examples
 
   parts = []
   for each in inputs.components:
     source = _source(each.data, f"{each.key}.data")
-    parts.append(
-      tf_examples.component(each.key, source, _shipped_tokenizers(each.pp), in_memory=isinstance(source, Columns))
-    )
+    place = tf_examples.Place(each.key, f"{each.key}.data", each.pp_key)
+    pp = _shipped_tokenizers(each.pp)
+    parts.append(tf_examples.component(place, source, pp, in_memory=isinstance(source, Columns)))
   found = {key: spec for key, spec in tf_examples.specs(parts).items() if spec[0] not in ("string", "object")}
   for key, (_, shape) in found.items():
     if shape is None or None in shape:
@@ -71,10 +71,10 @@ def _traced(inputs: input_config.InputConfig) -> dict[str, tuple[str, list[int]]
   return found
 
 
-def _source(data: Mapping[str, Any], where: str) -> Source:
-  """The source of `data`; of a TFDS dataset what its builder declares, which is known without the data."""
-  if data.get("source", "tfds") == "tfds" and data.get("name") != "digits":
-    declared = _declared(str(data.get("name")), data.get("skip_decode", ("image",)))
+def _source(data: Any, where: str) -> Source:
+  """Returns a source; of a TFDS dataset what its builder declares, which is known without the data."""
+  if isinstance(data, sources.Tfds):
+    declared = _declared(data.name, data.skip_decode)
     if declared is not None:
       return declared
   try:
@@ -84,7 +84,7 @@ def _source(data: Mapping[str, Any], where: str) -> Source:
 
 
 def _declared(name: str, skip_decode: Sequence[str]) -> Records | None:
-  """A TFDS dataset without its records; None if TFDS does not know it, who prepared it may."""
+  """Returns a TFDS dataset without its records; None if TFDS does not know it, who prepared it may."""
   from core.data.import_tensorflow import import_tfds
 
   tfds = import_tfds()
@@ -98,7 +98,7 @@ def _declared(name: str, skip_decode: Sequence[str]) -> Records | None:
 
 
 def _shipped_tokenizers(pp: str) -> str:
-  """`pp` with tokenizers of this repository, which need not be fetched and make arrays of the same shape."""
+  """Returns `pp` with tokenizers of this repository, which need not be fetched and make arrays of the same shape."""
   texts = []
   for name, args, kwargs in builder.parse(pp):
     if name in _TOKENIZERS:

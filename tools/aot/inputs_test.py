@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from core import config as config_lib
 from core.errors import UserError
+from tools import trained_model
 from tools.aot import inputs
 
 SHAPES = {
@@ -17,16 +17,20 @@ SHAPES = {
 }
 
 
+def recipe_of(config, overrides=()):
+  return trained_model.recipe_of(config, overrides)[-1]
+
+
 @pytest.mark.parametrize("file", SHAPES)
 def test_shapes_are_found_without_the_data(file, monkeypatch, tmp_path):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-  found = inputs.batch_shapes(config_lib.load(file))
+  found = inputs.batch_shapes(recipe_of(file))
   assert {key: (x.dtype.name, x.shape) for key, x in found.items()} == SHAPES[file]
 
 
 def test_shapes_that_are_given_need_no_data():
-  config = config_lib.load("projects/siglip/configs/generic.py:data=nowhere.jsonl,batch_size=8")
-  found = inputs.batch_shapes(config, "image:float32[32,32,3],labels:int32[16]")
+  recipe = recipe_of("projects/siglip/configs/generic.py:data=nowhere.jsonl,batch_size=8")
+  found = inputs.batch_shapes(recipe, "image:float32[32,32,3],labels:int32[16]")
   assert found == {
     "image": jax.ShapeDtypeStruct((8, 32, 32, 3), np.float32),
     "labels": jax.ShapeDtypeStruct((8, 16), np.int32),
@@ -43,6 +47,6 @@ def test_shapes_that_are_given_need_no_data():
 )
 def test_what_cannot_be_known_is_asked_for(spec, overrides, words):
   with pytest.raises(UserError) as error:
-    inputs.batch_shapes(config_lib.load(f"projects/{spec}", overrides))
+    inputs.batch_shapes(recipe_of(f"projects/{spec}", overrides))
   assert words in str(error.value)
   assert "\n" not in str(error.value)

@@ -17,14 +17,17 @@ _CALLS = ("jit", "pjit", "closed_call")
 
 
 def count(fn: Callable[..., Any], *args: Any) -> int:
-  """FLOPs of `fn(*args)`; the arguments may be shapes."""
+  """Counts the FLOPs of `fn(*args)`; the arguments may be shapes."""
   closed = jax.make_jaxpr(fn)(*args)
   needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
   return _of_jaxpr(needed)
 
 
 def without_remat(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
-  """`fn` of arguments of these shapes, with nothing marked for rematerialization: its gradient keeps all it needs."""
+  """Returns `fn` of arguments of these shapes, with nothing marked for rematerialization.
+
+  Its gradient keeps all it needs.
+  """
   closed, out = jax.make_jaxpr(fn, return_shape=True)(*args)
   tree = jax.tree.structure(out)
 
@@ -37,7 +40,10 @@ def without_remat(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
 def _evaluate(jaxpr: Any, consts: Any, *args: Any) -> list[Any]:
   """Runs a jaxpr's equations, what is marked for rematerialization as if it were not."""
   values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args]))
-  read = lambda atom: atom.val if isinstance(atom, jex.Literal) else values[atom]
+
+  def read(atom: Any) -> Any:
+    return atom.val if isinstance(atom, jex.Literal) else values[atom]
+
   for eqn in jaxpr.eqns:
     inputs = [read(atom) for atom in eqn.invars]
     if eqn.primitive.name in _REMAT:
@@ -78,7 +84,7 @@ def _of_equation(eqn: Any) -> int:
 
 
 def _of_convolution(eqn: Any) -> int:
-  """Every tap of the kernel counts, at the borders too; the zeros within a dilated input, of a gradient, do not."""
+  """Counts every tap of the kernel, at the borders too, but not the zeros within a dilated input, of a gradient."""
   numbers, dilation = eqn.params["dimension_numbers"], eqn.params["lhs_dilation"]
   kernel, out = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
   taps = math.prod(kernel[i] for i in numbers.rhs_spec[1:])  # One output's, of all its inputs.

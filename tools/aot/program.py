@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
-from core import durations, sharding
+from core import sharding
 from core.errors import UserError, nearest
-from core.optim import sam
+from core.recipe.recipe import Recipe
 from core.tasks.task import Task
-from core.training import state_init
+from core.training.prepare import step_settings
+from core.training.state_init import Placement, place
 from core.training.step import jitted_update, make_update
 from tools.aot import inputs, model_flops
 from tools.aot.chips import Topology
@@ -38,7 +38,7 @@ class Step:
 
   Attributes:
     mesh: of the devices.
-    state: shapes with shardings of the train state; for an evaluation of the parameters.
+    state: shapes with shardings of the train state; for an evaluation of the variables.
     batch: likewise.
     lower: what traces it.
     model_flops: of the whole batch, see `tools.aot.model_flops`.
@@ -52,7 +52,8 @@ class Step:
 
   @property
   def params(self) -> Any:
-    return getattr(self.state, "params", self.state)
+    """Returns the parameters' shapes."""
+    return self.state["params"] if isinstance(self.state, dict) else self.state.params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,77 +68,77 @@ class Compiled:
 
 
 def make_step(
-  make_task: Callable[[ConfigDict], Task],
-  config: ConfigDict,
+  task: type[Task],
+  recipe: Recipe,
   topology: Topology,
   kind: str = "train",
   *,
   example: str | None = None,
   data_size: int,
 ) -> Step:
-  """The step of a config, as `core.training.loop` compiles it, or the prediction that its evaluators compile.
+  """Returns the step of a recipe, as a run compiles it, or the prediction that its evaluators compile.
 
   Args:
-    make_task: the project's.
-    config: of a run.
+    task: the project's.
+    recipe: of a run.
     topology: the devices.
     kind: one of STEPS, or "eval:NAME" for another prediction than "predict".
     example: see `inputs.batch_shapes`.
     data_size: examples of the training data; only the schedule depends on it.
 
   Raises:
-    UserError: whatever of the config does not fit the model or the devices.
+    UserError: whatever of the recipe does not fit the model or the devices.
   """
-  task, rules = make_task(config), config.get("sharding_rules", ())
-  batch = inputs.batch_shapes(config, example)
-  mesh = state_init.make_mesh(task, config, batch, topology.devices)
-  where = sharding.batch_sharding(mesh, rules)
-  sharding.check_batch_size(config.input.batch_size, where, "config.input.batch_size")
+  batch = inputs.batch_shapes(recipe, example)
+  known = dict(batch_size=recipe.input.batch_size, data_size=data_size)
+  total = recipe.total.steps(**known)
+  placement = place(task(recipe), recipe, batch, devices=topology.devices, lengths=dict(total_steps=total, **known))
+  where = placement.batch_sharding
+  sharding.check_batch_size(recipe.input.batch_size, where, "config.input.batch_size")
   batch = {key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for key, x in batch.items()}
-  with sharding.activations(mesh, rules):
-    known = dict(batch_size=config.input.batch_size, data_size=data_size)
-    total = durations.steps("total", config, **known) or 1
-    state, tx, schedules = state_init.abstract_state(task, config, dict(total_steps=total, **known), mesh, batch)
   if kind != "train":
-    return _prediction(task, kind, mesh, rules, state.params, batch)
-  sharp = sam.from_config(config, state.params, schedules, total_steps=total, batch_sharding=where)
-  task = task.in_form(task.form(1))
-  settings = dict(seed=config.get("seed", 0), accumulate=config.get("grad_accum_steps", 1), sam=sharp)
+    return _prediction(placement, kind, batch)
+  return _training(placement, batch, total)
+
+
+def _training(placement: Placement, batch: inputs.Shapes, total: int) -> Step:
+  task, tx, state, mesh = placement.task, placement.tx, placement.shapes, placement.mesh
+  settings, task = step_settings(placement, total_steps=total), task.in_form(task.form(1))
 
   def lower() -> jax.stages.Lowered:
-    with sharding.activations(mesh, rules):
+    with placement.activations():
       return jitted_update(task, tx, state, mesh, **settings).lower(state, batch)
 
   def flops() -> int:
-    with sharding.activations(mesh, rules):
+    with placement.activations():
       rng = jax.eval_shape(lambda: jax.random.key(0))
       part = {key: jax.ShapeDtypeStruct(_part(x.shape, settings["accumulate"]), x.dtype) for key, x in batch.items()}
-      loss = model_flops.without_remat(task.loss, state.params, part, rng)
-      plain = SimpleNamespace(loss=loss)
+      loss = model_flops.without_remat(task.loss, state.variables, part, rng)
       # As many where each device perturbs by its own part, whose program this loss was not traced for.
-      whole = settings | dict(sam=sharp and dataclasses.replace(sharp, parts=None))
-      return model_flops.count(make_update(plain, tx, **whole), state, batch)
+      sam = settings["sam"] and dataclasses.replace(settings["sam"], parts=None)
+      return model_flops.count(make_update(SimpleNamespace(loss=loss), tx, **settings | dict(sam=sam)), state, batch)
 
   return Step(mesh, state, batch, lower, flops)
 
 
-def _prediction(
-  task: Task, kind: str, mesh: jax.sharding.Mesh, rules: Sequence[Any], params: Any, batch: inputs.Shapes
-) -> Step:
+def _prediction(placement: Placement, kind: str, batch: inputs.Shapes) -> Step:
+  predict, variables = placement.task.predict, placement.shapes.variables
   name = kind.partition(":")[2] or "predict"
-  if not kind.startswith("eval") or name not in task.predict:
-    raise UserError(f"--step: no step {kind!r}{nearest(kind, ['train', *(f'eval:{n}' for n in task.predict)])}")
-  fn = lambda params, batch: jax.tree.leaves(task.predict[name](params, batch)[:-1])
+  if not kind.startswith("eval") or name not in predict:
+    raise UserError(f"--step: no step {kind!r}{nearest(kind, ['train', *(f'eval:{n}' for n in predict)])}")
+
+  def outputs(variables: Any, batch: inputs.Shapes) -> list[jax.Array]:
+    return jax.tree.leaves(predict[name](variables, batch)[:-1])
 
   def lower() -> jax.stages.Lowered:
-    with sharding.activations(mesh, rules):
-      return jax.jit(fn, out_shardings=next(iter(batch.values())).sharding).lower(params, batch)
+    with placement.activations():
+      return jax.jit(outputs, out_shardings=placement.batch_sharding).lower(variables, batch)
 
   def flops() -> int:
-    with sharding.activations(mesh, rules):
-      return model_flops.count(fn, params, batch)
+    with placement.activations():
+      return model_flops.count(outputs, variables, batch)
 
-  return Step(mesh, params, batch, lower, flops)
+  return Step(placement.mesh, variables, batch, lower, flops)
 
 
 def compile_step(step: Step) -> Compiled:
@@ -167,7 +168,7 @@ def _part(shape: Sequence[int], accumulate: int) -> tuple[int, ...]:
 
 
 def _sizes(message: str) -> tuple[float | None, float | None]:
-  """Bytes that the compiler says are needed, of which temporaries are most, and bytes that it has."""
+  """Returns the bytes that the compiler says are needed, of which temporaries are most, and bytes that it has."""
   match = re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", message)
   if not match:
     return None, None

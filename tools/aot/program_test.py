@@ -8,8 +8,7 @@ RING = 4
 
 
 def reported(config, overrides=(), topology="v5e:2x2", step="train"):
-  flags = {"config": f"projects/{config}", "topology": topology, "step": step}
-  return aot.compile_and_report(flags, list(overrides))
+  return aot.compile_and_report(f"projects/{config}", topology, overrides=overrides, step=step)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,10 @@ def test_a_loss_in_a_ring_is_counted_with_its_hops(siglip):
 
 def test_no_backward_pass_runs_through_a_locked_tower():
   config = "lit/configs/generic.py:runlocal"
-  flops = lambda overrides=(), step="train": reported(config, overrides, "v5e:1x1", step)["flops"]["compiled"]
+
+  def flops(overrides=(), step="train"):
+    return reported(config, overrides, "v5e:1x1", step)["flops"]["compiled"]
+
   locked, free = flops(), flops([("schedule", "[('.*', {'decay_type': 'cosine'})]")])
   # The backward pass costs two forward passes, but for the gradient by the pixels, which nobody wants.
   by_pixels = 2 * 8 * 4 * (16 * 16 * 3) * 32  # Of 8 images of 4 patches.

@@ -78,7 +78,7 @@ def measure(compiled: Compiled, topology: Topology) -> Report:
 
 
 def shardings(params: Any) -> list[dict[str, Any]]:
-  """One entry a kind of parameter, those that differ in a number of their name alone being one kind."""
+  """Returns one entry a kind of parameter, those that differ in a number of their name alone being one kind."""
   kinds: dict[tuple, dict[str, Any]] = {}
   for name, leaf in trees.flatten_with_names(params):
     spec = tuple(leaf.sharding.spec) + (None,) * (len(leaf.shape) - len(leaf.sharding.spec))
@@ -92,7 +92,7 @@ def shardings(params: Any) -> list[dict[str, Any]]:
 
 
 def table(report: Report) -> str:
-  """The report for people."""
+  """Returns the report for people."""
   memory, flops = report["memory"], report["flops"]
   mesh = " x ".join(f"{name}={size}" for name, size in report["mesh"].items())
   rows = [
@@ -123,7 +123,7 @@ def table(report: Report) -> str:
 
 
 def sharding_table(report: Report) -> str:
-  """A line a kind of parameter: its name, shape, mesh axes by dimension and bytes a device."""
+  """Returns a line a kind of parameter: its name, shape, mesh axes by dimension and bytes a device."""
   rows = [("parameter", "number", "shape", "split over", "a device")]
   for kind in report["shardings"]:
     shape = "x".join(map(str, kind["shape"]))
@@ -132,20 +132,20 @@ def sharding_table(report: Report) -> str:
 
 
 def temporaries_table(report: Report) -> str:
-  """The largest temporaries, a line each."""
+  """Returns the largest temporaries, a line each."""
   rows = [("largest temporaries", "type", "of")]
   rows += [(size(each["bytes"]), each["type"], each["op_name"][-100:]) for each in report["largest_temporaries"]]
   return aligned(rows)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-  """Columns of text."""
+  """Returns columns of text."""
   widths = [max(map(len, column)) for column in zip(*rows)]
   return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
 def size(count: float | None) -> str:
-  """Bytes for people: `1.50 GiB`."""
+  """Returns bytes for people: `1.50 GiB`."""
   if count is None:
     return "?"
   power = min(int(math.log(max(abs(count), 1), 1024)), 4)

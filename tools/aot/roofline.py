@@ -38,7 +38,7 @@ class Roofline:
 
 
 def estimate(cost: Cost, model_flops: float, topology: Topology) -> Roofline | None:
-  """None for devices of which nothing is known."""
+  """Returns the times; None for devices of which nothing is known."""
   chip = topology.chip
   if chip is None:
     return None
@@ -51,7 +51,7 @@ def estimate(cost: Cost, model_flops: float, topology: Topology) -> Roofline | N
 
 
 def transfer_seconds(collective: Collective, topology: Topology) -> float:
-  """Seconds of one transfer, with nothing else on the links."""
+  """Returns the seconds of one transfer, with nothing else on the links."""
   chip, size = topology.chip, collective.group
   link = chip.ici_bandwidth / (2 * chip.axes) / topology.devices_per_chip
   spanned = _spanned(size / topology.devices_per_chip, topology.shape)
@@ -70,7 +70,7 @@ def transfer_seconds(collective: Collective, topology: Topology) -> float:
 
 
 def _spanned(chips: float, shape: Sequence[int]) -> list[int]:
-  """The dimensions of a topology that a group of so many chips spans, the largest first."""
+  """Returns the dimensions of a topology that a group of so many chips spans, the largest first."""
   dimensions = []
   for n in sorted((n for n in shape if n > 1), reverse=True):
     if math.prod(dimensions) >= chips:

@@ -6,14 +6,14 @@
 
 import json
 import re
+from collections.abc import Sequence
 
-from core import files, plots
-from core.training import cli
+from core import command, files, plots
 from tools.aot import flagships, golden, report
 
 
 def table(pinned: golden.Golden) -> str:
-  """In Markdown: memory a chip and the roofline's MFU of each flagship on each number of chips."""
+  """Returns in Markdown the memory a chip and the roofline's MFU of each flagship on each number of chips."""
   entries = flagships.entries()
 
   def cell(name: str, chips: int) -> str:
@@ -37,7 +37,7 @@ def table(pinned: golden.Golden) -> str:
 
 
 def curve(pinned: golden.Golden) -> str:
-  """As SVG: MFU of ViT-g/14 with the same number of images a chip, over the chips."""
+  """Returns as SVG the MFU of ViT-g/14 with the same number of images a chip, over the chips."""
   at = {chips: pinned[key] for chips in flagships.WEAK if (key := flagships.weak(chips)) in pinned}
   overlapped = {chips: figures["roofline mfu"] for chips, figures in at.items()}
   one_by_one = {
@@ -49,7 +49,12 @@ def curve(pinned: golden.Golden) -> str:
   return plots.shares(curves, places=tuple(at), unit="", title=title)
 
 
-def main() -> int:
+_COMMAND = command.Command("summary", about=__doc__)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Writes the table and the picture; returns the exit status."""
+  _COMMAND.parse(argv)
   pinned: golden.Golden = json.loads(golden.path().read_text())
   folder = golden.path().parent
   readme = folder / "README.md"
@@ -62,4 +67,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-  cli.exit_with(main)
+  command.run(main)

@@ -36,11 +36,11 @@ class Buffer:
 
 
 def at_peak(module: Module) -> list[Temporary]:
-  """The arrays alive at the fullest moment, the largest first; the program's arguments and results are left out."""
-  return sorted(_Lives(module).peak(module.entry, in_loop=False)[1], key=lambda each: -each.bytes)
+  """Returns the arrays alive at the fullest moment, the largest first, but no arguments and results of the program."""
+  return sorted(_Lifetimes(module).peak(module.entry, in_loop=False)[1], key=lambda each: -each.bytes)
 
 
-class _Lives:
+class _Lifetimes:
   """Lifetimes in a program whose instructions are in the order in which they run."""
 
   def __init__(self, module: Module):
@@ -48,7 +48,7 @@ class _Lives:
     self._known: dict[str, tuple[int, list[Temporary]]] = {}
 
   def peak(self, name: str, *, in_loop: bool) -> tuple[int, list[Temporary]]:
-    """The bytes of a computation at its fullest, and the arrays that they are."""
+    """Returns the bytes of a computation at its fullest, and the arrays that they are."""
     if name not in self._known:
       self._known[name] = self._peak(self._module.computations[name], in_loop)
     return self._known[name]
@@ -83,7 +83,7 @@ class _Lives:
     return 0, []
 
   def _buffers(self, each: Instruction, buffers: dict[str, Any]) -> Any:
-    """The arrays that the value of an instruction is."""
+    """Returns the arrays that the value of an instruction is."""
     of = [buffers.get(name, ()) for name in each.operands]
     new = [Buffer(each.name, n, array) if array.space == 0 else () for n, array in enumerate(each.arrays)]
     if each.opcode in ("parameter", "constant"):
@@ -111,7 +111,10 @@ class _Lives:
 
 
 def _updated(inside: Computation, root: Instruction) -> int | None:
-  """The number of the input in whose place a fusion puts a result, or that it hands on; None for a new array."""
+  """Returns the number of the input in whose place a fusion puts a result, or that it hands on.
+
+  None is for a new array.
+  """
   while root.opcode in ("bitcast", "get-tuple-element", "dynamic-update-slice"):
     root = inside.by_name[root.operands[0]]
   return int(root.literal) if root.opcode == "parameter" else None

@@ -6,21 +6,25 @@ The bare map reads the same records in file order, decodes and preprocesses them
 order (windows, lanes), the seeds of every example, and that its output is the same every time.
 """
 
-import argparse
 import io
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from core import command
 from core.data import pipeline
-from core.data.import_tensorflow import import_tensorflow, import_tfds
+from core.data.import_tensorflow import import_tfds
 from core.data.source import open_source
+from core.import_tensorflow import import_tensorflow
 from core.pp import builder
+from core.recipe import sources
+from core.recipe.input import Input
 from core.testing import generated_tfds
 
 PP = (
@@ -30,31 +34,35 @@ PP = (
 BATCH = 64
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(prog="input_pipeline", description=__doc__.split("\n\n")[0])
-  parser.add_argument("--images", type=int, default=8_192)
-  parser.add_argument("--rounds", type=int, default=7)
-  parser.add_argument("--batches", type=int, default=12, help="a round, of 64 images")
-  arguments = parser.parse_args()
+_COMMAND = command.Command("input_pipeline [options]", about=__doc__)
+_COMMAND.whole("images", "of the data set", default=8_192)
+_COMMAND.whole("rounds", "how often each is measured", default=7)
+_COMMAND.whole("batches", "a round, of 64 images", default=12)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Prints the rates; returns the exit status."""
+  flags, _ = _COMMAND.parse(argv)
   with tempfile.TemporaryDirectory() as folder:
-    write_photographs(Path(folder), arguments.images)
-    data = dict(name="photographs", split="train", data_dir=folder)
+    write_photographs(Path(folder), flags.images)
+    data = sources.Tfds(name="photographs", split="train", data_dir=folder)
     variants = {
       "bare": bare(data),
-      "streamed": ours(data, shuffle_buffer_size=arguments.images // 2),
-      "in_memory": ours(data, shuffle_buffer_size=arguments.images),
+      "streamed": ours(data, shuffle_buffer_size=flags.images // 2),
+      "in_memory": ours(data, shuffle_buffer_size=flags.images),
     }
-    rates = measure(variants, arguments.rounds, arguments.batches)
+    rates = measure(variants, flags.rounds, flags.batches)
   result = {name: round(statistics.median(each), 1) for name, each in rates.items()}
   ratios = {
     f"{name}_to_bare": round(statistics.median(a / b for a, b in zip(rates[name], rates["bare"])), 3)
     for name in ("streamed", "in_memory")
   }
-  print(json.dumps({"images_per_second": result, **ratios, "pp": PP, "rounds": arguments.rounds}, indent=2))
+  print(json.dumps({"images_per_second": result, **ratios, "pp": PP, "rounds": flags.rounds}, indent=2))
+  return 0
 
 
 def write_photographs(folder: Path, count: int) -> None:
-  """A TFDS dataset of JPEGs of the size of ImageNet's (500x375, about 100 kB) with detail at every scale."""
+  """Writes a TFDS dataset of JPEGs of the size of ImageNet's (500x375, about 100 kB) with detail at every scale."""
   from PIL import Image
 
   f = import_tfds().features
@@ -69,31 +77,38 @@ def write_photographs(folder: Path, count: int) -> None:
     Image.fromarray(np.uint8(np.clip(pixels * 8 + 128, 0, 255))).save(file, "JPEG", quality=85)
     files.append(file.getvalue())
   features = f.FeaturesDict({"image": f.Image(encoding_format="jpeg"), "label": f.ClassLabel(num_classes=1_000)})
-  example = lambda features, rng: {"image": io.BytesIO(files[rng.integers(16)]), "label": int(rng.integers(1_000))}
+
+  def example(features: Any, rng: np.random.Generator) -> dict[str, Any]:
+    return {"image": io.BytesIO(files[rng.integers(16)]), "label": int(rng.integers(1_000))}
+
   generated_tfds.write(folder, "photographs", features, {"train": count}, make_example=example)
 
 
-def bare(data: dict) -> Iterator:
-  """The least that could do the work: read, parse, the same ops, batch."""
+def bare(data: sources.Tfds) -> Iterator:
+  """Returns the batches of the least that could do the work: read, parse, the same ops, batch."""
   tf = import_tensorflow()
   records = open_source(data, "data")
   preprocess = builder.get_preprocess_fn(PP)
-  seeded = lambda index, record: preprocess({**records.parse(record), "_seed": index})
+
+  def seeded(index: Any, record: Any) -> dict[str, Any]:
+    return preprocess({**records.parse(record), "_seed": index})
+
   dataset = tf.data.TFRecordDataset(list(records.files)).repeat().enumerate()
   dataset = dataset.map(seeded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
   dataset = dataset.map(lambda x: {"image": x["image"], "labels": x["labels"]}).batch(BATCH).prefetch(2)
   return dataset.as_numpy_iterator()
 
 
-def ours(data: dict, shuffle_buffer_size: int) -> Iterator:
-  """The training input of a config."""
-  config = dict(data=data, batch_size=BATCH, pp=PP, shuffle_buffer_size=shuffle_buffer_size)
-  return pipeline.train_batches(config, seed=0, start_step=0)
+def ours(data: sources.Tfds, shuffle_buffer_size: int) -> Iterator:
+  """Returns the batches of a config's training input."""
+  options = dict(batch_size=BATCH, pp=PP, shuffle_buffer_size=shuffle_buffer_size)
+  return pipeline.train_batches(Input(data=data, **options), seed=0, start_step=0)
 
 
 def measure(variants: dict[str, Iterator], rounds: int, batches: int) -> dict[str, list[float]]:
-  """Images/s of each variant in each round; the variants take turns, so that what the machine does meets them all.
+  """Returns the images/s of each variant in each round.
 
+  The variants take turns, so that what the machine does meets them all.
   A variant's threads fill its buffers while others are measured, so each turn first drains what was prepared.
   """
   rates: dict[str, list[float]] = {name: [] for name in variants}
@@ -110,4 +125,4 @@ def measure(variants: dict[str, Iterator], rounds: int, batches: int) -> dict[st
 
 
 if __name__ == "__main__":
-  main()
+  command.run(main)

@@ -6,19 +6,19 @@ All on one core, but for `tf_data`, which uses what tf.data takes. Pillow draws 
 new image, line by line; it does not look for where lines break.
 """
 
-import argparse
 import io
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from core import command
 from core.data.columns import bytes_column
-from core.data.import_tensorflow import import_tensorflow
+from core.import_tensorflow import import_tensorflow
 from core.pp import builder
 from core.pp.render import fonts
 from core.pp.render.render import render
@@ -29,44 +29,48 @@ WORDS = "a photo of the two small dogs that play near old red houses by water un
 LENGTHS = {"caption": 10, "page": 120}  # Words a text: an alt-text, and more than an image holds.
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(prog="render_text", description=__doc__.split("\n\n")[0])
-  parser.add_argument("--hex", default="ascii", help="a .hex font, or a name")
-  parser.add_argument("--truetype", help="a font that FreeType reads; Pillow's own by default")
-  parser.add_argument("--rounds", type=int, default=7)
-  parser.add_argument("--batches", type=int, default=10, help="a round, of 64 texts")
-  arguments = parser.parse_args()
+_COMMAND = command.Command("render_text [options]", about=__doc__)
+_COMMAND.text("hex", "a .hex font, or a name", default="ascii", shown="FONT")
+_COMMAND.text("truetype", "a font that FreeType reads; Pillow's own by default", shown="FONT")
+_COMMAND.whole("rounds", "how often each is measured", default=7)
+_COMMAND.whole("batches", "a round, of 64 texts", default=10)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Prints the rates; returns the exit status."""
+  flags, _ = _COMMAND.parse(argv)
   from PIL import ImageFont
 
-  truetype = arguments.truetype or io.BytesIO(ImageFont.load_default(16).font_bytes)
+  truetype = flags.truetype or io.BytesIO(ImageFont.load_default(16).font_bytes)
   pillow = ImageFont.truetype(truetype, 16, layout_engine=ImageFont.Layout.BASIC)
   result = {}
   for kind, words in LENGTHS.items():
     texts = texts_of(words, BATCH)
     variants = {
-      "hex": drawn(texts, fonts.load(arguments.hex, 16)),
+      "hex": drawn(texts, fonts.load(flags.hex, 16)),
       "pillow": drawn_by_pillow(texts, pillow),
-      "tf_data": through_tf_data(texts, arguments.hex),
+      "tf_data": through_tf_data(texts, flags.hex),
     }
-    if arguments.truetype:
-      variants["truetype"] = drawn(texts, fonts.load(arguments.truetype, 16))
+    if flags.truetype:
+      variants["truetype"] = drawn(texts, fonts.load(flags.truetype, 16))
     else:
       variants["truetype"] = drawn(texts, fonts.Font([_own_truetype()]))
-    rates = measure(variants, arguments.rounds, arguments.batches)
+    rates = measure(variants, flags.rounds, flags.batches)
     medians = {name: round(statistics.median(each)) for name, each in rates.items()}
     to_pillow = statistics.median(a / b for a, b in zip(rates["truetype"], rates["pillow"]))
     result[kind] = {"images_per_second": medians, "truetype_to_pillow": round(to_pillow, 2)}
-  print(json.dumps({**result, "size": SIZE, "batch": BATCH, "rounds": arguments.rounds}, indent=2))
+  print(json.dumps({**result, "size": SIZE, "batch": BATCH, "rounds": flags.rounds}, indent=2))
+  return 0
 
 
 def texts_of(words: int, count: int) -> list[str]:
-  """As many texts of random words."""
+  """Returns as many texts of random words."""
   rng = np.random.default_rng(0)
   return [" ".join(rng.choice(WORDS.split(), words)) for _ in range(count)]
 
 
 def _own_truetype() -> TrueTypeFont:
-  """Pillow's own font, by way of a file."""
+  """Reads Pillow's own font, by way of a file."""
   from PIL import ImageFont
 
   with tempfile.TemporaryDirectory() as folder:
@@ -76,12 +80,12 @@ def _own_truetype() -> TrueTypeFont:
 
 
 def drawn(texts: list[str], font: fonts.Font) -> Callable[[], None]:
-  """Draws all texts in one batch."""
+  """Returns what draws all texts in one batch."""
   return lambda: render(texts, font, (SIZE, SIZE))
 
 
 def drawn_by_pillow(texts: list[str], font) -> Callable[[], None]:
-  """Draws each text by itself, broken into lines beforehand."""
+  """Returns what draws each text by itself, broken into lines beforehand."""
   import textwrap
 
   from PIL import Image, ImageDraw
@@ -101,7 +105,7 @@ def drawn_by_pillow(texts: list[str], font) -> Callable[[], None]:
 
 
 def through_tf_data(texts: list[str], font: str) -> Callable[[], None]:
-  """The op in `tf.data`, an example at a time, batched."""
+  """Returns what takes a batch of the op in `tf.data`, which draws an example at a time."""
   tf = import_tensorflow()
   one = builder.get_preprocess_fn(f"render_text({SIZE}, font={font!r})|keep('labels')")
   texts = tf.data.Dataset.from_tensor_slices({"text": bytes_column(texts)}).repeat()
@@ -110,7 +114,7 @@ def through_tf_data(texts: list[str], font: str) -> Callable[[], None]:
 
 
 def measure(variants: dict[str, Callable[[], None]], rounds: int, batches: int) -> dict[str, list[float]]:
-  """Images/s of each variant in every round; the variants take turns."""
+  """Returns the images/s of each variant in every round; the variants take turns."""
   for run in variants.values():
     run()
   rates = {name: [] for name in variants}
@@ -124,4 +128,4 @@ def measure(variants: dict[str, Callable[[], None]], rounds: int, batches: int) 
 
 
 if __name__ == "__main__":
-  main()
+  command.run(main)

@@ -15,70 +15,74 @@ of some rounds in which all take their turn:
 `batched_to_bare_padded` and the like are the medians of the rounds' ratios.
 """
 
-import argparse
 import json
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from core import command
 from core.data.columns import bytes_column
 from core.pp import builder, tokenizers
 
 _LETTERS = "etaoinshrdlucmfwypvbgk"
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(prog="tokenization", description=__doc__.split("\n\n")[0])
-  parser.add_argument("--model", help="a sentencepiece model, by name or file")
-  parser.add_argument("--vocab", help="a WordPiece vocabulary, by name or file")
-  parser.add_argument("--captions", help="a file of captions, one a line")
-  parser.add_argument("--count", type=int, default=20_000, help="captions that are made up")
-  parser.add_argument("--max_len", type=int, default=64)
-  parser.add_argument("--batch_size", type=int, default=1_024)
-  parser.add_argument("--rounds", type=int, default=5)
-  arguments = parser.parse_args()
+_COMMAND = command.Command("tokenization [options]", about=__doc__)
+_COMMAND.text("model", "a sentencepiece model, by name or file")
+_COMMAND.text("vocab", "a WordPiece vocabulary, by name or file")
+_COMMAND.text("captions", "a file of captions, one a line", shown="FILE")
+_COMMAND.whole("count", "captions that are made up", default=20_000)
+_COMMAND.whole("max_len", "tokens a caption", default=64)
+_COMMAND.whole("batch_size", "captions", default=1_024)
+_COMMAND.whole("rounds", "how often each is measured", default=5)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Prints the rates; returns the exit status."""
+  flags, _ = _COMMAND.parse(argv)
   draw = random.Random(0)
   words = ["".join(draw.choices(_LETTERS, k=draw.randint(2, 9))) for _ in range(40_000)]
-  if arguments.captions:
-    captions = Path(arguments.captions).read_text("utf-8").split("\n")
+  if flags.captions:
+    captions = Path(flags.captions).read_text("utf-8").split("\n")
   else:
     # As in natural text, a few words are most of it.
     weights = [1 / (rank + 10) for rank in range(len(words))]
-    captions = [" ".join(draw.choices(words, weights, k=10)) for _ in range(arguments.count)]
+    captions = [" ".join(draw.choices(words, weights, k=10)) for _ in range(flags.count)]
   with tempfile.TemporaryDirectory() as folder:
-    model = arguments.model or _train_sentencepiece(captions, Path(folder))
-    vocab = arguments.vocab or _write_vocabulary(words, Path(folder))
-    result = {"captions": len(captions), "max_len": arguments.max_len, "batch_size": arguments.batch_size}
+    model = flags.model or _train_sentencepiece(captions, Path(folder))
+    vocab = flags.vocab or _write_vocabulary(words, Path(folder))
+    result = {"captions": len(captions), "max_len": flags.max_len, "batch_size": flags.batch_size}
     result["sentencepiece"] = measure(
-      f"tokenize({arguments.max_len}, model={model!r}, eos='sticky', pad_value=1)",
+      f"tokenize({flags.max_len}, model={model!r}, eos='sticky', pad_value=1)",
       *_bare_sentencepiece(model),
       captions,
-      arguments,
+      flags,
     )
     name, encode = _bare_bert(vocab)
     result["bert"] = {"bare_is": name} | measure(
-      f"bert_tokenize({arguments.max_len}, {vocab!r})", encode, 0, captions, arguments
+      f"bert_tokenize({flags.max_len}, {vocab!r})", encode, 0, captions, flags
     )
   print(json.dumps(result, indent=2))
+  return 0
 
 
 def measure(
-  pp: str, encode: Callable[[list[str]], list[list[int]]], fill: int, captions: list[str], arguments: Any
+  pp: str, encode: Callable[[list[str]], list[list[int]]], fill: int, captions: list[str], flags: Any
 ) -> dict[str, float]:
-  """Captions a second of each way, and how they compare."""
-  column, size = bytes_column(captions), arguments.batch_size
+  """Returns the captions a second of each way, and how they compare."""
+  column, size = bytes_column(captions), flags.batch_size
   batched = builder.get_batched_fn(pp)
 
   def bare_padded() -> None:
-    rows = np.full((len(captions), arguments.max_len), fill, np.int32)
+    rows = np.full((len(captions), flags.max_len), fill, np.int32)
     for row, ids in zip(rows, encode(captions)):
-      ids = ids[: arguments.max_len]
+      ids = ids[: flags.max_len]
       row[: len(ids)] = ids
 
   def in_batches() -> None:
@@ -94,13 +98,16 @@ def measure(
   seconds = {way: [] for way in ways}
   for way in ways.values():
     way()  # Not timed: caches, threads, graphs.
-  for _ in range(arguments.rounds):
+  for _ in range(flags.rounds):
     for name, way in ways.items():
       began = time.perf_counter()
       way()
       seconds[name].append(time.perf_counter() - began)
   found = {name: round(len(captions) / statistics.median(each)) for name, each in seconds.items()}
-  ratio = lambda name, base: round(statistics.median(b / a for a, b in zip(seconds[name], seconds[base])), 3)
+
+  def ratio(name: str, base: str) -> float:
+    return round(statistics.median(b / a for a, b in zip(seconds[name], seconds[base])), 3)
+
   return found | {
     "batched_to_bare": ratio("batched", "bare"),
     "batched_to_bare_padded": ratio("batched", "bare_padded"),
@@ -160,7 +167,7 @@ def _train_sentencepiece(captions: list[str], folder: Path) -> str:
 
 
 def _write_vocabulary(words: list[str], folder: Path) -> str:
-  """BERT's special tokens, half of the words, and letters to spell the others."""
+  """Writes BERT's special tokens, half of the words, and letters to spell the others."""
   pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
   pieces = list(dict.fromkeys([*pieces, *words[::2], *(f"##{word}" for word in words[1:12_000:2])]))[:32_000]
   (folder / "bench.txt").write_text("\n".join(pieces) + "\n")
@@ -168,4 +175,4 @@ def _write_vocabulary(words: list[str], folder: Path) -> str:
 
 
 if __name__ == "__main__":
-  main()
+  command.run(main)

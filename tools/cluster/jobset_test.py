@@ -11,12 +11,13 @@ import math
 import os
 import subprocess
 import tarfile
-from pathlib import Path
 
 import pytest
 import yaml
 
-MANIFEST = yaml.safe_load((Path(__file__).parent / "jobset.yaml").read_text())
+from core import data_files
+
+MANIFEST = yaml.safe_load(data_files.find("tools/cluster/jobset.yaml").read_text())
 SPEC = MANIFEST["spec"]
 (SLICE,) = SPEC["replicatedJobs"]
 JOB = SLICE["template"]["spec"]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "train.sbatch"
+from core import data_files
+
+SCRIPT = data_files.find("tools/cluster/train.sbatch")
 
 # Runs a step's tasks at once, with what srun tells each, and ends with the highest of their statuses (srun(1), "RETURN
 # VALUE"). A SIGTERM goes to all processes of the step (sbatch(1), --signal).
@@ -111,7 +113,7 @@ def test_restarts_have_an_end(sim):
 
 def test_the_signal_before_the_time_limit_lets_the_trainer_save(sim):
   job = submit(sim, statuses=("waits", "waits"))
-  until = time.monotonic() + 20
+  until = time.monotonic() + 60
   while len(list(sim.glob("waits-*"))) < 2:
     assert time.monotonic() < until
     time.sleep(0.02)

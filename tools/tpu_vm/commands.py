@@ -49,7 +49,7 @@ class Machine:
 
 
 def create(machine: Machine) -> list[str]:
-  """Makes the node, or hands in the request for it.
+  """Returns what makes the node, or hands in the request for it.
 
   Raises:
     UserError: what is to be made is not said, or not in a form that is known.
@@ -67,31 +67,31 @@ def create(machine: Machine) -> list[str]:
 
 
 def describe(machine: Machine) -> list[str]:
-  """Prints the node's state."""
+  """Returns what prints the node's state."""
   return _command(machine, "tpu-vm", "describe", machine.name, "--format=value(state)")
 
 
 def describe_queued(machine: Machine) -> list[str]:
-  """Prints the queued resource's state, a tab, and why it failed."""
+  """Returns what prints the queued resource's state, a tab, and why it failed."""
   shown = "--format=value(state.state,state.failedData.error.message)"
   return _command(machine, "queued-resources", "describe", machine.name, shown)
 
 
 def delete(machine: Machine) -> list[str]:
-  """Deletes the node, with its request where it was queued."""
+  """Returns what deletes the node, with its request where it was queued."""
   if machine.queued:
     return _command(machine, "queued-resources", "delete", machine.name, "--force")
   return _command(machine, "tpu-vm", "delete", machine.name)
 
 
 def copy(machine: Machine, file: Path) -> list[str]:
-  """Copies a file into the home folder on each worker."""
+  """Returns what copies a file into the home folder on each worker."""
   words = (str(file), f"{machine.name}:{file.name}", "--worker=all", *(f"--scp-flag={flag}" for flag in _ALIVE))
   return _command(machine, "tpu-vm", "scp", *words, *_batches(machine), track=_track(machine))
 
 
 def ssh(machine: Machine, command: str, worker: str = "all") -> list[str]:
-  """Runs a shell's command on `worker`, or on each in turn."""
+  """Returns what runs a shell's command on `worker`, or on each in turn."""
   words = (machine.name, f"--worker={worker}", f"--command={command}", *(f"--ssh-flag={flag}" for flag in _ALIVE))
   return _command(machine, "tpu-vm", "ssh", *words, *_batches(machine), track=_track(machine))
 
@@ -110,7 +110,7 @@ def _batches(machine: Machine) -> list[str]:
 
 
 def _shape(machine: Machine) -> tuple[str, list[str]]:
-  """The kind of TPU, and the words that ask for it."""
+  """Returns the kind of TPU, and the words that ask for it."""
   if bool(machine.accelerator) == bool(machine.topology):
     raise UserError("say what to create: --accelerator=v5litepod-16, say, or --topology=v4:2x2x4")
   if machine.accelerator:

@@ -38,14 +38,14 @@ class Reply:
 
   @property
   def trouble(self) -> str:
-    """The kind of failure, one of `_TROUBLES`; "other" for any that is not known, "" for none."""
+    """Tells the kind of failure, one of `_TROUBLES`; "other" for any that is not known, "" for none."""
     if not self.status:
       return ""
     return next((name for name, words, _ in _TROUBLES if re.search(words, self.errors, re.IGNORECASE)), "other")
 
   @property
   def line(self) -> str:
-    """The line of gcloud's that names the failure, and what to do about it where that is known."""
+    """Returns the line of gcloud's that names the failure, and what to do about it where that is known."""
     lines = [line.strip() for line in self.errors.splitlines() if line.strip()]
     told = lines[-1] if lines else f"gcloud ended with status {self.status}"
     told = next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")), told)

@@ -66,7 +66,7 @@ class Launcher:
     self._had = False
 
   def state(self) -> str:
-    """`READY`, `MISSING`, or another state's name; why, where a request failed."""
+    """Returns `READY`, `MISSING`, or another state's name; why, where a request failed."""
     if self._machine.queued:
       reply = self._ask(commands.describe_queued(self._machine), imagined="ACTIVE")
       if reply.output.split()[:1] != ["ACTIVE"]:
@@ -80,7 +80,7 @@ class Launcher:
     return self._again(lambda: self._gcloud(arguments, imagined=reply))
 
   def _again(self, call: Callable[[], Reply]) -> Reply:
-    """The reply of a call that succeeds or finds nothing; a service that has a bad minute is asked again."""
+    """Returns the reply of a call that succeeds or finds nothing; a service that has a bad minute is asked again."""
     for tries in range(1, _TRIES + 1):
       reply = call()
       if reply.trouble in ("", "missing"):
@@ -126,7 +126,7 @@ class Launcher:
     self._say(f"{self._machine.name}: ready")
 
   def _create(self, request: Sequence[str], patient: bool) -> bool:
-    """Whether it could be created; where not for lack of capacity, a patient caller tries again later.
+    """Tells whether it could be created; where not for lack of capacity, a patient caller tries again later.
 
     So it does for lack of quota, once there was a machine: the one that was taken away may count for a while.
     """
@@ -183,7 +183,7 @@ class Launcher:
     self._reach(lambda: self._gcloud(command, show=show), progress=lambda: shown)
 
   def wait_until_ended(self) -> list[worker.State]:
-    """The workers' answers when no trainer runs any more, or when the grace is over."""
+    """Returns the workers' answers when no trainer runs any more, or when the grace is over."""
     until = time.monotonic() + self._grace
     while True:
       states = self.ask_workers(worker.report())
@@ -261,7 +261,7 @@ def run(launcher: Launcher, job: Job, *, delete: bool, say: Callable[[str], None
 
 
 def _ended(launcher: Launcher, say: Callable[[str], None]) -> list[worker.State]:
-  """The answers when the trainers on all workers have ended; those that outlast the first by the grace are killed."""
+  """Returns the answers when all trainers have ended; those that outlast the first by the grace are killed."""
   states = launcher.wait_until_ended()
   late = [state.host for state in states if state.word == "running"]
   if late:

@@ -9,21 +9,21 @@ other commands are its steps. With --dry_run each prints what it would run, and 
 the trainer's. Exit status of `run`: the trainer's; 2 where the machine could not be had.
 """
 
-import argparse
 import os
 import re
-import sys
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from core import command
 from core.errors import UserError
 from core.files import from_here
 from tools.tpu_vm import launcher, worker
 from tools.tpu_vm.commands import Machine
 from tools.tpu_vm.gcloud import Gcloud
 
-_COMMANDS = {
+_MEANINGS = {
   "run": "create the machine if it is missing, copy, start and show the log, until the training is done",
   "create": "create the machine and wait until it is ready",
   "copy": "copy the bundle to all workers",
@@ -35,29 +35,81 @@ _COMMANDS = {
 }
 
 
+def _commands() -> command.Commands:
+  """Returns the commands with their flags; all name a machine, each has what it needs besides."""
+  made = command.Commands("tpu_vm", about=__doc__)
+  for name, meaning in _MEANINGS.items():
+    of_command = made.add(name, meaning)
+    _define_machine(of_command, created=name in ("run", "create"), reached=name not in ("create", "delete"))
+    if name in ("run", "copy", "start"):
+      of_command.text("bundle", "name of a project, or FILE.tar.gz", shown="NAME", required=True)
+    if name in ("run", "start"):
+      where = "gs://BUCKET/FOLDER, or a path that all workers share"
+      of_command.text("workdir", where, shown="DIR", required=True)
+      of_command.repeated("env", "for the trainer; may be given several times", shown="NAME=VALUE")
+      of_command.text("setup", "run on each worker before the trainer", default="", shown="COMMAND")
+    if name in ("run", "stop"):
+      of_command.number("grace", "seconds for workers to end (300)", default=300.0)
+    if name == "run":
+      of_command.switch("delete", "delete the machine when the training is done")
+    if name == "log":
+      of_command.text("worker", "whose log (0)", default="0", shown="N")
+  return made
+
+
+def _define_machine(made: command.Command, *, created: bool, reached: bool) -> None:
+  """Declares the flags that say which machine is meant.
+
+  Args:
+    made: the command.
+    created: whether it creates the machine.
+    reached: whether it reaches its workers.
+  """
+  made.text("name", "of the machine", required=True)
+  made.text("zone", "where it is", required=True)
+  made.text("project", "of Google Cloud (default: gcloud's own setting)", default="")
+  made.switch("queued", "it is a queued resource, which waits for capacity")
+  made.switch("dry_run", "print the gcloud commands, run none")
+  made.number("poll", "seconds between two looks (30)", default=30.0)
+  if created:
+    made.text("accelerator", "v5litepod-16, say; or else", default="")
+    made.text("topology", "v4:2x2x4, say", default="")
+    made.text("version", "runtime version (default: one for this kind of TPU)", default="")
+    made.switch("spot", "cheap, and taken away at any time")
+    made.number("wait", "seconds for the machine (a day)", default=86_400.0)
+  if reached:
+    made.text("batch_size", "workers reached at once, N or all (needs gcloud alpha)", default="", shown="N")
+
+
 def main(argv: Sequence[str]) -> int:
   """Runs a command; returns the exit status."""
   argv, trainer = _split(argv)
-  flags = _parser().parse_args(argv)
-  if trainer and flags.command not in ("run", "start"):
-    raise UserError(f"`{flags.command}` takes no flags of a trainer: {' '.join(trainer)}")
+  name, flags = _commands().parse(argv)
+  if trainer and name not in ("run", "start"):
+    raise UserError(f"`{name}` takes no flags of a trainer: {' '.join(trainer)}")
   of_machine = Machine.__dataclass_fields__.keys() & vars(flags).keys()
-  machine = Machine(**{name: getattr(flags, name) for name in of_machine})
-  timing = {name: getattr(flags, name) for name in ("poll", "wait", "grace") if hasattr(flags, name)}
-  say = lambda line: print(line, file=sys.stderr, flush=True)
-  show = lambda line: print(line, flush=True)
-  vm = launcher.Launcher(Gcloud(dry_run=flags.dry_run), machine, **timing, say=say, show=show)
+  machine = Machine(**{key: getattr(flags, key) for key in of_machine})
+  timing = {key: getattr(flags, key) for key in ("poll", "wait", "grace") if hasattr(flags, key)}
+  vm = launcher.Launcher(Gcloud(dry_run=flags.dry_run), machine, **timing, say=command.say, show=_show)
   try:
-    return _do(flags, vm, trainer, say)
+    return _do(name, flags, vm, trainer)
   except launcher.MachineGone as gone:
     raise UserError(f"{machine.name} is {gone}; create it first, or let `run` do so") from None
 
 
-def _do(flags: argparse.Namespace, vm: launcher.Launcher, trainer: Sequence[str], say: Callable[[str], None]) -> int:
-  tell = lambda *lines: None if flags.dry_run else print(*lines, sep="\n")
-  match flags.command:
+def _show(line: str) -> None:
+  """Prints a line of the trainer's log."""
+  print(line, flush=True)
+
+
+def _do(name: str, flags: Any, vm: launcher.Launcher, trainer: Sequence[str]) -> int:
+  def tell(*lines: object) -> None:
+    if not flags.dry_run:
+      print(*lines, sep="\n")
+
+  match name:
     case "run":
-      return launcher.run(vm, _job(flags, trainer), delete=flags.delete, say=say)
+      return launcher.run(vm, _job(flags, trainer), delete=flags.delete, say=command.say)
     case "create":
       vm.make_ready(patient=False)
     case "copy":
@@ -82,12 +134,12 @@ def _do(flags: argparse.Namespace, vm: launcher.Launcher, trainer: Sequence[str]
 
 
 def find_bundle(name: str) -> Path:
-  """The archive of a project, as Bazel made it, or a file.
+  """Returns the archive of a project, as Bazel made it, or a file.
 
   Raises:
     UserError: there is none, or it is not for TPUs.
   """
-  path = from_here(name)
+  path = Path(from_here(name))
   if not name.endswith(".tar.gz"):
     root = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
     path = root / "bazel-bin" / "projects" / name / f"{name}_bundle.tar.gz"
@@ -110,7 +162,7 @@ def _folder(bundle: Path) -> str:
   return bundle.name.removesuffix(".tar.gz")
 
 
-def _job(flags: argparse.Namespace, trainer: Sequence[str]) -> launcher.Job:
+def _job(flags: Any, trainer: Sequence[str]) -> launcher.Job:
   bundle, env = find_bundle(flags.bundle), {}
   if any(re.match(r"--workdir\b", word) for word in trainer):
     raise UserError("give --workdir before the --")
@@ -124,54 +176,11 @@ def _job(flags: argparse.Namespace, trainer: Sequence[str]) -> launcher.Job:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-  """What is ours, and what stands behind `--`."""
+  """Returns what is ours, and what stands behind `--`."""
   argv = list(argv)
   at = argv.index("--") if "--" in argv else len(argv)
   return argv[:at], argv[at + 1 :]
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="tpu_vm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-  )
-  subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-  for name, text in _COMMANDS.items():
-    command = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
-    command.add_argument("--name", required=True, help="of the machine")
-    command.add_argument("--zone", required=True)
-    command.add_argument("--project", default="", help="of Google Cloud (default: gcloud's own setting)")
-    command.add_argument("--queued", action="store_true", help="it is a queued resource, which waits for capacity")
-    command.add_argument("--dry_run", action="store_true", help="print the gcloud commands, run none")
-    command.add_argument("--poll", type=float, default=30.0, metavar="SECONDS", help="between two looks (30)")
-    if name in ("run", "create"):
-      command.add_argument("--accelerator", default="", help="v5litepod-16, say; or else")
-      command.add_argument("--topology", default="", help="v4:2x2x4, say")
-      command.add_argument("--version", default="", help="runtime version (default: one for this kind of TPU)")
-      command.add_argument("--spot", action="store_true", help="cheap, and taken away at any time")
-      command.add_argument("--wait", type=float, default=86_400.0, metavar="SECONDS", help="for the machine (a day)")
-    if name not in ("create", "delete"):
-      command.add_argument("--batch_size", default="", help="workers reached at once, N or all (needs gcloud alpha)")
-    if name in ("run", "copy", "start"):
-      command.add_argument("--bundle", required=True, help="name of a project, or FILE.tar.gz")
-    if name in ("run", "start"):
-      command.add_argument("--workdir", required=True, help="gs://BUCKET/FOLDER, or a path that all workers share")
-      command.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the trainer")
-      command.add_argument("--setup", default="", metavar="COMMAND", help="run on each worker before the trainer")
-    if name in ("run", "stop"):
-      command.add_argument("--grace", type=float, default=300.0, metavar="SECONDS", help="for workers to end (300)")
-    if name == "run":
-      command.add_argument("--delete", action="store_true", help="delete the machine when the training is done")
-    if name == "log":
-      command.add_argument("--worker", default="0", help="whose log (0)")
-  return parser
-
-
 if __name__ == "__main__":
-  try:
-    sys.exit(main(sys.argv[1:]))
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print("left; what runs on the workers goes on", file=sys.stderr)
-    sys.exit(130)
+  command.run(main, interrupted="left; what runs on the workers goes on")

@@ -211,7 +211,7 @@ def test_the_trainer_gets_its_arguments_whole_and_outlives_the_connection(cloud,
 
 
 def wait_for(path: Path) -> None:
-  until = time.monotonic() + 20
+  until = time.monotonic() + 60
   while not (path.exists() and path.read_text()):
     assert time.monotonic() < until
     time.sleep(0.02)

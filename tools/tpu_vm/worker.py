@@ -58,7 +58,7 @@ class State:
 
 
 def start(folder: str, arguments: Sequence[str], *, workdir: str, env: Mapping[str, str], setup: str) -> str:
-  """A script that starts the trainer of a bundle, unless it runs, so that it outlives the connection.
+  """Returns a script that starts the trainer of a bundle, unless it runs, so that it outlives the connection.
 
   Args:
     folder: the bundle's own, `vit_bundle`; the file, `vit_bundle.tar.gz`, lies in the home folder.
@@ -95,18 +95,18 @@ def start(folder: str, arguments: Sequence[str], *, workdir: str, env: Mapping[s
 
 
 def report() -> str:
-  """A script that only answers."""
+  """Returns a script that only answers."""
   return _script("report")
 
 
 def stop(signal: str = "TERM", *, by_hand: bool = True) -> str:
-  """A script that sends the trainer a signal; at TERM it saves a checkpoint, and with it all that train with it."""
+  """Returns a script that sends the trainer a signal; at TERM it and all that train with it save a checkpoint."""
   note = "touch stopped; " if by_hand else ""
   return _script(f'if running && [ -e pid ]; then {note}kill -{signal} "$(cat pid)" 2>/dev/null; fi\nreport')
 
 
 def follow() -> str:
-  """A script that prints the log, each line after its number and a colon, and ends when the trainer has."""
+  """Returns a script that prints the log, each line after its number and a colon, and ends when the trainer has."""
   # The lock is given to this wait when the trainer ends; tail reads to the end once more and ends with the wait.
   return _script(
     'touch log\nflock -s lock true &\ntail -n +1 -s 0.2 -f --pid=$! log | grep --line-buffered -n ""\nexit 0'
@@ -114,7 +114,7 @@ def follow() -> str:
 
 
 def states(output: str) -> list[State]:
-  """The answers among what the workers printed, by host."""
+  """Returns the answers among what the workers printed, by host."""
   found = {}
   for host, word, code in _LINE.findall(output):
     found[host] = State(host, word.split()[0], int(code) if code else None)
@@ -122,7 +122,7 @@ def states(output: str) -> list[State]:
 
 
 def outcome(states: Sequence[State]) -> int | None:
-  """One exit status for a job that has ended on all workers; None where a person stopped it.
+  """Returns one exit status for a job that has ended on all workers; None where a person stopped it.
 
   What is the user's to mend comes before what another process did, and that before an interruption: a trainer that
   ended by a signal, with its machine, or because it lost another process is to be started again.
@@ -146,7 +146,7 @@ def _fail(line: str) -> str:
 
 
 def _workdir(workdir: str) -> tuple[str, str]:
-  """What makes a workdir reachable, and its path for the shell.
+  """Returns what makes a workdir reachable, and its path for the shell.
 
   Raises:
     UserError: it would not outlive the machine.

@@ -32,11 +32,12 @@ from typing import IO
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from core import data_files
 from core.data import class_names
 from core.errors import UserError
 
 _CLASS_ARCHIVE = re.compile(r"(?:.*/)?(n\d{8})\.tar")
-_FALL11_CLASSES = Path(__file__).with_name("imagenet21k_fall11_classes.txt")
+_FALL11_CLASSES = data_files.find("core/data/builders/imagenet21k_fall11_classes.txt")
 _JPEG_QUALITY = 95
 
 
@@ -76,12 +77,12 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
 
   @classmethod
   def manual_files(cls, config: str | None) -> tuple[str, ...]:
-    """The files that must lie in manual_dir to prepare a config."""
+    """Returns the files that must lie in manual_dir to prepare a config."""
     return (cls.builder_configs[config or cls.BUILDER_CONFIGS[0].name].archive,)
 
   @classmethod
   def options(cls, config: str | None, manual_dir: Path) -> dict[str, Sequence[str]]:
-    """The arguments of this builder that files in manual_dir stand for: another list of classes.
+    """Returns the arguments of this builder that files in manual_dir stand for: another list of classes.
 
     Raises:
       UserError: a list without names, or with one twice.
@@ -147,12 +148,12 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
 
 
 def class_ids(archive: str) -> list[str]:
-  """The WordNet ids of an archive's classes in ascending order, by one reading of it."""
+  """Returns the WordNet ids of an archive's classes in ascending order, by one reading of it."""
   return sorted(wordnet_id for wordnet_id, _ in class_archives(archive))
 
 
 def class_archives(archive: str) -> Iterator[tuple[str, Iterator[tuple[str, bytes]]]]:
-  """The classes of an archive in the order in which they lie there: (WordNet id, its images).
+  """Yields the classes of an archive in the order in which they lie there: (WordNet id, its images).
 
   Raises:
     UserError: it cannot be read as one, or is cut short.
@@ -166,7 +167,7 @@ def class_archives(archive: str) -> Iterator[tuple[str, Iterator[tuple[str, byte
 
 
 def _images(archive: str, wordnet_id: str, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-  """Name (`n01440764/n01440764_18.JPEG`) and content of each file of a class's archive."""
+  """Yields name (`n01440764/n01440764_18.JPEG`) and content of each file of a class's archive."""
   with _readable(f"{archive} at {wordnet_id}.tar"), tarfile.open(fileobj=file, mode="r|") as images:
     for member in images:
       if member.isfile():
@@ -182,7 +183,7 @@ def _readable(what: str) -> Iterator[None]:
 
 
 def as_jpeg(content: bytes) -> bytes | None:
-  """The image as a JPEG of grey or RGB pixels: as it is if it is one, else made anew; None if it cannot be decoded."""
+  """Returns the image as a JPEG of grey or RGB pixels, made anew if it is none; None if it cannot be decoded."""
   try:
     with Image.open(io.BytesIO(content)) as image:
       keep = image.format == "JPEG" and image.mode in ("RGB", "L")

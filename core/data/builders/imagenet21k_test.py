@@ -13,6 +13,8 @@ from core.data.builders import imagenet21k
 from core.data.import_tensorflow import import_tfds
 from core.data.source import open_source
 from core.errors import UserError
+from core.recipe import sources
+from core.recipe.input import Input
 
 IDS = ("n02084071", "n01503061", "n04399382")  # Not in order, as in an archive.
 PER_CLASS = 4
@@ -59,7 +61,7 @@ def build(tmp_path, config="winter21", **options):
 
 def read(tmp_path, config="winter21"):
   """{row of the archive's class: label} and the number of images, through the pipeline that a config takes."""
-  data = dict(name=f"imagenet21k/{config}", split="full", data_dir=str(tmp_path / "data"))
+  data = sources.Tfds(name=f"imagenet21k/{config}", split="full", data_dir=str(tmp_path / "data"))
   pp = "decode|resize(4)|keep('image','label')"
   batches = list(pipeline.eval_batches(data, pp, batch_size=4))
   real = np.concatenate([batch["_mask"] for batch in batches]) > 0
@@ -80,7 +82,7 @@ def test_winter_21_has_the_sorted_ids_of_its_archive_as_labels(tmp_path):
   assert read(tmp_path) == ({row: sorted(IDS).index(each) for row, each in enumerate(IDS)}, 12)
   folder = tmp_path / "data/imagenet21k/winter21/1.0.0"
   assert (folder / "label.labels.txt").read_text().split() == sorted(IDS)
-  data = dict(name="imagenet21k/winter21", split="full", data_dir=str(tmp_path / "data"))
+  data = sources.Tfds(name="imagenet21k/winter21", split="full", data_dir=str(tmp_path / "data"))
   assert open_source(data, "data").classes == tuple(sorted(IDS))
   assert json.loads((folder / "metadata.json").read_text())["corrupt_images_skipped"] == []
 
@@ -96,9 +98,8 @@ def test_fall_11_has_the_labels_of_the_published_weights(tmp_path):
   metadata = json.loads((tmp_path / "data/imagenet21k/fall11/1.0.0/metadata.json").read_text())
   assert len(metadata["classes_without_images"]) == 21_841
   # It is the default: a config's name="imagenet21k" opens it.
-  assert pipeline.dataset_size(
-    dict(data=dict(name="imagenet21k", split="full", data_dir=str(tmp_path / "data")), batch_size=2)
-  )
+  data = sources.Tfds(name="imagenet21k", split="full", data_dir=str(tmp_path / "data"))
+  assert pipeline.dataset_size(Input(data=data, batch_size=2)) == 8
 
 
 def test_the_list_of_fall_11_is_sorted_and_has_the_two_classes_more():
@@ -163,7 +164,7 @@ def test_the_order_is_the_same_every_time_and_mixes_the_classes(tmp_path):
       tar(archive(ids=IDS if name == "one" else IDS[::-1]), "w:gz")
     )
     build(tmp_path / name)
-    data = dict(name="imagenet21k/winter21", split="full", data_dir=str(tmp_path / name / "data"))
+    data = sources.Tfds(name="imagenet21k/winter21", split="full", data_dir=str(tmp_path / name / "data"))
     (batch,) = pipeline.eval_batches(data, "keep('label')", batch_size=12)
     labels.append(batch["label"].tolist())
   assert labels[0] == labels[1] != sorted(labels[0])

@@ -34,7 +34,7 @@ _FILES = {
 
 
 def required(builder_cls: Any, config: str | None) -> tuple[str, ...] | None:
-  """Names of the files and folders that must lie in manual_dir; None where only the builder's prose tells.
+  """Returns the names of the files and folders that must lie in manual_dir; None where only the builder's prose tells.
 
   Args:
     builder_cls: a `tfds.core.DatasetBuilder` class.
@@ -61,7 +61,7 @@ def missing(builder_cls: Any, config: str | None, manual_dir: Path) -> str | Non
 
 
 def by_hand(builder_cls: Any, manual_dir: Path, url: str) -> str:
-  """How to do without the network: what TFDS takes from manual_dir instead of a download; else an empty string.
+  """Says how to do without the network: what TFDS takes from manual_dir instead of a download; else an empty string.
 
   Args:
     builder_cls: a `tfds.core.DatasetBuilder` class.

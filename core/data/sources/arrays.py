@@ -1,50 +1,64 @@
 """NumPy arrays: the columns of an `.npz` file, or arrays handed in."""
 
-import zipfile
-from collections.abc import Mapping
-
 import numpy as np
+from jaxtyping import Shaped
 
+from core.data import paths
 from core.data import split as splits
 from core.data.columns import Columns, bytes_column, describer, select
 from core.errors import UserError
-from core.files import from_here
+from core.recipe import sources, words
+
+_KINDS = "biufcV"  # V: bfloat16 and its like.
 
 
-def load(
-  *, path: str | None = None, columns: Mapping[str, np.ndarray] | None = None, split: str = "all", name: str = "arrays"
-) -> Columns:
-  """Columns of `path` (.npz) or `columns`, two forms: `image`, `label`, ... are one split, named `all`; the keys
-  `train/image`, `train/label`, `test/image`, ... are the splits `train` and `test`.
+def read(data: sources.Arrays, where: str) -> Columns:
+  """Returns the columns of a split.
 
   Raises:
-    UserError: no such file or split, a file that is no .npz, both or neither of `path` and `columns`.
+    UserError: no such file or split, a file that is no .npz, what is no column.
   """
-  if (path is None) == (columns is None):
-    raise UserError("data source arrays: give one of path (an .npz file) and columns (a dict of arrays)")
-  name = path or name
+  name, of_arrays = (data.path, f"{where}.path") if data.path is not None else (data.name, f"{where}.columns")
   tables: dict[str, dict[str, np.ndarray]] = {}
-  for key, array in (_read(path) if path is not None else columns).items():
+  for key, array in (_load(data.path, of_arrays) if data.path is not None else data.columns).items():
     table, _, column = key.rpartition("/")
-    tables.setdefault(table or "all", {})[column] = _as_column(np.asarray(array), f"{name}: {key}")
-  parts = splits.ranges(split, {table: len(next(iter(t.values()))) for table, t in tables.items()}, name)
+    tables.setdefault(table or "all", {})[column] = _as_column(array, f"{of_arrays}: {words.shown(key)}")
+  sizes = {table: len(next(iter(columns.values()))) for table, columns in tables.items()}
+  parts = splits.ranges(data.split, sizes, f"{where}.split")
   for table, _, _ in parts:  # Unequal columns must be refused before they are cut to a range.
-    Columns(f"{name} {table}", tables[table], str)
-  return Columns(f"{name} {split}", select(tables, parts), describer(parts, lambda _, row: f"row {row} of {name}"))
+    Columns(f"{of_arrays}: {name} {table}", tables[table], str)
+
+  def noun(_: str, row: int) -> str:
+    return f"row {row} of {name}"
+
+  return Columns(f"{name} {data.split}", select(tables, parts), describer(parts, noun))
 
 
-def _read(path: str) -> dict[str, np.ndarray]:
-  file = from_here(path)
-  if not file.exists():
-    raise UserError(f"data source arrays: no file {path}")
+def _load(path: str, where: str) -> dict[str, np.ndarray]:
+  file = paths.existing_file(path, where)
   try:
     with np.load(file, allow_pickle=False) as archive:
       return {key: archive[key] for key in archive.files}
-  except (AttributeError, ValueError, OSError, zipfile.BadZipFile) as error:
-    raise UserError(f"data source arrays: {path} is not a readable .npz file ({str(error).splitlines()[0]})") from None
+  except MemoryError:
+    raise
+  except Exception as error:  # NumPy's, zipfile's and zlib's own kinds, by what is wrong with the file.
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    raise UserError(words.line(f"{where}: {path} is not a readable .npz file ({reason})")) from None
 
 
-def _as_column(array: np.ndarray, where: str) -> np.ndarray:
+def _as_column(values: object, where: str) -> Shaped[np.ndarray, "n ..."]:
+  try:
+    array = np.asarray(values)
+  except ValueError:
+    raise UserError(words.line(f"{where} holds lists of unequal lengths")) from None
   if array.ndim == 0:
-    raise UserError(f"{where} is a single value; a column has one entry an example")
-  return bytes_column(array.flat).reshape(array.shape) if array.dtype.kind in "US" else array
+    raise UserError(words.line(f"{where} is a single value; a column has one entry an example"))
+  if array.dtype.kind in "US":
+    return bytes_column(array.flat).reshape(array.shape)
+  if array.dtype == object:
+    if other := [each for each in array.flat if not isinstance(each, bytes | str)]:
+      raise UserError(words.line(f"{where} holds {words.shown(other[0])}; a column is of numbers or of text"))
+    return bytes_column(array.flat).reshape(array.shape) if any(isinstance(each, str) for each in array.flat) else array
+  if array.dtype.kind not in _KINDS:
+    raise UserError(words.line(f"{where} holds {array.dtype.name}; a column is of numbers or of text"))
+  return array

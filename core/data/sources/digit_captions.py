@@ -13,7 +13,6 @@ templates (`test_templates`, of known words). All choices are `core.data.order.h
 """
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -23,6 +22,7 @@ from core.data.columns import Columns, bytes_column, describer, select
 from core.data.order import hash64, permutation
 from core.data.sources import digits as digits_lib
 from core.errors import UserError
+from core.recipe import sources
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLASS_NAMES = (*DIGITS, *(f"{first} and {second}" for first in DIGITS for second in DIGITS))
@@ -75,9 +75,6 @@ HELD_OUT_PAIR_TEMPLATES = (
   "a photo of a {colour} {first} {relation} a {other} {second}",
 )
 
-# Each digit is in two of them, in either order, and in all others.
-HELD_OUT = tuple((digit, (digit + 3) % 10) for digit in range(10))
-
 CAPTIONS = 4  # An image.
 _CELL = 8  # Pixels of a digit; an image is two by two cells.
 _TEST_EXAMPLES = 1_440  # Each of the 360 handwritings of the test twice alone, as many pairs.
@@ -92,65 +89,41 @@ _DRAW, _TEMPLATES = 200, 201
 _SEEDS = {"train": 0, "test": 1, "test_templates": 1, "test_combinations": 2}
 
 
-def load(
-  *,
-  split: str,
-  digits: int | Sequence[int] = (1, 2),
-  examples: int = 12_000,
-  held_out: Sequence[Sequence[int]] = HELD_OUT,
-  name: str = "digit_captions",
-) -> Columns:
-  """Images with captions, those of one and of two digits in turn.
+def load(**options) -> Columns:
+  """Returns the columns that `read` gives for the arguments of `core.recipe.sources.DigitCaptions`."""
+  return read(sources.DigitCaptions(**options), "digit_captions")
+
+
+def read(data: sources.DigitCaptions, where: str) -> Columns:
+  """Returns images with captions, those of one and of two digits in turn.
 
   `image` uint8 [n, 16, 16, 3]; `captions` text [n, 4], of four templates; `caption` text [n], the one that tells all,
   which is the first of them except in `test_templates`;
   `label` int64 [n], the digit of one, 10 + 10 first + second (from left to right or top to bottom) of two: the index
   in `CLASS_NAMES`; `id` int64 [n].
 
-  Args:
-    split: `train`; `test`, with other handwritings; `test_templates`, the same images with captions of other templates;
-      `test_combinations`, pairs that are held out; or a part of one: `train[:10%]`.
-    digits: how many in an image: 1, 2, or (1, 2).
-    examples: of `train` with one and two digits; half of them with only one kind.
-    held_out: pairs of digits that only `test_combinations` shows, in either order.
-    name: unused; every source may be named.
-
   Raises:
     UserError: no such split, or arguments that leave nothing to show.
   """
-  where = "data source digit_captions"
-  counts = (digits,) if isinstance(digits, int) else tuple(digits)
-  if not counts or set(counts) - {1, 2}:
-    raise UserError(f"{where}: digits is how many an image shows: 1, 2 or (1, 2), got {digits!r}")
-  if isinstance(examples, bool) or not isinstance(examples, int) or examples < 2:
-    raise UserError(f"{where}: examples must be a whole number from 2 on, got {examples!r}")
-  kept_from_training = _as_pairs(held_out, where)
-  held = {key: _rows(key, counts, examples) for key in _SEEDS}
-  parts = splits.ranges(split, {key: len(rows) for key, rows in held.items()}, where)
+  counts = (data.digits,) if isinstance(data.digits, int) else data.digits
+  kept_from_training = frozenset((*data.held_out, *((second, first) for first, second in data.held_out)))
+  held = {key: _rows(key, counts, data.examples) for key in _SEEDS}
+  parts = splits.ranges(data.split, {key: len(rows) for key, rows in held.items()}, f"{where}.split")
   arrays = {}
   for key in {part for part, _, _ in parts}:
     if key == "test_combinations" and not kept_from_training:
-      raise UserError(f"{where}: held_out is empty, and test_combinations shows the pairs that are held out")
-    columns = _dataset(key, examples, kept_from_training)
+      raise UserError(f"{where}.held_out is empty, and test_combinations shows the pairs that are held out")
+    columns = _dataset(key, data.examples, kept_from_training)
     arrays[key] = {column: array[held[key]] for column, array in columns.items()}
-  noun = lambda part, row: f"{part} image {held[part][row]} of digit_captions"
-  return Columns(f"digit_captions {split}", select(arrays, parts), describer(parts, noun), classes=CLASS_NAMES)
 
+  def noun(part: str, row: int) -> str:
+    return f"{part} image {held[part][row]} of digit_captions"
 
-def _as_pairs(held_out: Sequence[Sequence[int]], where: str) -> frozenset[tuple[int, int]]:
-  """Both orders of each pair."""
-  pairs = [tuple(pair) for pair in held_out]
-  for pair in pairs:
-    if len(pair) != 2 or not all(isinstance(digit, int) and 0 <= digit < 10 for digit in pair):
-      raise UserError(f"{where}: held_out holds pairs of digits from 0 to 9, got {pair!r}")
-  both = frozenset((*pairs, *((second, first) for first, second in pairs)))
-  if len(both) == 100:
-    raise UserError(f"{where}: held_out leaves no pair to train on")
-  return both
+  return Columns(f"digit_captions {data.split}", select(arrays, parts), describer(parts, noun), classes=CLASS_NAMES)
 
 
 def _rows(split: str, counts: tuple[int, ...], examples: int) -> Int[np.ndarray, "n"]:
-  """The rows of a split with that many digits: one digit at even places, two at odd ones, or two only."""
+  """Returns the rows of a split with that many digits: one digit at even places, two at odd ones, or two only."""
   if split == "test_combinations":
     return np.arange(_TEST_EXAMPLES // 2 if 2 in counts else 0)
   row = np.arange(examples if split == "train" else _TEST_EXAMPLES)
@@ -159,7 +132,7 @@ def _rows(split: str, counts: tuple[int, ...], examples: int) -> Int[np.ndarray,
 
 @functools.lru_cache(maxsize=8)
 def _dataset(split: str, examples: int, held_out: frozenset[tuple[int, int]]) -> dict[str, np.ndarray]:
-  """All columns of a split."""
+  """Returns all columns of a split."""
   handwriting = digits_lib.load(split="train" if split == "train" else "test").arrays
   size = {"train": examples, "test_combinations": _TEST_EXAMPLES // 2}.get(split, _TEST_EXAMPLES)
   row = np.arange(size)
@@ -199,7 +172,7 @@ def _dataset(split: str, examples: int, held_out: frozenset[tuple[int, int]]) ->
 
 
 def _drawn(seed: int, size: int) -> Int[np.ndarray, "5 n"]:
-  """For each image: which cells, the two colours, and two large numbers to choose handwritings by."""
+  """Draws for each image which cells it uses, two colours, and two large numbers to choose handwritings by."""
   bits = hash64(_DRAW, seed, np.arange(5)[:, None], np.arange(size)) >> np.uint64(33)
   return bits.astype(np.int64) % np.array([4, len(COLOURS), len(COLOURS), 2**31, 2**31])[:, None]
 
@@ -211,7 +184,7 @@ def _handwritten(
   drawn: Int[np.ndarray, "n"],
   paired: np.ndarray,
 ) -> UInt8[np.ndarray, "n 8 8 1"]:
-  """A handwriting of each digit: one after the other where it is alone, any where it is paired."""
+  """Returns a handwriting of each digit: one after the other where it is alone, any where it is paired."""
   found = np.empty((len(digit), _CELL, _CELL, 1), np.uint8)
   for value in range(10):
     (members,) = np.nonzero(source["label"] == value)

@@ -17,7 +17,7 @@ _SPELLING = string.ascii_lowercase + string.digits
 
 
 def corpus() -> list[str]:
-  """A caption for each template and each filling of one of its slots, held-out templates included."""
+  """Returns a caption for each template and each filling of one of its slots, held-out templates included."""
   fillings = {
     "digit": digit_captions.DIGITS,
     "first": digit_captions.DIGITS,
@@ -40,12 +40,12 @@ def corpus() -> list[str]:
 
 
 def words() -> list[str]:
-  """The words of the captions, sorted."""
+  """Returns the words of the captions, sorted."""
   return sorted({word for caption in corpus() for word in caption.split()})
 
 
 def sentencepiece_model() -> bytes:
-  """A unigram model with T5's special tokens: 0 `<pad>`, 1 `</s>`, 2 `<unk>`."""
+  """Returns a unigram model with T5's special tokens: 0 `<pad>`, 1 `</s>`, 2 `<unk>`."""
   import sentencepiece
 
   made = io.BytesIO()
@@ -73,7 +73,7 @@ def sentencepiece_model() -> bytes:
 
 
 def wordpiece_vocabulary() -> str:
-  """BERT's special tokens, the words, and letters and numerals to begin and to go on with."""
+  """Returns BERT's special tokens, the words, and letters and numerals to begin and to go on with."""
   special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
   letters = [letter for letter in _SPELLING if letter not in words()]
   return "\n".join([*special, *words(), *letters, *(f"##{letter}" for letter in _SPELLING)]) + "\n"

@@ -4,25 +4,22 @@ import functools
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
 
 import numpy as np
 
-from core.data import class_names, order
+from core.data import class_names, order, paths
 from core.data import split as splits
 from core.data.columns import Columns, bytes_column, describer, select
 from core.errors import UserError, first_few
-from core.files import from_here
+from core.recipe import sources, words
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")  # What the pp op `decode` reads.
 _OTHER_IMAGES = (".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga")
 _ORDER_SEED = 0
 
 
-def load(
-  *, path: str, split: str = "train", classes: Sequence[str] | str | None = None, name: str = "folder"
-) -> Columns:
-  """`image`, the bytes of the files, and `label` int64 [n]; `.classes` holds the names of the classes.
+def read(data: sources.Folder, where: str) -> Columns:
+  """Returns `image`, the paths of the files, and `label`, int64 [n]; `.classes` holds the names of the classes.
 
   Which files: those with the suffixes of JPEG, PNG, GIF and BMP, in a class's folder or below it. Images of a format
   that `decode` cannot read are refused. Other files are skipped, and a line on stderr names the first of them; what
@@ -35,85 +32,95 @@ def load(
   So `train[:90%]` holds nine tenths of every class, and adding `train[90%:]` gives all. The order follows from the
   names of the files alone.
 
-  Args:
-    path: the folder. Where its folders hold folders, they are the splits; where they hold images, they are the classes,
-      and the whole is the split `train`, or `all` if you like.
-    split: `train`, `val`, `train[:90%]`, ...
-    classes: see `core.data.class_names.read`; a file's path starts at the folder.
-    name: unused; every source may be named.
-
   Raises:
     UserError: no such folder or split, a class without images or one that `train` has not, an image of another
       format.
   """
-  root = from_here(path)
-  if not root.is_dir():
-    raise UserError(f"data source folder: no folder {path}")
-  roots = _splits(root)
+  root = paths.existing_folder(data.path, f"{where}.path")
+  try:
+    return _columns(data, root, where)
+  except OSError as error:
+    raise UserError(words.line(f"{where}.path: {error.filename or root} cannot be read ({error.strerror})")) from None
+
+
+def _columns(data: sources.Folder, root: pathlib.Path, where: str) -> Columns:
+  roots = _splits(root, f"{where}.path")
   # The names of splits are known before their files are: what another split holds need not be in order.
-  wanted = [part for part in roots if part in {each.partition("[")[0].strip() for each in split.split("+")}]
-  names = _class_names(classes, roots, root)
+  wanted = [part for part in roots if part in {each.partition("[")[0].strip() for each in data.split.split("+")}]
+  names = _class_names(data.classes, roots, root, where)
 
-  tables = {part: _table(roots[part], names) for part in wanted}
+  tables = {part: _table(roots[part], names, f"{where}.path") for part in wanted}
   sizes = {part: len(tables[part]["label"]) if part in tables else 0 for part in roots}
-  parts = splits.ranges(split, sizes, path)
-  noun = lambda part, row: tables[part]["image"][row].decode()
-  return Columns(f"{path} {split}", select(tables, parts), describer(parts, noun), ("image",), names)
+  parts = splits.ranges(data.split, sizes, f"{where}.split")
+
+  def noun(part: str, row: int) -> str:
+    return tables[part]["image"][row].decode()
+
+  return Columns(f"{data.path} {data.split}", select(tables, parts), describer(parts, noun), ("image",), names)
 
 
-def _splits(root: pathlib.Path) -> dict[str, pathlib.Path]:
-  """The folders of class folders: one a split."""
+def _splits(root: pathlib.Path, where: str) -> dict[str, pathlib.Path]:
+  """Returns the folders of class folders, one a split, by name."""
   top = _folders(root)
   if not top:
-    raise UserError(f"{root} holds no folders; the images of a class lie in a folder of its name: {root}/cat/1.jpg")
-  of_classes = [folder for folder in top if _folders(folder) and not _images(folder, deep=False)]
-  of_images = [folder for folder in top if _images(folder, deep=False)]
+    raise UserError(
+      words.line(f"{where}: {root} holds no folders; images of a class lie in a folder of its name: {root}/cat/1.jpg")
+    )
+  of_classes = [folder for folder in top if _folders(folder) and not _images(folder, where, deep=False)]
+  of_images = [folder for folder in top if _images(folder, where, deep=False)]
   if of_classes and of_images:
     raise UserError(
-      f"{root}: {of_images[0].name} holds images, {of_classes[0].name} holds folders; let all be classes, with images "
-      "in them, or all splits, with class folders in them"
+      words.line(
+        f"{where}: {root}: {of_images[0].name} holds images, {of_classes[0].name} holds folders; let all be classes, "
+        "with images in them, or all splits, with class folders in them"
+      )
     )
   return {folder.name: folder for folder in top} if of_classes else {"train": root, "all": root}
 
 
-def _class_names(classes, roots: dict[str, pathlib.Path], root: pathlib.Path) -> tuple[str, ...]:
+def _class_names(
+  classes: tuple[str, ...] | str | None, roots: dict[str, pathlib.Path], root: pathlib.Path, where: str
+) -> tuple[str, ...]:
   if classes is not None:
-    return class_names.read(classes, root, f"data source folder: {root}")
+    return class_names.read(classes, root, f"{where}.classes")
   first = roots.get("train")
   folders = _folders(first) if first else {f.name for each in roots.values() for f in _folders(each)}
   return tuple(sorted(folder if isinstance(folder, str) else folder.name for folder in folders))
 
 
-def _table(folder: pathlib.Path, classes: tuple[str, ...]) -> dict[str, np.ndarray]:
-  """Paths and labels of one split, in the order that `load` tells."""
-  if stray := _images(folder, deep=False):
-    raise UserError(
-      f"{stray[0]} lies in no class's folder; put it into one, like {folder / classes[0] / stray[0].name}"
-    )
+def _table(folder: pathlib.Path, classes: tuple[str, ...], where: str) -> dict[str, np.ndarray]:
+  """Returns paths and labels of one split, in the order that `read` tells."""
+  if stray := _images(folder, where, deep=False):
+    beside = folder / classes[0] / stray[0].name
+    raise UserError(words.line(f"{where}: {stray[0]} lies in no class's folder; put it into one, like {beside}"))
   folders = _folders(folder)
-  labels = class_names.labels([each.name for each in folders], classes, [f"the folder {each}" for each in folders])
-  paths, places, found = [], [], []
+  places = [f"{where}: the folder {each}" for each in folders]
+  labels = class_names.labels([each.name for each in folders], classes, places)
+  files_of, places, found = [], [], []
   for label, each in zip(labels, folders):
-    files = _images(each)
+    files = _images(each, where)
     if not files:
-      raise UserError(f"the class folder {each} holds no images ({', '.join(IMAGE_SUFFIXES)}); remove it or fill it")
+      suffixes = ", ".join(IMAGE_SUFFIXES)
+      raise UserError(
+        words.line(f"{where}: the class folder {each} holds no images ({suffixes}); remove it or fill it")
+      )
     files = [files[row] for row in order.permutation(len(files), _ORDER_SEED, int(label))]
-    paths += map(str, files)
+    files_of += map(str, files)
     places.append((np.arange(len(files)) + 0.5) / len(files))
     found.append(np.full(len(files), label))
   rows = np.argsort(np.concatenate(places), kind="stable") if places else np.zeros(0, np.int64)
-  return {"image": bytes_column(paths)[rows], "label": np.concatenate(found or [np.zeros(0, np.int64)])[rows]}
+  return {"image": bytes_column(files_of)[rows], "label": np.concatenate(found or [np.zeros(0, np.int64)])[rows]}
 
 
 def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The folders in a folder, sorted by name."""
+  """Returns the folders in a folder, sorted by name."""
   with os.scandir(folder) as entries:
     names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
   return [folder / name for name in names]
 
 
-def _images(folder: pathlib.Path, deep: bool = True) -> list[pathlib.Path]:
-  """The images in a folder and, if `deep`, below it, sorted by path.
+def _images(folder: pathlib.Path, where: str, deep: bool = True) -> list[pathlib.Path]:
+  """Returns the images in a folder and, if `deep`, below it, sorted by path.
 
   Raises:
     UserError: an image there that cannot be read.
@@ -125,7 +132,8 @@ def _images(folder: pathlib.Path, deep: bool = True) -> list[pathlib.Path]:
       if not name.startswith("."):
         (found if name.lower().endswith(IMAGE_SUFFIXES) else others).append(os.path.join(place, name))
   if unreadable := [path for path in others if path.lower().endswith(_OTHER_IMAGES)]:
-    raise UserError(f"{first_few(unreadable)}: no format that can be read; make it one of {', '.join(IMAGE_SUFFIXES)}")
+    suffixes = ", ".join(IMAGE_SUFFIXES)
+    raise UserError(words.line(f"{where}: {first_few(unreadable)}: no format that is read; make it one of {suffixes}"))
   if others and deep:
     _tell(f"{folder}: skipped, as by name no image: {first_few(others)}")
   return sorted(map(pathlib.Path, found))

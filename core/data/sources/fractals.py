@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from core.data import split as splits
 from core.data.columns import Columns, describer, select
 from core.data.order import hash64
-from core.errors import UserError
+from core.recipe import sources
 
 # The first word of each hash: what it is for.
 _SYSTEM, _SEARCH, _VARY, _START, _WALK, _PLACE, _PATCH, _COLOUR, _NOISE = range(100, 109)
@@ -50,34 +50,25 @@ class Systems:
   cumulative: Float32[np.ndarray, "systems maps"]
 
 
-def load(
-  *, split: str, classes: int = 100, per_class: int = 500, size: int = 32, seed: int = 0, name: str = "fractals"
-) -> Columns:
-  """`image` uint8 [n, size, size, 3] in 0..255 and `label` int64 [n].
+def read(data: sources.Fractals, where: str) -> Columns:
+  """Returns `image`, uint8 [n, size, size, 3] in 0..255, and `label`, int64 [n].
 
-  Args:
-    split: `train`, of `per_class` images a class, or `test`, of a tenth as many other ones; or a part: `train[:90%]`.
-      The classes take turns, so that every part has all of them.
-    classes: number of classes; class 3 is the same however many there are.
-    per_class: images of each class in `train`.
-    size: height and width in pixels.
-    seed: of everything; another seed gives other classes.
-    name: unused; every source may be named.
+  The classes take turns, so that every part of a split has all of them.
 
   Raises:
-    UserError: no such split, or a number below 1 (`size`: below 8).
+    UserError: no such split.
   """
-  for key, value, least in (("classes", classes, 1), ("per_class", per_class, 1), ("size", size, 8), ("seed", seed, 0)):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-      raise UserError(f"data source fractals: {key} must be a whole number from {least} on, got {value!r}")
-  counts = {"train": per_class, "test": max(1, per_class // 10)}
-  parts = splits.ranges(split, {key: count * classes for key, count in counts.items()}, "data source fractals")
+  counts = {"train": data.per_class, "test": max(1, data.per_class // 10)}
+  parts = splits.ranges(data.split, {key: count * data.classes for key, count in counts.items()}, f"{where}.split")
   arrays = {}
   for key in {part for part, _, _ in parts}:
-    label = np.tile(np.arange(classes), counts[key])
-    arrays[key] = {"image": _dataset(key, classes, counts[key], size, seed), "label": label}
-  noun = lambda part, row: f"{part} image {row // classes} of fractal class {row % classes}"
-  return Columns(f"fractals {split}", select(arrays, parts), describer(parts, noun))
+    label = np.tile(np.arange(data.classes), counts[key])
+    arrays[key] = {"image": _dataset(key, data.classes, counts[key], data.size, data.seed), "label": label}
+
+  def noun(part: str, row: int) -> str:
+    return f"{part} image {row // data.classes} of fractal class {row % data.classes}"
+
+  return Columns(f"fractals {data.split}", select(arrays, parts), describer(parts, noun))
 
 
 @functools.lru_cache(maxsize=2)
@@ -95,7 +86,7 @@ def _dataset(split: str, classes: int, count: int, size: int, seed: int) -> UInt
 def images(
   seed: int, label: int, split: str, instances: Int64[np.ndarray, "n"], size: int
 ) -> UInt8[np.ndarray, "n size size 3"]:
-  """The images of some instances of one class."""
+  """Returns the images of some instances of one class."""
   words = (seed, label, _SPLITS[split])
   systems = _varied(class_system(seed, label), words, instances)
   x, y = walk(systems, (_WALK, *words), instances, points=4 * size * size)
@@ -105,7 +96,7 @@ def images(
 
 @functools.lru_cache(maxsize=4096)
 def class_system(seed: int, label: int) -> Systems:
-  """The one iterated function system of a class: the first candidate whose fractal fills enough of the image."""
+  """Returns the iterated function system of a class: the first candidate whose fractal fills enough of the image."""
   for start in range(0, 64 * _CANDIDATES, _CANDIDATES):
     candidates = np.arange(start, start + _CANDIDATES)
     maps = 2 + int(_uniform(1, _SYSTEM, seed, label, start)[0] * (_MAX_MAPS - 1))
@@ -119,7 +110,7 @@ def class_system(seed: int, label: int) -> Systems:
 
 
 def _random_systems(maps: int, words: tuple[int, ...], candidates: Int64[np.ndarray, "n"]) -> Systems:
-  """Coefficients uniform in [-1, 1], the linear part of every map drawn again until it contracts."""
+  """Draws coefficients uniform in [-1, 1], the linear part of every map drawn again until it contracts."""
   draws = 12  # A draw contracts in about 2 of 5 cases; the first that does is taken, else the last is shrunk.
   linear = _uniform((maps, draws, 4), *words, candidates) * 2 - 1
   norm = _spectral_norm(*np.moveaxis(linear, -1, 0))
@@ -138,14 +129,19 @@ def _systems(coefficients: Float32[np.ndarray, "6 systems maps"]) -> Systems:
   return Systems(np.stack([a, b, c, d, e, f]), cumulative / cumulative[:, -1:])
 
 
-def _spectral_norm(a, b, c, d):
-  """The greatest singular value of [[a, b], [c, d]], arrays."""
+def _spectral_norm(
+  a: Float[np.ndarray, "*maps"],
+  b: Float[np.ndarray, "*maps"],
+  c: Float[np.ndarray, "*maps"],
+  d: Float[np.ndarray, "*maps"],
+) -> Float[np.ndarray, "*maps"]:
+  """Returns the greatest singular value of [[a, b], [c, d]], arrays."""
   half, det = (a * a + b * b + c * c + d * d) / 2, a * d - b * c
   return np.sqrt(half + np.sqrt(np.maximum(half * half - det * det, 0)))
 
 
 def _varied(system: Systems, words: tuple[int, ...], instances: Int64[np.ndarray, "n"]) -> Systems:
-  """An instance's system: one of the six coefficients, of all maps, times a factor within 1 +- `_VARIATION`."""
+  """Returns an instance's system: one of the six coefficients, of all maps, times a factor within 1 +- `_VARIATION`."""
   which, factor = _uniform(2, _VARY, *words, instances).T
   factor = 1 + _VARIATION * (2 * factor - 1)
   coefficients = np.repeat(system.coefficients, len(instances), axis=1)
@@ -157,7 +153,7 @@ def _varied(system: Systems, words: tuple[int, ...], instances: Int64[np.ndarray
 def walk(
   systems: Systems, words: tuple[int, ...], instances: Int64[np.ndarray, "n"], points: int
 ) -> tuple[Float32[np.ndarray, "n points"], Float32[np.ndarray, "n points"]]:
-  """Points of each system's fractal, by the chaos game: many short walks at once, each step by a random map."""
+  """Returns points of each system's fractal, by the chaos game: many short walks at once, each step by a random map."""
   walks = max(32, math.isqrt(points))
   steps = -(-points // walks)
   x, y = np.moveaxis(_uniform((walks, 2), _START, *words, instances) * 2 - 1, -1, 0)
@@ -175,16 +171,23 @@ def walk(
   return tuple(found.reshape(2, len(instances), -1)[:, :, :points])
 
 
-def _fitted(x, y):
-  """Points moved and stretched to fill [0, 1), their longer side all of it; both axes by the same factor."""
+def _fitted(
+  x: Float32[np.ndarray, "n points"], y: Float32[np.ndarray, "n points"]
+) -> tuple[Float[np.ndarray, "n points"], Float[np.ndarray, "n points"]]:
+  """Moves and stretches points to fill [0, 1), their longer side all of it; both axes by the same factor."""
   low_x, low_y = x.min(axis=1, keepdims=True), y.min(axis=1, keepdims=True)
   extent_x, extent_y = x.max(axis=1, keepdims=True) - low_x, y.max(axis=1, keepdims=True) - low_y
   extent = np.maximum(np.maximum(extent_x, extent_y), 1e-6) * 1.0001
   return (x - low_x) / extent + (1 - extent_x / extent) / 2, (y - low_y) / extent + (1 - extent_y / extent) / 2
 
 
-def _placed(x, y, words: tuple[int, ...], instances):
-  """The fitted fractal mirrored, turned by up to 30 degrees, scaled to 0.6 to 1.1 and moved by up to a tenth."""
+def _placed(
+  x: Float32[np.ndarray, "n points"],
+  y: Float32[np.ndarray, "n points"],
+  words: tuple[int, ...],
+  instances: Int64[np.ndarray, "n"],
+) -> tuple[Float[np.ndarray, "n points"], Float[np.ndarray, "n points"]]:
+  """Mirrors the fitted fractal, turns it by up to 30 degrees, scales it to 0.6 to 1.1 and moves it by up to a tenth."""
   flip_x, flip_y, angle, scale, move_x, move_y = _uniform(6, _PLACE, *words, instances).T[..., None]
   x, y = _fitted(x, y)
   x, y = (x - 0.5) * np.where(flip_x < 0.5, 1, -1), (y - 0.5) * np.where(flip_y < 0.5, 1, -1)
@@ -196,7 +199,7 @@ def _placed(x, y, words: tuple[int, ...], instances):
 def histogram(
   x: Float32[np.ndarray, "n points"], y: Float32[np.ndarray, "n points"], size: int
 ) -> Float32[np.ndarray, "n size size"]:
-  """How many points of each image fall into each pixel; [0, 1) is the image, points outside do not count."""
+  """Counts the points of each image in each pixel; [0, 1) is the image, points outside do not count."""
   column, row = np.floor(x * size).astype(np.int64), np.floor(y * size).astype(np.int64)
   inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
   flat = np.where(inside, (np.arange(len(x))[:, None] * size + row) * size + column, len(x) * size * size)
@@ -204,7 +207,7 @@ def histogram(
 
 
 def _patched(counts: Float32[np.ndarray, "n size size"], words, instances) -> Float32[np.ndarray, "n size size"]:
-  """How often each pixel is drawn when every point draws the image's own random patch of 3 x 3, as in the paper."""
+  """Counts how often a pixel is drawn when every point draws the image's own random patch of 3 x 3, as in the paper."""
   bits = _uniform(9, _PATCH, *words, instances) < 0.25
   bits[:, 4] = True
   padded = np.pad(counts, ((0, 0), (1, 1), (1, 1)))
@@ -216,7 +219,7 @@ def _patched(counts: Float32[np.ndarray, "n size size"], words, instances) -> Fl
 
 
 def _painted(drawn: Float32[np.ndarray, "n size size"], words, instances) -> UInt8[np.ndarray, "n size size 3"]:
-  """Two colours by how dense the fractal is, over two colours that run into each other, and noise on both."""
+  """Paints two colours by how dense the fractal is, over two colours that run into each other, and noise on both."""
   usual = drawn.sum(axis=(1, 2), keepdims=True) / np.maximum((drawn > 0).sum(axis=(1, 2), keepdims=True), 1)
   cover, dense = 1 - np.exp(-0.5 * drawn), 1 - np.exp(-0.7 * drawn / np.maximum(usual, 1e-6))
   hue, hue_step, back_hue, back_step, strong, dim, lightness, angle = _uniform(8, _COLOUR, *words, instances).T
@@ -231,15 +234,21 @@ def _painted(drawn: Float32[np.ndarray, "n size size"], words, instances) -> UIn
   angle = (2 * np.pi * angle).astype(np.float32)[:, None, None]
   ramp = 0.5 + 0.7 * (np.cos(angle) * grid + np.sin(angle) * grid[:, None])
   ramp = np.clip(ramp + 0.8 * _clouds(size, words, instances), 0, 1)
-  mix = lambda one, other, share: one[:, None, None] + (other - one)[:, None, None] * share[..., None]
-  image = mix(*ground, ramp)
-  image += cover[..., None] * (mix(far, near, dense) - image)
+  image = _mixed(*ground, ramp)
+  image += cover[..., None] * (_mixed(far, near, dense) - image)
   image += 0.06 * (_uniform((size, size, 1), _NOISE, *words, instances) - 0.5)
   return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
 
 
+def _mixed(
+  one: Float32[np.ndarray, "n 3"], other: Float32[np.ndarray, "n 3"], share: Float[np.ndarray, "n size size"]
+) -> Float[np.ndarray, "n size size 3"]:
+  """Mixes two colours an image, by the share of the second at each pixel."""
+  return one[:, None, None] + (other - one)[:, None, None] * share[..., None]
+
+
 def _clouds(size: int, words, instances) -> Float32[np.ndarray, "n size size"]:
-  """Smooth noise in [-0.5, 0.5]: random values on a coarse grid, with straight lines in between."""
+  """Returns smooth noise in [-0.5, 0.5]: random values on a coarse grid, with straight lines in between."""
   cells = 4
   values = _uniform((cells + 1, cells + 1), _NOISE, 1, *words, instances) - 0.5
   place = (np.arange(size, dtype=np.float32) + 0.5) / size * cells
@@ -248,7 +257,7 @@ def _clouds(size: int, words, instances) -> Float32[np.ndarray, "n size size"]:
 
 
 def _rgb(hue: Float[np.ndarray, "n"], saturation, value) -> Float32[np.ndarray, "n 3"]:
-  """Hue (turns), saturation and value in [0, 1] -> red, green, blue in [0, 1]."""
+  """Turns hue (turns), saturation and value in [0, 1] into red, green, blue in [0, 1]."""
   sector = (np.asarray(hue)[:, None] * 6 + np.array([5, 3, 1])) % 6
   chroma = np.broadcast_to(np.asarray(saturation * value)[..., None], sector.shape)
   fall = np.clip(np.minimum(sector, 4 - sector), 0, 1)
@@ -256,7 +265,7 @@ def _rgb(hue: Float[np.ndarray, "n"], saturation, value) -> Float32[np.ndarray, 
 
 
 def _uniform(shape: int | tuple[int, ...], *words: int | Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "*shape"]:
-  """Numbers in [0, 1) of `shape` drawn by `words`; one of them may be an array [n], which gives [n, *shape]."""
+  """Draws numbers in [0, 1) of `shape` by `words`; one of them may be an array [n], which gives [n, *shape]."""
   shape = (shape,) if isinstance(shape, int) else shape
   *first, last = words
   key = hash64(*first, last)[:, None] if isinstance(last, np.ndarray) else hash64(*words)[None]

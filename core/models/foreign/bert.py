@@ -34,7 +34,7 @@ _SURPLUS_RELEASE = (
 
 
 def from_release(variables: Arrays, *, source: str) -> dict[str, np.ndarray]:
-  """The encoder of the original release, a TensorFlow checkpoint, under our names.
+  """Returns the encoder of the original release, a TensorFlow checkpoint, under our names.
 
   Args:
     variables: as `core.checkpoint.tf_checkpoint.read` gives them.
@@ -51,14 +51,28 @@ def from_release(variables: Arrays, *, source: str) -> dict[str, np.ndarray]:
 
 def _release() -> list[Rule]:
   path = "bert/encoder/layer_{i}"
-  kernels = lambda ours, theirs: [Rule(f"{ours}/{name}", f"{theirs}/{name}") for name in ("kernel", "bias")]
-  norms = lambda ours, theirs: [Rule(f"{ours}/scale", f"{theirs}/gamma"), Rule(f"{ours}/bias", f"{theirs}/beta")]
   return [
     *(Rule(_embedding(kind), f"bert/embeddings/{name}") for kind, name in _EMBEDDINGS.items()),
-    *norms(f"{_ENCODER}/layer_norm", "bert/embeddings/LayerNorm"),
-    *(r for ours, theirs in _LINEAR.items() for r in kernels(f"{_BLOCK}/{ours}", f"{path}/{theirs.replace('.', '/')}")),
-    *(r for ours, theirs in _NORMS.items() for r in norms(f"{_BLOCK}/{ours}", f"{path}/{theirs.replace('.', '/')}")),
+    *_release_norm(f"{_ENCODER}/layer_norm", "bert/embeddings/LayerNorm"),
+    *(
+      r
+      for ours, theirs in _LINEAR.items()
+      for r in _release_dense(f"{_BLOCK}/{ours}", f"{path}/{theirs.replace('.', '/')}")
+    ),
+    *(
+      r
+      for ours, theirs in _NORMS.items()
+      for r in _release_norm(f"{_BLOCK}/{ours}", f"{path}/{theirs.replace('.', '/')}")
+    ),
   ]
+
+
+def _release_dense(ours: str, theirs: str) -> list[Rule]:
+  return [Rule(f"{ours}/{name}", f"{theirs}/{name}") for name in ("kernel", "bias")]
+
+
+def _release_norm(ours: str, theirs: str) -> list[Rule]:
+  return [Rule(f"{ours}/scale", f"{theirs}/gamma"), Rule(f"{ours}/bias", f"{theirs}/beta")]
 
 
 def _embedding(kind: str) -> str:
@@ -66,11 +80,12 @@ def _embedding(kind: str) -> str:
 
 
 def _hf(prefix: str, norm: tuple[str, str]) -> list[Rule]:
-  """The rules for transformers' names; `norm` is what it calls scale and bias there."""
+  """Returns the rules for transformers' names; `norm` is what it calls scale and bias there."""
   path = f"{prefix}encoder.layer.{{i}}"
-  norms = lambda ours, theirs: [
-    Rule(f"{ours}/{name}", f"{theirs}.{other}") for name, other in zip(("scale", "bias"), norm)
-  ]
+
+  def norms(ours: str, theirs: str) -> list[Rule]:
+    return [Rule(f"{ours}/{name}", f"{theirs}.{other}") for name, other in zip(("scale", "bias"), norm)]
+
   return [
     *(Rule(_embedding(kind), f"{prefix}embeddings.{name}.weight") for kind, name in _EMBEDDINGS.items()),
     *norms(f"{_ENCODER}/layer_norm", f"{prefix}embeddings.LayerNorm"),
@@ -97,25 +112,26 @@ def _writing(model: Any, image_size: tuple[int, int]) -> Sequence[Rule]:
   if model.num_classes:
     # What computes from the first token's hidden state is a pooler without its tanh, which transformers lacks.
     raise UserError("model: transformers' BertModel has no linear head on its first token; export with num_classes=0")
-  pooler = {"weight": np.eye(model.width, dtype=np.float32), "bias": np.zeros(model.width, np.float32)}
+  pooler = {"weight": np.eye(model.options.width, dtype=np.float32), "bias": np.zeros(model.options.width, np.float32)}
   rules = _hf("", ("weight", "bias"))
   return [*rules, *(Rule((), f"pooler.dense.{name}", constant(value)) for name, value in pooler.items())]
 
 
 def _config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
   del image_size
+  options = model.options
   return {
     "architectures": ["BertModel"],
     "model_type": "bert",
-    "vocab_size": model.vocab_size,
-    "hidden_size": model.width,
-    "num_hidden_layers": model.depth,
-    "num_attention_heads": model.num_heads,
-    "intermediate_size": model.mlp_dim,
-    "hidden_act": "gelu" if model.gelu == "exact" else "gelu_new",
-    "max_position_embeddings": model.max_len,
+    "vocab_size": options.vocab_size,
+    "hidden_size": options.width,
+    "num_hidden_layers": options.depth,
+    "num_attention_heads": options.num_heads,
+    "intermediate_size": options.mlp_dim,
+    "hidden_act": "gelu" if options.gelu == "exact" else "gelu_new",
+    "max_position_embeddings": options.max_len,
     "type_vocab_size": 2,
-    "layer_norm_eps": model.norm_eps,
+    "layer_norm_eps": options.norm_eps,
     "pad_token_id": 0,
     "dtype": "float32",
   }

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +9,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from core import trees
+from core import data_files, trees
 from core.errors import UserError
 from core.models import bert
 from core.models.foreign import bert as foreign_bert
 from core.models.foreign import table
 
-WITNESS = Path(__file__).parents[1] / "witness" / "text_hf.npz"
+WITNESS = data_files.find("core/models/witness/text_hf.npz")
 TINY = dict(width=24, depth=2, mlp_dim=48, num_heads=2, vocab_size=50, max_len=12)
 CASES = {"bert": "exact", "bert_pretraining": "tanh"}
 
@@ -55,7 +54,7 @@ def test_outputs_are_those_of_transformers(case, gelu, tmp_path):
   state_dict, config, expected, text = witness(case)
   options = TINY | dict(gelu=gelu)
   model = bert.Model(**options)
-  params = bert.load(shapes(model), folder_of(state_dict, config, tmp_path), options)
+  params = bert.load(shapes(model), folder_of(state_dict, config, tmp_path), model.options)
   output, _ = jax.jit(model.apply)({"params": params}, text)
   np.testing.assert_allclose(output, expected, atol=1e-4)
 
@@ -64,10 +63,10 @@ def test_another_gelu_or_number_of_heads_is_refused_unless_stated(tmp_path):
   state_dict, config, _, _ = witness("bert")
   path, tree = folder_of(state_dict, config, tmp_path), shapes(bert.Model(**TINY))
   with pytest.raises(UserError, match=r"its model has gelu='exact', ours 'tanh': set model.gelu='exact', or state"):
-    bert.load(tree, path, TINY)
-  bert.load(tree, path, TINY | dict(gelu="tanh"))
+    bert.load(tree, path, bert.Model(**TINY).options)
+  bert.load(tree, path, bert.Model(**TINY, gelu="tanh").options)
   with pytest.raises(UserError, match=r"its model has num_heads=2, ours 4: set model.num_heads=2$"):
-    bert.load(tree, path, TINY | dict(num_heads=4, gelu="exact"))
+    bert.load(tree, path, bert.Model(**TINY | dict(num_heads=4, gelu="exact")).options)
   (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
   with pytest.raises(UserError, match="hidden_act 'relu' is an activation that our BERT lacks"):
     bert.load(tree, path)
@@ -93,7 +92,7 @@ def test_what_is_written_is_what_was_read(tmp_path):
   state_dict, config, _, _ = witness("bert")
   options = TINY | dict(gelu="exact")
   model, form = bert.Model(**options), foreign_bert.FORMATS["hf"]
-  params = bert.load(shapes(model), folder_of(state_dict, config, tmp_path / "in"), options)
+  params = bert.load(shapes(model), folder_of(state_dict, config, tmp_path / "in"), model.options)
   written = table.to_foreign(form.writing(model, (0, 0)), dict(trees.flatten_with_names(params)), source="export")
   assert set(written) == set(state_dict)
   for name, array in written.items():

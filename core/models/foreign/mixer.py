@@ -43,7 +43,7 @@ _ARCHITECTURES = {
 
 def _writing(model: Any, image_size: tuple[int, int]) -> Sequence[Rule]:
   del image_size
-  if model.gelu != "exact":
+  if model.options.gelu != "exact":
     raise UserError(
       "model: timm's Mixer computes the exact GELU; export with the option gelu='exact' (a model trained with the tanh "
       "approximation then gives logits that differ in the third decimal)"
@@ -52,19 +52,20 @@ def _writing(model: Any, image_size: tuple[int, int]) -> Sequence[Rule]:
 
 
 def _config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
-  rows, columns = model.patch_size
-  architecture = _ARCHITECTURES.get((rows, model.num_blocks, model.hidden_dim)) if rows == columns else None
+  options = model.options
+  rows, columns = options.patch_size
+  architecture = _ARCHITECTURES.get((rows, options.num_blocks, options.hidden_dim)) if rows == columns else None
   if architecture is None:
     raise UserError(
-      f"model: timm has no Mixer of {model.num_blocks} blocks of width {model.hidden_dim} and patches of "
+      f"model: timm has no Mixer of {options.num_blocks} blocks of width {options.hidden_dim} and patches of "
       f"{rows}x{columns}; it has {', '.join(_ARCHITECTURES.values())}"
     )
   # timm cuts the product of ratio and width off to a whole number; half a unit more is cut off to the right one.
-  ratios = [(size + 0.5) / model.hidden_dim for size in (model.tokens_mlp_dim, model.channels_mlp_dim)]
-  is_usual = (model.tokens_mlp_dim, model.channels_mlp_dim) == (model.hidden_dim // 2, 4 * model.hidden_dim)
+  ratios = [(size + 0.5) / options.hidden_dim for size in (options.tokens_mlp_dim, options.channels_mlp_dim)]
+  is_usual = (options.tokens_mlp_dim, options.channels_mlp_dim) == (options.hidden_dim // 2, 4 * options.hidden_dim)
   model_args = {"img_size": list(image_size)} | ({} if is_usual else {"mlp_ratio": ratios})
   return timm_config.make(
-    architecture, model, image_size, features=model.hidden_dim, first="stem.proj", head="head", **model_args
+    architecture, model, image_size, features=options.hidden_dim, first="stem.proj", head="head", **model_args
   )
 
 

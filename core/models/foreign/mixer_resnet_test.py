@@ -4,14 +4,13 @@ witness/generate_mixer_resnet.py made the vectors.
 """
 
 import types
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from core import trees
+from core import data_files, trees
 from core.errors import UserError
 from core.models import mixer, registry, resnet
 from core.models.foreign import mixer as foreign_mixer
@@ -20,7 +19,7 @@ from core.models.foreign import resnet as foreign_resnet
 from core.models.foreign import table
 from core.testing.params import shapes
 
-WITNESS = Path(__file__).parents[1] / "witness"
+WITNESS = data_files.find("core/models/witness")
 MIXER = dict(patch_size=8, hidden_dim=32, num_blocks=2, tokens_mlp_dim=24, channels_mlp_dim=64, gelu="exact")
 RESNET = dict(width=0.5, depth=(2, 1))
 CASES = {
@@ -55,9 +54,9 @@ def test_timms_kind_of_gelu_is_asked_for_unless_the_config_states_its_own(tmp_pa
   default = {option: value for option, value in MIXER.items() if option != "gelu"}
   tree = shapes(mixer.Model(7, **default))
   with pytest.raises(UserError, match=r"its model has gelu='exact', ours 'tanh': set model.gelu='exact'"):
-    mixer.load(tree, path, default)
+    mixer.load(tree, path, mixer.Model(**default).options)
   for gelu in ("exact", "tanh"):
-    mixer.load(tree, path, {**default, "gelu": gelu})
+    mixer.load(tree, path, mixer.Model(**default, gelu=gelu).options)
 
 
 @pytest.mark.parametrize("with_head", [True, False])

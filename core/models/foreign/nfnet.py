@@ -17,7 +17,7 @@ from core.models.foreign.table import CONV, DENSE, Arrays, Format, Layout, Rule
 
 
 def _gain_ratio(weight: Float[np.ndarray, "outputs inputs height width"]) -> Float[np.ndarray, "outputs"]:
-  """Our gain divided by timm's, for the same convolution: see `core.models.nfnet.standardize`."""
+  """Returns our gain divided by timm's, for the same convolution: see `core.models.nfnet.standardize`."""
   flat = np.float64(weight).reshape(len(weight), -1)
   variance = flat.var(axis=1)
   return np.sqrt(np.maximum(variance, 1e-4 / flat.shape[1]) / (variance + 1e-5))
@@ -77,7 +77,7 @@ def _reading(state_dict: Arrays) -> Sequence[Rule]:
 
 def _writing(model: Any, image_size: tuple[int, int]) -> Sequence[Rule]:
   del image_size  # Any will do.
-  if model.activation == "gelu" and model.gelu != "exact":
+  if model.options.activation == "gelu" and model.options.gelu != "exact":
     raise UserError(
       "model: timm's NFNets compute the exact GELU; export with the option gelu='exact' (a model trained with the tanh "
       "approximation then gives logits that differ in the third decimal)"
@@ -86,14 +86,15 @@ def _writing(model: Any, image_size: tuple[int, int]) -> Sequence[Rule]:
 
 
 def _config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
-  if len(model.depth) != 4:
-    raise UserError(f"model: timm's NFNets have four stages, not {len(model.depth)}")
+  options = model.options
+  if len(options.depth) != 4:
+    raise UserError(f"model: timm's NFNets have four stages, not {len(options.depth)}")
   sizes = {
-    "width": model.width,
-    "stem_width": [model.stem_width],
-    "final_width": [model.final_width],
-    "bottleneck times width": [width * model.bottleneck for width in model.width],
-    "se_ratio times width": [width * model.se_ratio for width in model.width],
+    "width": options.width,
+    "stem_width": [options.stem_width],
+    "final_width": [options.final_width],
+    "bottleneck times width": [width * options.bottleneck for width in options.width],
+    "se_ratio times width": [width * options.se_ratio for width in options.width],
   }
   for option, values in sizes.items():
     if any(value % 8 for value in values):
@@ -109,25 +110,25 @@ def _config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
     "attn_kwargs": {"rd_ratio": 0.5},
   }
   ours = {
-    "channels": list(model.width),
-    "stem_chs": model.stem_width,
-    "num_features": model.final_width,
-    "group_size": model.group_size,
-    "bottle_ratio": model.bottleneck,
-    "alpha": model.alpha,
-    "act_layer": model.activation,
-    "attn_kwargs": {"rd_ratio": model.se_ratio},
+    "channels": list(options.width),
+    "stem_chs": options.stem_width,
+    "num_features": options.final_width,
+    "group_size": options.group_size,
+    "bottle_ratio": options.bottleneck,
+    "alpha": options.alpha,
+    "act_layer": options.activation,
+    "attn_kwargs": {"rd_ratio": options.se_ratio},
   }
   model_args = {key: value for key, value in ours.items() if value != usual[key]}
   architectures = {(n, 2 * n, 6 * n, 3 * n): f"dm_nfnet_f{n - 1}" for n in range(1, 8)}
-  architecture = architectures.get(tuple(model.depth))
+  architecture = architectures.get(tuple(options.depth))
   if architecture is None:
-    architecture, model_args["depths"] = "dm_nfnet_f0", list(model.depth)
+    architecture, model_args["depths"] = "dm_nfnet_f0", list(options.depth)
   return timm_config.make(
     architecture,
     model,
     image_size,
-    features=model.final_width,
+    features=options.final_width,
     first="stem.conv1",
     head="head.fc",
     **model_args,

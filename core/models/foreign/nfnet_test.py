@@ -1,20 +1,18 @@
 """NFNets' weights of timm in and out, against what timm computed with them (witness/generate_nfnet.py)."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from core import trees
+from core import data_files, trees
 from core.errors import UserError
 from core.models import nfnet
 from core.models.foreign import nfnet as foreign
 from core.models.foreign import table
-from core.testing.params import shapes
+from core.testing.params import shapes, with_options
 
-WITNESS = Path(__file__).parents[1] / "witness" / "nfnet_timm.npz"
+WITNESS = data_files.find("core/models/witness/nfnet_timm.npz")
 TINY = dict(depth=(1, 2, 2, 1), width=(32, 32, 48, 48), stem_width=32, group_size=8, final_width=64)
 TIMM = foreign.FORMATS["timm"]
 
@@ -43,9 +41,9 @@ def test_logits_and_input_gradients_are_those_of_timm(witness, state_dict, tmp_p
   path = str(tmp_path / "model.safetensors")
   safetensors.numpy.save_file(state_dict, path)
   model = nfnet.Model(7, gelu="exact", **TINY)
-  params = nfnet.load(shapes(model), path, model_cfg=dict(num_classes=7, gelu="exact", **TINY))
+  params = nfnet.load(shapes(model), path, model.options)
   with pytest.raises(UserError, match=r"its model has gelu='exact', ours 'tanh': set model\.gelu='exact'"):
-    nfnet.load(shapes(model), path, model_cfg=dict(num_classes=7, **TINY))
+    nfnet.load(shapes(model), path, nfnet.Model(7, **TINY).options)
 
   @jax.jit
   def logits_and_grad(params, image, cotangent):
@@ -56,7 +54,7 @@ def test_logits_and_input_gradients_are_those_of_timm(witness, state_dict, tmp_p
   np.testing.assert_allclose(logits, witness["logits"], atol=1e-5)
   np.testing.assert_allclose(image_grad, witness["image_grad"], atol=1e-6)
   # The published approximation of GELU gives other numbers: the witness can tell.
-  published, _ = jax.jit(model.clone(gelu="tanh").apply)({"params": params}, witness["image"])
+  published, _ = jax.jit(with_options(model, gelu="tanh").apply)({"params": params}, witness["image"])
   assert 1e-4 < np.abs(published - witness["logits"]).max() < 1e-2
 
 

@@ -19,7 +19,7 @@ FORMATS: dict[str, Mapping[str, Format]] = {
 
 
 def get(family: str) -> Mapping[str, Format]:
-  """The formats of a family of models, by library.
+  """Returns the formats of a family of models, by library.
 
   Raises:
     UserError: there is no mapping for that family.

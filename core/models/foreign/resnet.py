@@ -13,7 +13,7 @@ _CONV_HEAD = Layout(lambda oihw: oihw[:, :, 0, 0].T, lambda kernel: kernel.T[:, 
 
 
 def _rules(root: str, unit: str, norm: str, head: str, head_layout: Layout) -> list[Rule]:
-  """The table of a library that calls the convolutions and norms of a unit conv1 to conv3 and norm1 to norm3."""
+  """Returns the table of a library whose units have conv1 to conv3 and norm1 to norm3."""
   ours = "block{b+1}/unit{u+1:02}"
   norms = {"norm-pre-head": norm, **{f"{ours}/gn{n}": f"{unit}.norm{n}" for n in (1, 2, 3)}}
   return [
@@ -44,12 +44,13 @@ _ARCHITECTURES = {
 
 
 def _timm_config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
-  if (model.depth, model.width) not in _ARCHITECTURES:
+  options = model.options
+  if (options.depth, options.width) not in _ARCHITECTURES:
     raise UserError(
-      f"model: timm has no BiT of depth {model.depth} and width {model.width}; "
+      f"model: timm has no BiT of depth {options.depth} and width {options.width:g}; "
       f"it has {', '.join(_ARCHITECTURES.values())}"
     )
-  architecture = _ARCHITECTURES[model.depth, model.width]
+  architecture = _ARCHITECTURES[options.depth, options.width]
   return timm_config.make(
     architecture, model, image_size, features=_channels(model)[-1], first="stem.conv", head="head.fc"
   )
@@ -62,9 +63,9 @@ def _hf_config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
     "architectures": ["BitForImageClassification" if model.num_classes else "BitModel"],
     "model_type": "bit",
     "layer_type": "preactivation",
-    "embedding_size": round(64 * model.width),
+    "embedding_size": round(64 * model.options.width),
     "hidden_sizes": _channels(model),
-    "depths": list(model.units),
+    "depths": list(model.options.units),
     "width_factor": 1,
     "num_groups": 32,
     "hidden_act": "relu",
@@ -76,8 +77,8 @@ def _hf_config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _channels(model: Any) -> list[int]:
-  """Of the output of each block."""
-  return [round(256 * model.width) * 2**i for i in range(len(model.units))]
+  """Returns the channels of the output of each block."""
+  return [round(256 * model.options.width) * 2**i for i in range(len(model.options.units))]
 
 
 def _hf_reading(state_dict: Arrays) -> Sequence[Rule]:

@@ -13,6 +13,8 @@ from core.models.foreign import vit_hf
 from core.models.foreign.table import Arrays, Format, Layout, Rule, constant, dropped
 from core.models.foreign.transformer import dense, norm, output, projections
 from core.models.layers import sincos1d
+from core.recipe.models.text_transformer import TextTransformer
+from core.recipe.models.vit import ViT
 
 _GELUS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh"}
 _TEXT, _IMAGE = "text_model.", "vision_model."
@@ -22,7 +24,7 @@ _USUAL_LENGTH = 64  # Tokens of a text, where neither the model nor its config t
 
 
 def _recognizes(state_dict: Arrays) -> bool:
-  """Whether both towers and the temperature are there."""
+  """Tells whether both towers and the temperature are there."""
   return "logit_scale" in state_dict and _recognizes_text(state_dict)
 
 
@@ -32,9 +34,12 @@ def _recognizes_text(state_dict: Arrays) -> bool:
 
 
 def _text(prefix: str, positions: Rule, *, in_two_towers: str = "") -> list[Rule]:
-  """The rules for the text tower; `in_two_towers` stands before our names there."""
+  """Returns the rules for the text tower; `in_two_towers` stands before our names there."""
   block = f"{prefix}encoder.layers.{{j}}"
-  ours = lambda name: f"{in_two_towers}{name}"
+
+  def ours(name: str) -> str:
+    return f"{in_two_towers}{name}"
+
   attention = ours(f"{_BLOCK}/MultiHeadDotProductAttention_0")
   return [
     Rule(ours("Embed_0/embedding"), f"{prefix}embeddings.token_embedding.weight"),
@@ -67,37 +72,39 @@ def _writing_text(model: Any, image_size: tuple[int, int]) -> Sequence[Rule]:
 
 
 def _text_positions(model: Any, in_two_towers: str = "") -> Rule:
-  """Positions of a text tower that can be written.
+  """Returns the rule for positions of a text tower that can be written.
 
   Raises:
     UserError: transformers has no text tower that computes the same.
   """
-  plain = model.pool_type == "last" and model.num_classes and model.head_bias
+  options = model.options
+  plain = options.pool_type == "last" and model.num_classes and options.head_bias
   if not plain:
-    told = ", ".join(f"{name}={getattr(model, name)!r}" for name in ("pool_type", "num_classes", "head_bias"))
+    told = f"pool_type={options.pool_type!r}, num_classes={model.num_classes!r}, head_bias={options.head_bias!r}"
     raise UserError(
       f"export: transformers' SiglipTextModel pools the last token and has a head with a bias; not {told}"
     )
-  if model.posemb == "learn":
+  if options.posemb == "learn":
     return _learned_positions(_TEXT, in_two_towers)
-  return Rule((), f"{_TEXT}embeddings.position_embedding.weight", constant(sincos1d(_length(model), model.width)[0]))
+  return Rule((), f"{_TEXT}embeddings.position_embedding.weight", constant(sincos1d(_length(model), options.width)[0]))
 
 
 def _length(model: Any) -> int:
-  return model.max_len or _USUAL_LENGTH
+  return model.options.max_len or _USUAL_LENGTH
 
 
 def _text_config(model: Any) -> dict[str, Any]:
+  options = model.options
   return {
     "model_type": "siglip_text_model",
-    "vocab_size": model.vocab_size,
-    "hidden_size": model.width,
-    "intermediate_size": model.mlp_dim or 4 * model.width,
-    "num_hidden_layers": model.depth,
-    "num_attention_heads": model.num_heads,
+    "vocab_size": options.vocab_size,
+    "hidden_size": options.width,
+    "intermediate_size": options.mlp_dim or 4 * options.width,
+    "num_hidden_layers": options.depth,
+    "num_attention_heads": options.num_heads,
     "max_position_embeddings": _length(model),
-    "hidden_act": "gelu_pytorch_tanh" if model.gelu == "tanh" else "gelu",
-    "layer_norm_eps": model.norm_eps,
+    "hidden_act": "gelu_pytorch_tanh" if options.gelu == "tanh" else "gelu",
+    "layer_norm_eps": options.norm_eps,
     "projection_size": model.num_classes,
   }
 
@@ -121,7 +128,7 @@ def _options_text(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, An
 
 
 def _both(text: Sequence[Rule], image: Sequence[Rule]) -> list[Rule]:
-  """`image` is of a ViT alone."""
+  """Returns the rules for two towers; `image` are those for a ViT alone."""
   return [
     *(_inside("img", rule) for rule in image),
     *text,
@@ -145,7 +152,7 @@ def _writing(model: Any, image_size: tuple[int, int]) -> Sequence[Rule]:
   image = _image_tower(model)
   text = _text(_TEXT, _text_positions(model.txt, "txt/"), in_two_towers="txt/")
   # A model without a bias computes what one with a bias of 0 does.
-  bias = [] if model.bias_init is not None else [Rule((), "logit_bias", constant(np.zeros(1, np.float32)))]
+  bias = [] if model.options.bias_init is not None else [Rule((), "logit_bias", constant(np.zeros(1, np.float32)))]
   return [*_both(text, vit_hf.writing(image, image_size)), *bias]
 
 
@@ -161,21 +168,23 @@ def _config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _image_tower(model: Any) -> Any:
-  """The image tower, if transformers' SiglipModel has its like.
+  """Returns the image tower, if transformers' SiglipModel has its like.
 
   Raises:
     UserError: it does not.
   """
   image, text = model.img, model.txt
-  if not (hasattr(image, "patch_size") and hasattr(image, "pool_type") and hasattr(text, "head_bias")):
+  if not (isinstance(image.options, ViT) and isinstance(text.options, TextTransformer)):
     raise UserError("export: transformers' SiglipModel is a ViT and a text_transformer; these are other towers")
-  if image.pool_type != "map" or image.num_classes:
+  if image.options.pool_type != "map" or image.num_classes:
     raise UserError(
       "export: the image tower of transformers' SiglipModel has pool_type='map' and no head (out_dim=(None, WIDTH)); "
-      f"not pool_type={image.pool_type!r} and a head of {image.num_classes or 0}"
+      f"not pool_type={image.options.pool_type!r} and a head of {image.num_classes or 0}"
     )
-  if text.num_classes != image.width:
-    raise UserError(f"export: embeddings of {image.width} numbers of images and {text.num_classes} of texts (out_dim)")
+  if text.num_classes != image.options.width:
+    raise UserError(
+      f"export: embeddings of {image.options.width} numbers of images and {text.num_classes} of texts (out_dim)"
+    )
   return image
 
 

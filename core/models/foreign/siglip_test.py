@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from core import trees
+from core import data_files, trees
 from core.errors import UserError
 from core.models import text_transformer, two_towers, vit
 from core.models.foreign import siglip, table
 
-WITNESS = Path(__file__).parents[1] / "witness" / "text_hf.npz"
+WITNESS = data_files.find("core/models/witness/text_hf.npz")
 SIZES = dict(width=24, depth=2, mlp_dim=48, num_heads=2)
 TEXT = dict(vocab_size=50, max_len=6, **SIZES)
 OPTIONS = dict(
@@ -25,6 +25,7 @@ OPTIONS = dict(
   bias_init=-10.0,
   temperature_init=10.0,
 )
+STATED = two_towers.Model(**OPTIONS).options
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +73,7 @@ def test_both_towers_temperature_and_bias_are_those_of_transformers(scan, tmp_pa
   state_dict, config, rest = witness("siglip")
   options = OPTIONS | {kind: OPTIONS[kind] | dict(scan=scan) for kind in ("image", "text")}
   model = two_towers.Model(**options)
-  params = two_towers.load(fresh(model), folder_of(state_dict, config, tmp_path), options)
+  params = two_towers.load(fresh(model), folder_of(state_dict, config, tmp_path), model.options)
   zimg, ztxt, logits = logits_of(model, params, rest["image"], rest["text"])
   np.testing.assert_allclose(zimg, rest["siglip/zimg"], atol=1e-5)
   np.testing.assert_allclose(ztxt, rest["siglip/ztxt"], atol=1e-5)
@@ -85,41 +86,39 @@ def test_the_text_tower_alone_is_that_of_transformers(tmp_path):
   options = TEXT | dict(num_classes=16, gelu="exact")
   model = text_transformer.Model(**options)
   shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 6), jnp.int32))["params"]
-  params = text_transformer.load(shapes, folder_of(state_dict, config, tmp_path), options)
+  params = text_transformer.load(shapes, folder_of(state_dict, config, tmp_path), model.options)
   output, _ = jax.jit(model.apply)({"params": params}, rest["text"])
   np.testing.assert_allclose(output, rest["siglip_text/output"], atol=1e-4)
   with pytest.raises(UserError, match=r"its model has gelu='exact', ours 'tanh': set model.gelu='exact'"):
-    text_transformer.load(shapes, str(tmp_path), TEXT | dict(num_classes=16))
+    text_transformer.load(shapes, str(tmp_path), text_transformer.Model(**TEXT).options)
 
 
 def test_the_towers_of_a_file_load_into_models_of_one_tower(tmp_path):
   state_dict, config, _ = witness("siglip")
   path = folder_of(state_dict, config, tmp_path)
-  whole = two_towers.load(fresh(), path, OPTIONS)
+  whole = two_towers.load(fresh(), path, STATED)
   shapes = fresh()
-  jax.tree.map(
-    np.testing.assert_array_equal, text_transformer.load(shapes["txt"], path, TEXT | dict(num_classes=24)), whole["txt"]
-  )
-  jax.tree.map(np.testing.assert_array_equal, vit.load(shapes["img"], path, OPTIONS["image"]), whole["img"])
-  by_parts = two_towers.load(fresh(), dict(image=path, text=path, t=path, b=path), OPTIONS)
+  jax.tree.map(np.testing.assert_array_equal, text_transformer.load(shapes["txt"], path, STATED.text), whole["txt"])
+  jax.tree.map(np.testing.assert_array_equal, vit.load(shapes["img"], path, STATED.image), whole["img"])
+  by_parts = two_towers.load(fresh(), dict(image=path, text=path, t=path, b=path), STATED)
   jax.tree.map(np.testing.assert_array_equal, by_parts, whole)
 
 
 def test_a_bias_that_one_side_lacks_is_told(tmp_path):
   state_dict, config, _ = witness("siglip")
-  softmax = OPTIONS | dict(bias_init=None)
+  model = two_towers.Model(**OPTIONS | dict(bias_init=None))
   with pytest.raises(UserError, match=r"it has a bias b, as a model trained with a sigmoid; set model.bias_init"):
-    two_towers.load(fresh(two_towers.Model(**softmax)), folder_of(state_dict, config, tmp_path), softmax)
+    two_towers.load(fresh(model), folder_of(state_dict, config, tmp_path), model.options)
   del state_dict["logit_bias"]
   with pytest.raises(UserError, match=r"it has no bias b, as a model trained with a softmax; set model.bias_init=None"):
-    two_towers.load(fresh(), folder_of(state_dict, config, tmp_path), OPTIONS)
+    two_towers.load(fresh(), folder_of(state_dict, config, tmp_path), STATED)
 
 
 def test_what_is_written_is_what_was_read(tmp_path):
   """And what transformers reads: `generate_text.py --check` of the folder that WRITE_SIGLIP_TO names."""
   state_dict, config, rest = witness("siglip")
   model = two_towers.Model(**OPTIONS)
-  params = two_towers.load(fresh(), folder_of(state_dict, config, tmp_path / "in"), OPTIONS)
+  params = two_towers.load(fresh(), folder_of(state_dict, config, tmp_path / "in"), STATED)
   form = siglip.FORMATS["hf"]
   flat = {name: np.asarray(leaf) for name, leaf in trees.flatten_with_names(params)}
   written = table.to_foreign(form.writing(model, (32, 32)), flat, source="export")
@@ -133,7 +132,7 @@ def test_what_is_written_is_what_was_read(tmp_path):
     }
   out = folder_of(written, ours, Path(os.environ.get("WRITE_SIGLIP_TO", tmp_path / "out")))
   np.savez(Path(out, "example.npz"), image=rest["image"], text=rest["text"], logits=rest["siglip/logits"])
-  jax.tree.map(np.testing.assert_array_equal, two_towers.load(fresh(), out, OPTIONS), params)
+  jax.tree.map(np.testing.assert_array_equal, two_towers.load(fresh(), out, STATED), params)
 
 
 def test_a_text_tower_is_written_as_it_was_read(tmp_path):
@@ -155,12 +154,12 @@ def test_a_model_without_a_bias_and_with_fixed_positions_is_written_as_what_comp
   options |= dict(text=TEXT | dict(posemb="sincos"), image=OPTIONS["image"] | dict(posemb="sincos2d"))
   model = two_towers.Model(**options)
   state_dict, config, rest = witness("siglip")
-  whole = two_towers.load(fresh(), folder_of(state_dict, config, tmp_path / "in"), OPTIONS)
+  whole = two_towers.load(fresh(), folder_of(state_dict, config, tmp_path / "in"), STATED)
   flat = {name: np.asarray(leaf) for name, leaf in trees.flatten_with_names(whole)}
   ours = {name: flat[name] for name, _ in trees.flatten_with_names(fresh(model))}
   form = siglip.FORMATS["hf"]
   written = table.to_foreign(form.writing(model, (32, 32)), ours, source="export")
-  again = two_towers.load(fresh(), folder_of(written, form.config(model, (32, 32)), tmp_path / "out"), OPTIONS)
+  again = two_towers.load(fresh(), folder_of(written, form.config(model, (32, 32)), tmp_path / "out"), STATED)
 
   @jax.jit
   def both(ours, again, image, text):

@@ -31,10 +31,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from core.errors import UserError, first_few
 
 Arrays = Mapping[str, np.ndarray]
+Weight = Shaped[np.ndarray, "*inputs outputs"]
+Vector = Shaped[np.ndarray, "outputs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Rule:
   optional: bool = False
 
   def names(self, side: str) -> tuple[str, ...]:
-    """The name patterns of `side`, "ours" or "theirs"."""
+    """Returns the name patterns of `side`, "ours" or "theirs"."""
     names = getattr(self, side)
     return (names,) if isinstance(names, str) else tuple(names)
 
@@ -91,7 +94,7 @@ FLAT = Layout(lambda array: array, lambda array: array.reshape(-1))  # A bias of
 
 
 def fused(layout: Layout, parts: int) -> Layout:
-  """`parts` of our arrays (query, key, value), each in `layout`, are one of theirs, joined along its first axis."""
+  """Returns the layout of `parts` of our arrays (query, key, value) that are one of theirs, joined along axis 0."""
   return Layout(
     lambda whole: tuple(layout.to_published(part) for part in np.split(whole, parts)),
     lambda *ours: np.concatenate([layout.to_foreign(array) for array in ours]),
@@ -99,12 +102,13 @@ def fused(layout: Layout, parts: int) -> Layout:
 
 
 def scaled(layout: Layout) -> Layout:
-  """A kernel and bias of ours are a weight, a bias and a LayerScale of theirs (Touvron et al. 2021, eq. 2), multiplied.
+  """Returns the layout of a kernel and bias of ours that are a weight, a bias and a LayerScale of theirs, multiplied.
 
+  Touvron et al. 2021, eq. 2.
   On the way out the scale is all ones.
   """
 
-  def fold(weight: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def fold(weight: Weight, bias: Vector, scale: Vector) -> tuple[Weight, Vector]:
     scale = np.float32(scale)
     return layout.to_published(weight) * scale, bias * scale
 
@@ -112,17 +116,17 @@ def scaled(layout: Layout) -> Layout:
 
 
 def constant(value: Any) -> Layout:
-  """What their model holds and ours has no use for: dropped on the way in, `value` on the way out."""
+  """Returns the layout of what only their model uses: dropped on the way in, `value` on the way out."""
   return Layout(lambda _: (), lambda: np.asarray(value))
 
 
 def dropped(state_dict: Arrays, pattern: str) -> list[Rule]:
-  """Rules that read past all that a regex matches whole: heads of the pre-training, counters and the like."""
+  """Returns rules that read past all that a regex matches whole: heads of the pre-training, counters and the like."""
   return [Rule((), name, constant(0)) for name in state_dict if re.fullmatch(pattern, name)]
 
 
 def to_published(table: Sequence[Rule], state_dict: Arrays, *, source: str) -> dict[str, np.ndarray]:
-  """Their arrays under our names and in our layouts.
+  """Returns their arrays under our names and in our layouts.
 
   Raises:
     UserError: names that no rule knows, or that a rule misses; `source` begins the line.
@@ -131,7 +135,7 @@ def to_published(table: Sequence[Rule], state_dict: Arrays, *, source: str) -> d
 
 
 def to_foreign(table: Sequence[Rule], published: Arrays, *, source: str) -> dict[str, np.ndarray]:
-  """Our arrays (flat, blocks unstacked) under their names and in their layouts, each contiguous.
+  """Returns our arrays (flat, blocks unstacked) under their names and in their layouts, each contiguous.
 
   Raises:
     UserError: names that no rule knows, or that a rule misses; `source` begins the line.
@@ -141,7 +145,7 @@ def to_foreign(table: Sequence[Rule], published: Arrays, *, source: str) -> dict
 
 
 def recognize(formats: Mapping[str, Format], state_dict: Arrays, *, source: str) -> Format:
-  """The first of a family's formats that recognizes a state dict.
+  """Returns the first of a family's formats that recognizes a state dict.
 
   Raises:
     UserError: none does.
@@ -172,7 +176,7 @@ Numbers = tuple[tuple[str, int], ...]  # (("i", 3),): the 3 stands for {i}.
 
 
 def _assign(table: Sequence[Rule], named: Arrays, side: str) -> tuple[list[tuple[Rule, Numbers]], list[str]]:
-  """The (rule, numbers) that the names belong to, each once and in the order of the table; and names of no rule."""
+  """Returns the (rule, numbers) of the names, each once and in the order of the table; and names of no rule."""
   # A rule without names on this side (a constant of the other) always applies.
   found = {(index, ()): None for index, rule in enumerate(table) if not rule.names(side)}
   patterns = [(_pattern(name), index) for index, rule in enumerate(table) for name in rule.names(side)]
@@ -187,7 +191,7 @@ def _assign(table: Sequence[Rule], named: Arrays, side: str) -> tuple[list[tuple
 
 
 def _expected(table: Sequence[Rule], parts: Iterable[tuple[Rule, Numbers]], side: str) -> list[str]:
-  """Every name that should be there: those of rules touched, and for all numbers seen, those that are not optional."""
+  """Returns every name that should be there: of rules touched, and of rules that are not optional for all numbers."""
   numbers_seen = defaultdict(set)
   touched = set()
   for rule, numbers in parts:
@@ -206,7 +210,7 @@ _PLACE = re.compile(r"\{([a-z])(?:\+(\d+))?(?::0(\d))?\}")
 
 @functools.cache
 def _pattern(template: str) -> tuple[re.Pattern, dict[str, int]]:
-  """A regex for the names of a template, and what to take off each number in it."""
+  """Returns a regex for the names of a template, and what to take off each number in it."""
   literals = _PLACE.split(template)[::4]
   places = list(_PLACE.finditer(template))
   regex = "".join(

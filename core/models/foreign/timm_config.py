@@ -6,7 +6,7 @@ from typing import Any
 def make(
   architecture: str, model: Any, image_size: tuple[int, int], *, features: int, first: str, head: str, **model_args: Any
 ) -> dict[str, Any]:
-  """The contents of the file for one of our models, whose images have values in [-1, 1].
+  """Returns the contents of the file for one of our models, whose images have values in [-1, 1].
 
   Args:
     architecture: a name that timm registers.

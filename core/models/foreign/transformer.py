@@ -6,14 +6,14 @@ QKV = ("query", "key", "value")
 
 
 def norm(ours: str, theirs: str) -> list[Rule]:
-  """A LayerNorm."""
+  """Returns the rules for a LayerNorm."""
   return [Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def dense(
   ours: str, theirs: str, layout: Layout = DENSE, *, scale: str | None = None, optional: bool = False
 ) -> list[Rule]:
-  """A linear layer; `scale` is the name of a LayerScale of theirs behind it."""
+  """Returns the rules for a linear layer; `scale` is the name of a LayerScale of theirs behind it."""
   kernel, bias = f"{ours}/kernel", f"{ours}/bias"
   weight_and_bias = (f"{theirs}.weight", f"{theirs}.bias")
   if scale is not None:
@@ -22,13 +22,13 @@ def dense(
 
 
 def projections(ours: str, theirs: tuple[str, str, str], *, bias: bool = True) -> list[Rule]:
-  """Query, key and value of an attention, three linear layers of theirs."""
+  """Returns the rules for query, key and value of an attention, three linear layers of theirs."""
   rules = [Rule(f"{ours}/{name}/kernel", f"{path}.weight", TO_HEADS) for name, path in zip(QKV, theirs)]
   return rules + [Rule(f"{ours}/{name}/bias", f"{path}.bias", FLAT) for name, path in zip(QKV, theirs) if bias]
 
 
 def fused_projections(ours: str, weight: str, bias: str | None, which: tuple[str, ...] = QKV) -> list[Rule]:
-  """`which` of the projections of an attention, joined in one array of theirs; `bias` None where they have none."""
+  """Returns the rules for `which` of an attention's projections, one array of theirs; `bias` None for none."""
   rules = [Rule(tuple(f"{ours}/{name}/kernel" for name in which), weight, fused(TO_HEADS, len(which)))]
   if bias is not None:
     rules.append(Rule(tuple(f"{ours}/{name}/bias" for name in which), bias, fused(FLAT, len(which))))
@@ -36,5 +36,5 @@ def fused_projections(ours: str, weight: str, bias: str | None, which: tuple[str
 
 
 def output(ours: str, theirs: str, *, scale: str | None = None) -> list[Rule]:
-  """The linear layer behind an attention's heads."""
+  """Returns the rules for the linear layer behind an attention's heads."""
   return dense(f"{ours}/out", theirs, FROM_HEADS, scale=scale)

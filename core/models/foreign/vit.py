@@ -15,7 +15,7 @@ FORMATS = {
 
 
 def options_of(state_dict: Arrays, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-  """The options of our ViT that a state dict of another library needs, as far as they can be known.
+  """Returns the options of our ViT that a state dict of another library needs, as far as they can be known.
 
   Args:
     state_dict: arrays, or anything with a `shape` and NumPy's functions, under the other library's names.
@@ -30,7 +30,7 @@ def options_of(state_dict: Arrays, config: Mapping[str, Any] | None = None) -> d
 
 
 def structure(published: Mapping[str, Any]) -> dict[str, Any]:
-  """The options that the published names and shapes of a ViT's parameters tell, stacked blocks or not.
+  """Returns the options that the published names and shapes of a ViT's parameters tell, stacked blocks or not.
 
   Pooling that has no parameters is told as "gap".
   """

@@ -5,7 +5,7 @@ Read are the names that `save_pretrained` writes, in all versions, and for ViT a
 no head; one with a MAP head and no classifier as SiglipVisionModel; a mean and a classifier as its classifying form.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ _WITHOUT_BATCH_AXIS = Layout(lambda positions: positions[None], lambda positions
 
 
 def kind_of(state_dict: Arrays) -> str | None:
-  """Which of "vit", "dinov2", "siglip" the names are of, or None."""
+  """Returns which of "vit", "dinov2", "siglip" the names are of, or None."""
   names = {name.removeprefix(prefix) for name in state_dict for prefix in _prefixes(name)}
   for kind, known in (
     ("siglip", "embeddings.position_embedding.weight"),
@@ -54,12 +54,12 @@ def kind_of(state_dict: Arrays) -> str | None:
 
 
 def recognizes(state_dict: Arrays) -> bool:
-  """Whether these are the names of a ViT of transformers."""
+  """Tells whether these are the names of a ViT of transformers."""
   return kind_of(state_dict) is not None
 
 
 def reading(state_dict: Arrays) -> list[Rule]:
-  """The rules for a state dict that `recognizes` knows."""
+  """Returns the rules for a state dict that `recognizes` knows."""
   prefix = next((prefix for name in state_dict for prefix in _prefixes(name) if prefix), "")
 
   def there(name: str) -> bool:
@@ -85,44 +85,49 @@ def reading(state_dict: Arrays) -> list[Rule]:
 
 
 def writing(model: Any, image_size: tuple[int, int]) -> list[Rule]:
-  """The rules for a ViT of ours.
+  """Returns the rules for a ViT of ours.
 
   Raises:
     UserError: no model of transformers computes the same.
   """
-  learned = model.posemb == "learn"
-  rows, columns = (size // patch for size, patch in zip(image_size, model.patch_size))
-  fixed = None if learned else sincos2d(rows, columns, model.width)
+  options = model.options
+  learned = options.posemb == "learn"
+  rows, columns = (size // patch for size, patch in zip(image_size, options.patch_size))
+  fixed = None if learned else sincos2d(rows, columns, options.width)
   kind = _kind_for(model)
-  if kind != "vit" and (image_size[0] != image_size[1] or model.patch_size[0] != model.patch_size[1]):
+  if kind != "vit" and (image_size[0] != image_size[1] or options.patch_size[0] != options.patch_size[1]):
     raise UserError(f"export: transformers' {kind} models have square images and patches; try --to=timm")
   if kind == "siglip":
-    return _siglip("vision_model.", map_head=model.pool_type == "map", learned=learned, fixed=fixed)
+    return _siglip("vision_model.", map_head=options.pool_type == "map", learned=learned, fixed=fixed)
   if kind == "dinov2":
-    rules = _dinov2("", registers=model.registers > 0, swiglu=model.swiglu, qkv_bias=model.qkv_bias)
-    rules.append(Rule((), "embeddings.mask_token", constant(np.zeros((1, model.width), np.float32))))
+    rules = _dinov2("", registers=options.registers > 0, swiglu=options.swiglu, qkv_bias=options.qkv_bias)
+    rules.append(Rule((), "embeddings.mask_token", constant(np.zeros((1, options.width), np.float32))))
   else:
-    rules = _vit("vit." if model.num_classes else "", _SAVED, qkv_bias=model.qkv_bias)
+    rules = _vit("vit." if model.num_classes else "", _SAVED, qkv_bias=options.qkv_bias)
   name = ("vit." if model.num_classes else "") + "embeddings.position_embeddings"
   if learned:
     return [*rules, Rule("pos_embedding", name, _WITH_CLASS_POSITION)]
   return [*rules, Rule((), name, constant(_WITH_CLASS_POSITION.to_foreign(fixed)))]
 
 
+def _one_if_square(size: Sequence[int]) -> int | list[int]:
+  return size[0] if size[0] == size[1] else list(size)
+
+
 def config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
-  """transformers' `config.json` for a ViT of ours, which `from_pretrained(FOLDER)` reads."""
+  """Returns transformers' `config.json` for a ViT of ours, which `from_pretrained(FOLDER)` reads."""
+  options = model.options
   kind = _kind_for(model)
-  square = lambda size: size[0] if size[0] == size[1] else list(size)
-  mlp_dim = model.mlp_dim or 4 * model.width
+  mlp_dim = options.mlp_dim or 4 * options.width
   sizes = {
-    "hidden_size": model.width,
-    "num_hidden_layers": model.depth,
-    "num_attention_heads": model.num_heads,
-    "image_size": square(image_size),
-    "patch_size": square(model.patch_size),
+    "hidden_size": options.width,
+    "num_hidden_layers": options.depth,
+    "num_attention_heads": options.num_heads,
+    "image_size": _one_if_square(image_size),
+    "patch_size": _one_if_square(options.patch_size),
     "num_channels": 3,
-    "hidden_act": "gelu_pytorch_tanh" if model.gelu == "tanh" else "gelu",
-    "layer_norm_eps": model.norm_eps,
+    "hidden_act": "gelu_pytorch_tanh" if options.gelu == "tanh" else "gelu",
+    "layer_norm_eps": options.norm_eps,
     "dtype": "float32",
   }
   labels = {}
@@ -130,29 +135,29 @@ def config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
     names = [f"LABEL_{i}" for i in range(model.num_classes)]
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
   if kind == "dinov2":
-    registers = {"num_register_tokens": model.registers} if model.registers else {}
+    registers = {"num_register_tokens": options.registers} if options.registers else {}
     return (
       sizes
       | registers
       | {
-        "architectures": ["Dinov2WithRegistersModel" if model.registers else "Dinov2Model"],
-        "model_type": "dinov2_with_registers" if model.registers else "dinov2",
+        "architectures": ["Dinov2WithRegistersModel" if options.registers else "Dinov2Model"],
+        "model_type": "dinov2_with_registers" if options.registers else "dinov2",
         "mlp_ratio": _dinov2_mlp_ratio(model),
-        "use_swiglu_ffn": model.swiglu,
-        "qkv_bias": model.qkv_bias,
+        "use_swiglu_ffn": options.swiglu,
+        "qkv_bias": options.qkv_bias,
       }
     )
   sizes["intermediate_size"] = mlp_dim
   if kind == "vit":
-    rep_size = {"pooler_output_size": int(model.rep_size) if model.rep_size is not True else model.width}
+    rep_size = {"pooler_output_size": int(options.rep_size) if options.rep_size is not True else options.width}
     return (
       sizes
       | labels
-      | (rep_size if model.rep_size else {})
+      | (rep_size if options.rep_size else {})
       | {
         "architectures": ["ViTForImageClassification" if model.num_classes else "ViTModel"],
         "model_type": "vit",
-        "qkv_bias": model.qkv_bias,
+        "qkv_bias": options.qkv_bias,
       }
     )
   if not model.num_classes:
@@ -166,7 +171,7 @@ def config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
 
 
 def options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
-  """GELU, heads and LayerNorm epsilon, as far as they can be known: see `table.Format.options`."""
+  """Returns GELU, heads and LayerNorm epsilon, as far as they can be known: see `table.Format.options`."""
   config = config.get("vision_config", config)
   kind = kind_of(state_dict)
   found = {}
@@ -184,7 +189,7 @@ def options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prefixes(name: str) -> list[str]:
-  """What may stand before a name, in models with a head or a second tower."""
+  """Returns what may stand before a name, in models with a head or a second tower."""
   return [
     "",
     *(prefix for prefix in ("vit.", "dinov2.", "dinov2_with_registers.", "vision_model.") if name.startswith(prefix)),
@@ -192,33 +197,36 @@ def _prefixes(name: str) -> list[str]:
 
 
 def _kind_for(model: Any) -> str:
-  """What kind of transformers' models computes the same as `model`.
+  """Returns what kind of transformers' models computes the same as `model`.
 
   Raises:
     UserError: none does.
   """
-  plain = not (model.registers or model.swiglu or model.fc_norm)
-  bare = not model.num_classes and not model.rep_size
-  if model.pool_type == "tok" and plain and not (model.num_classes and model.rep_size):
+  options = model.options
+  plain = not (options.registers or options.swiglu or options.fc_norm)
+  bare = not model.num_classes and not options.rep_size
+  if options.pool_type == "tok" and plain and not (model.num_classes and options.rep_size):
     return "vit"
-  if model.pool_type == "tok" and bare and _dinov2_mlp_ratio(model) is not None:
+  if options.pool_type == "tok" and bare and _dinov2_mlp_ratio(model) is not None:
     return "dinov2"
-  pools_as_siglip = bare if model.pool_type == "map" else model.pool_type == "gap" and model.num_classes
-  if pools_as_siglip and plain and not model.rep_size and model.qkv_bias:
+  pools_as_siglip = bare if options.pool_type == "map" else options.pool_type == "gap" and model.num_classes
+  if pools_as_siglip and plain and not options.rep_size and options.qkv_bias:
     return "siglip"
-  told = ("pool_type", "num_classes", "rep_size", "registers", "swiglu", "fc_norm", "qkv_bias")
+  told = {"pool_type": options.pool_type, "num_classes": model.num_classes}
+  told |= {name: getattr(options, name) for name in ("rep_size", "registers", "swiglu", "fc_norm", "qkv_bias")}
   raise UserError(
     "export: transformers has no model that computes the same as ViT with "
-    f"{', '.join(f'{option}={getattr(model, option)!r}' for option in told)}; try --to=timm, npz or stablehlo"
+    f"{', '.join(f'{option}={value!r}' for option, value in told.items())}; try --to=timm, npz or stablehlo"
   )
 
 
 def _dinov2_mlp_ratio(model: Any) -> int | None:
-  """The whole number by which Dinov2Config gives the size of the MLP, or None if there is none."""
-  mlp_dim = model.mlp_dim or 4 * model.width
+  """Returns the whole number by which Dinov2Config gives the size of the MLP, or None if there is none."""
+  options = model.options
+  mlp_dim = options.mlp_dim or 4 * options.width
   for ratio in range(1, 17):
-    hidden = ratio * model.width
-    if mlp_dim == ((hidden * 2 // 3 + 7) // 8 * 8 if model.swiglu else hidden):
+    hidden = ratio * options.width
+    if mlp_dim == ((hidden * 2 // 3 + 7) // 8 * 8 if options.swiglu else hidden):
       return ratio
   return None
 

@@ -1,20 +1,19 @@
 import json
 import re
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from core import trees
+from core import data_files, trees
 from core.errors import UserError
 from core.models import vit
 from core.models.foreign import table
 from core.models.foreign import vit as foreign_vit
 from core.testing.params import shapes
 
-WITNESS = Path(__file__).parents[1] / "witness" / "vit_foreign.npz"
+WITNESS = data_files.find("core/models/witness/vit_foreign.npz")
 # What the cases of witness/generate_foreign_vit.py need of our model, beside sizes that they share.
 CASES = {
   "vit": dict(pool_type="tok", gelu="exact", num_classes=7),
@@ -79,7 +78,7 @@ def test_outputs_are_those_of_the_other_library(case, tmp_path):
   state_dict, config, expected, image = witness(case)
   options = SIZES | CASES[case] | dict(num_heads=2)
   model = vit.Model(**options, scan=case in ("deit3", "hf_vit"))
-  params = vit.load(shapes(model), folder_of(state_dict, config, tmp_path), options)
+  params = vit.load(shapes(model), folder_of(state_dict, config, tmp_path), model.options)
   np.testing.assert_allclose(apply(model, params, image), expected, atol=1e-4)
 
 
@@ -111,14 +110,14 @@ def test_what_is_written_is_the_same_model_when_read_again(case, tmp_path):
   state_dict, config, _, _ = witness(case)
   options = SIZES | CASES[case] | dict(num_heads=2)
   model = vit.Model(**options)
-  params = vit.load(shapes(model), folder_of(state_dict, config, tmp_path / "in"), options)
+  params = vit.load(shapes(model), folder_of(state_dict, config, tmp_path / "in"), model.options)
   form = foreign_vit.FORMATS["hf" if case.startswith("hf") else "timm"]
   written = table.to_foreign(form.writing(model, (32, 32)), named(params), source=case)
   # All that the library has, but for LayerScale, which timm's ViT can do without; a SigLIP tower alone has a prefix.
   bare = {name.removeprefix("vision_model.") for name in written}
   assert bare == {name.removeprefix("vision_model.") for name in state_dict if ".ls" not in name}
   config = json.loads(json.dumps(form.config(model, (32, 32))))
-  again = vit.load(shapes(model), folder_of(written, config, tmp_path / "out"), options)
+  again = vit.load(shapes(model), folder_of(written, config, tmp_path / "out"), model.options)
   jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
@@ -184,17 +183,18 @@ def test_another_gelu_or_number_of_heads_is_refused_unless_stated(tmp_path):
   with pytest.raises(
     UserError, match=r"has gelu='exact', ours 'tanh': set model.gelu='exact', or state gelu='tanh' to"
   ):
-    vit.load(tree, path, options)
-  vit.load(tree, path, options | dict(gelu="tanh"))
+    vit.load(tree, path, vit.Model(**options).options)
+  vit.load(tree, path, vit.Model(**options, gelu="tanh").options)
   with pytest.raises(UserError, match=r"its model has num_heads=2, ours 4: set model.num_heads=2$"):
-    vit.load(tree, path, options | dict(num_heads=4, gelu="exact"))
+    vit.load(tree, path, vit.Model(**options | dict(num_heads=4, gelu="exact")).options)
 
 
 def test_a_model_of_other_options_is_told_which(tmp_path):
   state_dict, config, _, _ = witness("dinov2_registers")
   options = SIZES | dict(num_heads=2, pool_type="map", gelu="exact")
+  model = vit.Model(**options)
   with pytest.raises(UserError) as e:
-    vit.load(shapes(vit.Model(**options)), folder_of(state_dict, config, tmp_path), options)
+    vit.load(shapes(model), folder_of(state_dict, config, tmp_path), model.options)
   assert "it has besides cls, registers" in str(e.value)
   assert "; its model has pool_type='tok', ours 'map'; its model has registers=4, ours 0" in str(e.value)
 

@@ -23,12 +23,12 @@ _UNUSED = r"mask_token|(dino_|ibot_)?head\.(\d+|mlp|last_layer)\b.*"
 
 
 def recognizes(state_dict: Arrays) -> bool:
-  """Whether these are the names of a ViT of timm's or its relatives'."""
+  """Tells whether these are the names of a ViT of timm's or its relatives'."""
   return {"patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.proj.weight"} <= set(state_dict)
 
 
 def reading(state_dict: Arrays) -> list[Rule]:
-  """The rules for a state dict that `recognizes` knows."""
+  """Returns the rules for a state dict that `recognizes` knows."""
 
   def there(*names: str) -> str | None:
     return next((name for name in names if name in state_dict), None)
@@ -48,65 +48,67 @@ def reading(state_dict: Arrays) -> list[Rule]:
 
 
 def writing(model: Any, image_size: tuple[int, int]) -> list[Rule]:
-  """The rules for a ViT of ours.
+  """Returns the rules for a ViT of ours.
 
   Raises:
     UserError: timm's VisionTransformer cannot compute the same.
   """
+  options = model.options
   cannot = [
-    f"{option}={getattr(model, option)!r}"
+    f"{option}={getattr(options, option)!r}"
     for option, known in (("pool_type", tuple(_POOLS)), ("rep_size", (False, 0)), ("norm_eps", (1e-6,)))
-    if getattr(model, option) not in known
+    if getattr(options, option) not in known
   ]
-  if model.pool_type == "none" and (model.num_classes or model.registers):
+  if options.pool_type == "none" and (model.num_classes or options.registers):
     cannot.append("pool_type='none' with a head or registers")
   if cannot:
     raise UserError(f"export: timm's VisionTransformer has nothing for {', '.join(cannot)}; try --to=npz or stablehlo")
   rules = _rules(
-    cls=model.pool_type == "tok",
-    registers="reg_token" if model.registers else None,
+    cls=options.pool_type == "tok",
+    registers="reg_token" if options.registers else None,
     scale=None,
     mlp=("fc1", "fc2"),
-    qkv_bias=model.qkv_bias,
-    final_norm="fc_norm" if model.fc_norm else "norm",
-    map_head=model.pool_type == "map",
+    qkv_bias=options.qkv_bias,
+    final_norm="fc_norm" if options.fc_norm else "norm",
+    map_head=options.pool_type == "map",
   )
-  if model.posemb == "sincos2d":
-    rows, columns = (size // patch for size, patch in zip(image_size, model.patch_size))
-    return [*rules, Rule((), "pos_embed", constant(sincos2d(rows, columns, model.width)))]
+  if options.posemb == "sincos2d":
+    rows, columns = (size // patch for size, patch in zip(image_size, options.patch_size))
+    return [*rules, Rule((), "pos_embed", constant(sincos2d(rows, columns, options.width)))]
   return [*rules, Rule("pos_embedding", "pos_embed")]
 
 
 def config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
-  """timm's `config.json` for a ViT of ours: `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
-  mlp_dim = model.mlp_dim or 4 * model.width
+  """Returns timm's `config.json` for a ViT of ours: `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
+  options = model.options
+  mlp_dim = options.mlp_dim or 4 * options.width
   model_args = {
     "img_size": list(image_size),
-    "patch_size": list(model.patch_size),
-    "embed_dim": model.width,
-    "depth": model.depth,
-    "num_heads": model.num_heads,
+    "patch_size": list(options.patch_size),
+    "embed_dim": options.width,
+    "depth": options.depth,
+    "num_heads": options.num_heads,
     # timm rounds the product down, and the half keeps it from landing below.
-    "mlp_ratio": ((2 * mlp_dim if model.swiglu else mlp_dim) + 0.5) / model.width,
-    "qkv_bias": model.qkv_bias,
+    "mlp_ratio": ((2 * mlp_dim if options.swiglu else mlp_dim) + 0.5) / options.width,
+    "qkv_bias": options.qkv_bias,
     "init_values": None,
-    "class_token": model.pool_type == "tok",
-    "global_pool": _POOLS[model.pool_type],
+    "class_token": options.pool_type == "tok",
+    "global_pool": _POOLS[options.pool_type],
     "no_embed_class": True,
-    "reg_tokens": model.registers,
-    "fc_norm": model.fc_norm,
+    "reg_tokens": options.registers,
+    "fc_norm": options.fc_norm,
     # SwiGLU's layer can only be had through an architecture that has it; its activation stands in there.
-    **({} if model.swiglu else {"act_layer": "gelu_tanh" if model.gelu == "tanh" else "gelu"}),
+    **({} if options.swiglu else {"act_layer": "gelu_tanh" if options.gelu == "tanh" else "gelu"}),
   }
-  architecture = "vit_giant_patch14_reg4_dinov2" if model.swiglu else "vit_base_patch16_224"
+  architecture = "vit_giant_patch14_reg4_dinov2" if options.swiglu else "vit_base_patch16_224"
   made = timm_config.make(
-    architecture, model, image_size, features=model.width, first="patch_embed.proj", head="head", **model_args
+    architecture, model, image_size, features=options.width, first="patch_embed.proj", head="head", **model_args
   )
-  return made | {"global_pool": _POOLS[model.pool_type]}
+  return made | {"global_pool": _POOLS[options.pool_type]}
 
 
 def options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
-  """The kind of GELU and the number of heads, as far as they can be known: see `table.Format.options`."""
+  """Returns the kind of GELU and the number of heads, as far as they can be known: see `table.Format.options`."""
   model_args = config.get("model_args", {})
   found = {"num_heads": model_args["num_heads"]} if "num_heads" in model_args else {}
   gelus = {"gelu_tanh": "tanh", "gelu": "exact"}
@@ -118,7 +120,7 @@ def options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gated(state_dict: Arrays) -> bool:
-  """Whether the MLPs are SwiGLU's: twice as much goes out of the first layer as into the second."""
+  """Tells whether the MLPs are SwiGLU's: twice as much goes out of the first layer as into the second."""
   if "blocks.0.mlp.w12.weight" in state_dict:
     return True
   first, second = (np.shape(state_dict[f"blocks.0.mlp.{name}.weight"]) for name in ("fc1", "fc2"))
@@ -135,7 +137,10 @@ def _rules(
   final_norm: str,
   map_head: bool,
 ) -> list[Rule]:
-  """`scale` is the name within a block of the LayerScale behind the attention; that behind the MLP is its `2`."""
+  """Returns the rules for a ViT of these parts.
+
+  `scale` is the name within a block of the LayerScale behind the attention; that behind the MLP is its `2`.
+  """
   scales = [scale and "blocks.{i}." + scale.replace("1", number) for number in "12"]
   attention = f"{_BLOCK}/MultiHeadDotProductAttention_0"
   return [

@@ -37,7 +37,7 @@ BY_HAND = {
 
 
 def cell(character):
-  """The glyph's pixels, bool [16, 8]."""
+  """Returns the glyph's pixels, bool [16, 8]."""
   pixels = np.zeros((ROWS, COLUMNS), bool)
   if character in BY_HAND:
     top, lines = BY_HAND[character]

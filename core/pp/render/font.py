@@ -73,7 +73,7 @@ class Font:
   """A font at a size, with the glyphs that were asked for. Threads may share it."""
 
   def __init__(self, drawers: list[Drawer], skip_unknown: bool = False):
-    """`drawers` are asked in turn; what none has is left out, or drawn as the first draws the unknown."""
+    """Makes a font of drawers, asked in turn; what none has is left out, or drawn as the first draws the unknown."""
     self.line_height = max(drawer.line_height for drawer in drawers)
     self._drawers, self._skip_unknown = drawers, skip_unknown
     self._lock = threading.Lock()
@@ -83,7 +83,7 @@ class Font:
     self._glyphs = Glyphs(empty, *[nothing] * 4, *[nothing.astype(bool)] * 3, overlap=False)
 
   def look_up(self, codepoints: Integer[np.ndarray, "n"]) -> tuple[Int32[np.ndarray, "n"], Glyphs]:
-    """The number of each code point's glyph, and the glyphs."""
+    """Returns the number of each code point's glyph, and the glyphs."""
     numbers = self._table[codepoints]
     if len(numbers) and numbers.min() < 0:
       with self._lock:
@@ -132,6 +132,6 @@ class Font:
     return nothing if self._skip_unknown else self._padded(self._drawers[0].unknown())
 
   def _padded(self, glyph: Glyph) -> Glyph:
-    """The glyph in a line of this font's height, which is the greatest among its drawers'."""
+    """Returns the glyph in a line of this font's height, which is the greatest among its drawers'."""
     below = self.line_height - len(glyph.ink)
     return dataclasses.replace(glyph, ink=np.pad(glyph.ink, [(0, below), (0, 0)])) if below else glyph

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+from core import data_files
 from core.checkpoint import remote
 from core.errors import UserError, nearest
 from core.pp.render.font import Drawer, Font
@@ -20,13 +21,13 @@ from core.pp.render.truetype_font import TrueTypeFont
 
 _UNIFONT = "https://ftp.gnu.org/gnu/unifont/unifont-15.0.01"
 NAMED: dict[str, tuple[str, ...]] = {
-  "ascii": (str(Path(__file__).parent.parent / "fonts/ascii.hex"),),
+  "ascii": (str(data_files.find("core/pp/fonts/ascii.hex")),),
   "unifont": (f"{_UNIFONT}/unifont-15.0.01.hex.gz", f"{_UNIFONT}/unifont_upper-15.0.01.hex.gz"),
 }
 
 
 def load(font: str | Sequence[str], size: int, *, skip_unknown: bool = False) -> Font:
-  """The font, or the chain of fonts, at `size` pixels.
+  """Returns the font, or the chain of fonts, at `size` pixels.
 
   Args:
     font: names or files, see the top of this file.

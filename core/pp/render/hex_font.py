@@ -25,7 +25,7 @@ _REPLACEMENT = 0xFFFD
 
 
 def read(path: Path) -> dict[int, str]:
-  """The glyphs of a file, `.hex` or `.hex.gz`: code point -> hexadecimal digits.
+  """Returns the glyphs of a file, `.hex` or `.hex.gz`: code point -> hexadecimal digits.
 
   Raises:
     UserError: it cannot be read, holds no glyph, or has a line that is none, by its number.
@@ -52,7 +52,7 @@ def read(path: Path) -> dict[int, str]:
 
 
 def bitmap(digits: str) -> UInt8[np.ndarray, "16 width"]:
-  """A glyph's pixels, 255 where there is ink."""
+  """Returns a glyph's pixels, 255 where there is ink."""
   rows = np.frombuffer(bytes.fromhex(digits), np.uint8).reshape(ROWS, -1)
   return np.unpackbits(rows, axis=1) * np.uint8(255)
 
@@ -65,7 +65,7 @@ class HexFont:
     self._glyphs, self._scale = glyphs, size / ROWS
 
   def draw(self, codepoint: int) -> Glyph | None:
-    """The glyph of a code point, None where the file has none."""
+    """Returns the glyph of a code point, None where the file has none."""
     digits = self._glyphs.get(codepoint)
     if digits is None:
       return None
@@ -76,7 +76,7 @@ class HexFont:
     return Glyph(ink, left=-width if combining else 0, advance=0 if combining else width)
 
   def unknown(self) -> Glyph:
-    """What stands for a code point that the file lacks."""
+    """Returns what stands for a code point that the file lacks."""
     if _REPLACEMENT in self._glyphs:
       return self.draw(_REPLACEMENT)
     box = np.zeros((ROWS, ROWS // 2), np.uint8)

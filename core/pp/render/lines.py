@@ -85,13 +85,16 @@ def break_lines(
 
 
 def _words(is_space: Bool[np.ndarray, "n"], is_wide: Bool[np.ndarray, "n"]) -> tuple[list[int], list[int], list[int]]:
-  """For each character: where its word starts, where it stops, and the next one from it on that is not white space."""
+  """Finds for each character where its word starts and stops, and the next one from it on that is not white space."""
   n = len(is_space)
   place = np.arange(n)
   before = np.roll(is_space | is_wide, 1)
   before[:1] = True
   begins = before | is_space | is_wide  # White space and wide characters are words of their own.
   starts = np.maximum.accumulate(np.where(begins, place, 0))
-  later = lambda here: np.minimum.accumulate(np.where(here, place, n)[::-1])[::-1]
+
+  def later(here: Bool[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    return np.minimum.accumulate(np.where(here, place, n)[::-1])[::-1]
+
   stops = np.append(later(begins)[1:], n)
   return starts.tolist(), stops.tolist(), later(~is_space).tolist()

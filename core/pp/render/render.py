@@ -72,7 +72,7 @@ def _normal(text: str) -> str:
 def _columns(
   numbers: Int64[np.ndarray, "characters"], glyphs: Glyphs, lines: Lines, max_lines: int, width: int
 ) -> tuple[Int64[np.ndarray, "columns"], UInt8[np.ndarray, "columns line"]]:
-  """The pixel columns that have ink, and where each stands among all columns of all lines of all images."""
+  """Returns the pixel columns that have ink, and where each stands among all columns of all lines of all images."""
   characters = _ranges(lines.first, lines.end - lines.first)
   line = np.repeat(np.arange(len(lines.first)), lines.end - lines.first)
   drawn = numbers[characters]
@@ -97,6 +97,6 @@ def _columns(
 
 
 def _ranges(first: Int64[np.ndarray, "n"], count: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "total"]:
-  """`first[0], first[0] + 1, ...` (`count[0]` of them), then the same from `first[1]`, and so on."""
+  """Returns `first[0], first[0] + 1, ...` (`count[0]` of them), then the same from `first[1]`, and so on."""
   begun = np.cumsum(count) - count
   return np.repeat(np.asarray(first, np.int64) - begun, count) + np.arange(count.sum())

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from core import data_files
 from core.errors import UserError
 from core.pp.render import fonts
 from core.pp.render.render import render
 
-WITNESS = Path(__file__).parent / "witness"
+WITNESS = data_files.find("core/pp/render/witness")
 ASCII = "".join(map(chr, range(0x20, 0x7F)))
 PANGRAM = "The quick brown fox jumps over the lazy dog: 0123456789, {[(@)]} & so on."
 

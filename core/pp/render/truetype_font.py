@@ -31,7 +31,7 @@ class TrueTypeFont:
     self._missing = self._ink(_NO_CHARACTER)
 
   def draw(self, codepoint: int) -> Glyph | None:
-    """The glyph of a code point, None where the font has none."""
+    """Returns the glyph of a code point, None where the font has none."""
     character = chr(codepoint)
     ink = self._ink(character)
     if np.array_equal(ink, self._missing) and not character.isspace():
@@ -39,7 +39,7 @@ class TrueTypeFont:
     return self._glyph(character)
 
   def unknown(self) -> Glyph:
-    """What the font itself draws for what it lacks."""
+    """Returns what the font itself draws for what it lacks."""
     return self._glyph(_NO_CHARACTER)
 
   def _ink(self, character: str) -> UInt8[np.ndarray, "height width"]:

@@ -74,4 +74,7 @@ def get_config(arg=None):
   )
   config.log_training_steps = 50
   config.ckpt_steps = 500
+
+  if arg.runlocal:
+    config.model.image.update(width=16, depth=1, mlp_dim=32, num_heads=2)
   return config

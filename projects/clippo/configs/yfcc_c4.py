@@ -77,7 +77,7 @@ def get_config(arg=None):
   if arg.init != "none":
     config.model_init = dict(image=arg.init)
     # A classifier's head, and what it pools with, are not CLIPPO's.
-    config.model_load = dict(img_load_kw=dict(dont_load=["head/.*", "MAPHead_0/.*", "cls"]))
+    config.model_load = dict(img_load_kw=dict(dont_load=["(head|MAPHead_0)/.*|cls"]))
 
   config.optax_name = "scale_by_adafactor"
   config.grad_clip_norm = 1.0

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from core.data.columns import bytes_column
-from core.data.import_tensorflow import import_tensorflow
 from core.errors import UserError
+from core.import_tensorflow import import_tensorflow
 from core.pp import builder
 from projects.clippo.pp import labelled, sentences  # noqa: F401 (the ops register themselves)
 from projects.clippo.pp.sentences import split_sentences
@@ -95,8 +95,9 @@ def test_labels_that_there_are_not_are_refused():
 @pytest.mark.parametrize(
   "pp, line",
   [
-    ("sentence_pair(short='no')", "short cannot be 'no'"),
-    ("sentence_pair(outkeys='ab')", "outkeys are two keys"),
+    ("sentence_pair(short='no')", "short must be one of 'halve', 'refuse', got 'no'"),
+    ("sentence_pair(outkeys='ab')", r"outkeys must be \(a key, a key\), got 'ab'"),
+    ("sentence_pair(outkeys=('a', 'a'))", "outkeys must be two different keys"),
     ("labelled(0)", "num_classes must be a whole number"),
   ],
 )

@@ -6,23 +6,24 @@ section 3): the first sentence is rendered in the place of the image, the second
 
 import re
 import unicodedata
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from core.errors import UserError
 from core.pp import text as text_lib
+from core.pp.arguments import Key, NewKey
 from core.pp.registry import OpFunctions, op
 
 # The end of a sentence, with what closes quotes and brackets; or a line's.
 _END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？]+[」』”’）]*|[\n\r\u2028\u2029]+")
 # A full stop after these ends no sentence, and none after a single capital: Mr. J. Smith, vs. Dr. Who, e.g. this.
 _NO_END = re.compile(r"(?:^|[\s(\"'“‘])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|e\.g|i\.e|cf|Fig|No|Vol)\.$")
-_SHORT = ("halve", "refuse")
 
 
 def split_sentences(text: str) -> list[str]:
-  """The sentences of a text, without white space around them.
+  """Returns the sentences of a text, without white space around them.
 
   A sentence ends with a full stop, exclamation or question mark before white space, if what follows does not go on in
   lower case; with its East Asian form; or with its line. Abbreviations and initials do not end one.
@@ -40,7 +41,11 @@ def split_sentences(text: str) -> list[str]:
 
 
 @op(random=True)
-def sentence_pair(inkey="text", outkeys=("first", "second"), short="halve"):
+def sentence_pair(
+  inkey: Key = "text",
+  outkeys: tuple[NewKey, NewKey] = ("first", "second"),
+  short: Literal["halve", "refuse"] = "halve",
+):
   """Picks a random sentence of a text and the one after it.
 
   Args:
@@ -49,11 +54,16 @@ def sentence_pair(inkey="text", outkeys=("first", "second"), short="halve"):
     short: what becomes of a text of a single sentence: "halve" it between two words, or "refuse" it, as a text of a
       single word always is (`input.skip_errors=True` counts and skips such).
   """
-  if short not in _SHORT:
-    raise UserError(f"short cannot be {short!r}; it is one of {', '.join(_SHORT)}")
-  if not isinstance(outkeys, tuple | list) or len(outkeys) != 2:
-    raise UserError(f"outkeys are two keys, got {outkeys!r}")
-  parts = lambda text: _parts(text, short == "halve")
+  if len(set(outkeys)) < 2:
+    raise UserError(f"outkeys must be two different keys, got {outkeys!r}")
+
+  def accepts(held):
+    text = held(inkey)
+    if not text.is_text or text.rank != 0:
+      raise UserError(f"{inkey!r} must hold one text, not {text}")
+
+  def parts(text: bytes) -> list[bytes]:
+    return _parts(text, short == "halve")
 
   def batched(data, rng):
     lists = [parts(text) for text in data[inkey]]
@@ -63,19 +73,19 @@ def sentence_pair(inkey="text", outkeys=("first", "second"), short="halve"):
   def per_example(data, rng):
     import tensorflow as tf
 
-    if data[inkey].dtype != tf.string or data[inkey].shape.rank:
-      raise UserError(f"{inkey!r} must hold one text, not {data[inkey].dtype.name} of shape {data[inkey].shape}")
+    def split(texts: Shaped[np.ndarray, "1"]) -> Shaped[np.ndarray, "sentences"]:
+      return np.array(parts(texts[0]), object)
+
     # As an array, for `numpy_function` takes a scalar of text apart into an array of characters.
-    split = lambda texts: np.array(parts(texts[0]), object)
     sentences = tf.numpy_function(split, [data[inkey][None]], tf.string, stateful=False)
     index = rng.integer(0, tf.size(sentences) - 1)
     return {**data, **{key: tf.ensure_shape(sentences[index + n], []) for n, key in enumerate(outkeys)}}
 
-  return OpFunctions(per_example, batched)
+  return OpFunctions(per_example, batched, accepts)
 
 
 def _parts(text: bytes, halve: bool) -> list[bytes]:
-  """At least two sentences, or the halves of one."""
+  """Returns at least two sentences, or the halves of one."""
   (decoded,) = text_lib.decoded([text])
   sentences = split_sentences(decoded)
   words = decoded.split()
@@ -86,7 +96,7 @@ def _parts(text: bytes, halve: bool) -> list[bytes]:
   return [sentence.encode() for sentence in sentences]
 
 
-def _column(lists: list[list[bytes]], index: Int[np.ndarray, "n"]) -> np.ndarray:
+def _column(lists: list[list[bytes]], index: Int[np.ndarray, "n"]) -> Shaped[np.ndarray, "n"]:
   column = np.empty(len(lists), object)
   column[:] = [each[number] for each, number in zip(lists, index)]
   return column

@@ -29,7 +29,7 @@ def get_config(arg=None):
   )
 
   config.model_name = "vit"
-  config.model = TEACHER
+  config.model = dict(TEACHER, **(dict(width=16, depth=1, mlp_dim=32, num_heads=2) if arg.runlocal else {}))
   config.mixup = dict(p=0.2)
 
   config.optax_name = "scale_by_adam"

@@ -33,7 +33,9 @@ def get_config(arg=None):
     pp=f"decode|pad(4)|random_crop(32)|flip_lr|value_range(-1,1)|{labels}",
   )
 
-  config.model = dict(width=192, depth=1 if arg.runlocal else 4, num_heads=3, pool_type="gap", posemb="learn")
+  config.model = dict(
+    width=48 if arg.runlocal else 192, depth=1 if arg.runlocal else 4, num_heads=3, pool_type="gap", posemb="learn"
+  )
   if arg.fixed:
     sizes.check_fixed(arg.fixed, 32, SIZES)
     config.model_name = "vit"

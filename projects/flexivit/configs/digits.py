@@ -34,9 +34,10 @@ def get_config(arg=None):
   )
 
   shown = (2, 4) if arg.runlocal else SIZES
-  config.model = dict(
-    width=64, depth=1 if arg.runlocal else 3, mlp_dim=256, num_heads=4, pool_type="gap", posemb="learn"
-  )
+  size = dict(width=64, depth=3, mlp_dim=256, num_heads=4)
+  if arg.runlocal:
+    size = dict(width=16, depth=1, mlp_dim=32, num_heads=2)
+  config.model = dict(pool_type="gap", posemb="learn", **size)
   if arg.fixed:
     sizes.check_fixed(arg.fixed, IMAGE, SIZES)
     config.model_name = "vit"

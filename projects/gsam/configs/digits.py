@@ -47,6 +47,6 @@ def get_config(arg=None):
   config.ckpt_steps = 500
 
   if arg.runlocal:
-    config.model.depth = 1
+    config.model.update(width=16, depth=1, mlp_dim=32, num_heads=2)
     config.evals.sharpness.max_iterations = 2
   return config

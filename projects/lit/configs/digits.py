@@ -12,12 +12,11 @@ Evaluated on other handwritings: `zeroshot/digits`, pictures of one digit by ten
 hundred and ten; `combinations`, of pairs that training never showed; `retrieval`, by captions that tell all.
 """
 
-from pathlib import Path
-
 from core import config as config_lib
+from core import data_files
 from core.data.sources import digit_captions
 
-TOWER = Path(__file__).parent.parent / "towers" / "digits.npz"
+TOWER = data_files.find("projects/lit/towers/digits.npz")
 
 
 def get_config(arg=None):
@@ -82,4 +81,7 @@ def get_config(arg=None):
   )
   config.log_training_steps = 50
   config.ckpt_steps = 500
+
+  if arg.runlocal:
+    config.model.text.update(width=16, depth=1, mlp_dim=32, num_heads=2)
   return config

@@ -45,4 +45,7 @@ def get_config(arg=None):
   config.evals = dict(test=test(1), pairs=test(2))
   config.log_training_steps = 50
   config.ckpt_steps = 1_000
+
+  if arg.runlocal:
+    config.model.update(width=16, depth=1, mlp_dim=32, num_heads=2)
   return config

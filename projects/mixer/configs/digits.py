@@ -46,4 +46,7 @@ def get_config(arg=None):
   )
   config.log_training_steps = 50
   config.ckpt_steps = 500
+
+  if arg.runlocal:
+    config.model.update(num_blocks=2, hidden_dim=16, tokens_mlp_dim=16, channels_mlp_dim=32)
   return config

@@ -67,4 +67,9 @@ def get_config(arg=None):
   )
   config.log_training_steps = 50
   config.ckpt_steps = 500
+
+  if arg.runlocal:
+    for tower in (config.model.image, config.model.text):
+      tower.update(width=16, depth=1, mlp_dim=32, num_heads=2)
+    config.model.out_dim = (None, 16)
   return config

@@ -32,6 +32,7 @@ def get_config(arg=None):
   arg = config_lib.parse_arg(arg, variant="B/16", aug="", reg=0.0, wd=0.0, fewshot="all", runlocal=False)
   aug, wd = BEST.get(arg.variant, ("light1", 0.1))
   randaug, mixup = config_lib.choose("aug", arg.aug or aug, AUGMENTATION)
+  res = 32 if arg.runlocal else 224
   config = config_lib.ConfigDict()
 
   config.seed = 0
@@ -45,7 +46,7 @@ def get_config(arg=None):
     data=dict(name="imagenet21k", split="full[51200:]"),
     batch_size=4_096,
     shuffle_buffer_size=250_000,
-    pp=f"decode_jpeg_and_inception_crop(224)|flip_lr|{randaug}value_range(-1,1)|{labels}",
+    pp=f"decode_jpeg_and_inception_crop({res})|flip_lr|{randaug}value_range(-1,1)|{labels}",
   )
 
   config.model_name = "vit"
@@ -63,7 +64,7 @@ def get_config(arg=None):
     val=dict(
       type="classification",
       data=dict(name="imagenet21k", split="full[:51200]"),
-      pp_fn=f"decode|resize_small(256)|central_crop(224)|value_range(-1,1)|{labels}",
+      pp_fn=f"decode|resize_small({res * 8 // 7})|central_crop({res})|value_range(-1,1)|{labels}",
       batch_size=4_096,
       loss_name=config.loss,
       log_steps=5_000,
@@ -78,7 +79,9 @@ def get_config(arg=None):
     config.total_epochs = 1
     config.input.batch_size = 8
     config.schedule.warmup_steps = 2
-    config.evals = dict(val=config.evals.val, **published_evals.fewshot("pets", shots=1, log_steps=10))
+    config.evals = dict(
+      val=config.evals.val, **published_evals.fewshot("pets", resize=36, crop=32, shots=1, log_steps=10)
+    )
     for each in config.evals.values():
       each.batch_size = 8
     config.input.data.split = "full[50%:]"

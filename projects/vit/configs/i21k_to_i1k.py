@@ -39,7 +39,8 @@ def get_config(arg=None):
   config.model = dict(variant=arg.variant, pool_type="tok")
   config.model_init = arg.init or f"howto-i21k-{arg.variant}"
   # The whole head of the pre-training goes, its hidden layer included (Dosovitskiy et al. 2021, section 3.2).
-  config.model_load = dict(dont_load=["head/.*", "pre_logits/.*"])
+  # In one regex, since the files of howto-i21k have none, and a regex that matches nothing is refused.
+  config.model_load = dict(dont_load=["(head|pre_logits)/.*"])
 
   config.optax_name = "momentum_hp"
   config.grad_clip_norm = 1.0

@@ -15,6 +15,7 @@ from core.evaluators import published_evals
 
 def get_config(arg=None):
   arg = config_lib.parse_arg(arg, tests="val+real+v2", runlocal=False)
+  res = 32 if arg.runlocal else 224
   config = config_lib.ConfigDict()
 
   config.seed = 0
@@ -27,7 +28,7 @@ def get_config(arg=None):
     data=dict(name="imagenet2012", split="train[:99%]"),
     batch_size=1_024,
     shuffle_buffer_size=250_000,
-    pp=f"decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2,10)|value_range(-1,1)|{labels}",
+    pp=f"decode_jpeg_and_inception_crop({res})|flip_lr|randaug(2,10)|value_range(-1,1)|{labels}",
   )
 
   config.model_name = "vit"
@@ -41,7 +42,7 @@ def get_config(arg=None):
   config.wd = 1e-4
   config.schedule = dict(decay_type="cosine", warmup_steps=10_000)
 
-  pp = "decode|resize_small(256)|central_crop(224)|value_range(-1,1)"
+  pp = f"decode|resize_small({res * 8 // 7})|central_crop({res})|value_range(-1,1)"
   options = dict(batch_size=1_024, log_steps=2_500)
 
   def evaluate(split):

@@ -41,6 +41,7 @@ def get_config(arg=None):
     fewshot="all",
     runlocal=False,
   )
+  res = 32 if arg.runlocal else 224
   config = config_lib.ConfigDict()
 
   config.seed = 0
@@ -54,7 +55,7 @@ def get_config(arg=None):
     data=dict(name=arg.dataset, split=arg.split),
     batch_size=arg.batch_size,
     shuffle_buffer_size=250_000,
-    pp=f"decode_jpeg_and_inception_crop(224)|flip_lr|value_range(-1,1)|{labels}",
+    pp=f"decode_jpeg_and_inception_crop({res})|flip_lr|value_range(-1,1)|{labels}",
   )
 
   config.model_name = "vit"
@@ -81,7 +82,7 @@ def get_config(arg=None):
     val=dict(
       type="classification",
       data=dict(name=arg.dataset, split=arg.heldout),
-      pp_fn=f"decode|resize_small(256)|central_crop(224)|value_range(-1,1)|{labels}",
+      pp_fn=f"decode|resize_small({res * 8 // 7})|central_crop({res})|value_range(-1,1)|{labels}",
       batch_size=arg.batch_size,
       loss_name=config.loss,
       log_steps=10_000,
@@ -97,7 +98,9 @@ def get_config(arg=None):
     config.total_steps = 20
     config.input.batch_size = 8
     config.schedule.warmup_steps = 2
-    config.evals = dict(val=config.evals.val, **published_evals.fewshot("pets", shots=1, log_steps=10))
+    config.evals = dict(
+      val=config.evals.val, **published_evals.fewshot("pets", resize=36, crop=32, shots=1, log_steps=10)
+    )
     for each in config.evals.values():
       each.batch_size = 8
     config.input.data.split = "full[50%:]"

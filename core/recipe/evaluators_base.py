@@ -1,0 +1,149 @@
+"""What the recipes of all evaluators share: which predictions are evaluated, when, and in which batches."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from msgspec import Meta
+
+from core.recipe.duration import Duration
+from core.recipe.pp_string import PpString
+from core.recipe.sources import Source
+from core.recipe.types import Check, Refused, Text
+
+T = TypeVar("T")
+
+_LONGEST_NAME = 200  # Bytes. File systems take 255, and unfinished files have longer names.
+
+
+def _at_least_one(values: Any) -> Any:
+  if not values:
+    raise ValueError("it is empty")
+  return values
+
+
+# A step of more than a million examples exceeds the memory of any machine.
+BatchSize = Annotated[int, Meta(ge=1, le=1 << 20)]
+
+NonEmpty = Check("a list of at least one", _at_least_one)
+NonEmptyDict = Check("a dict of at least one", _at_least_one)
+Several = T | Annotated[tuple[T, ...], NonEmpty]  # One, or a list.
+
+
+def as_tuple(several: Any) -> tuple[Any, ...]:
+  """Returns what a field of the type `Several` holds, one or a list, as a tuple."""
+  return several if isinstance(several, tuple) else (several,)
+
+
+def _not_the_pipelines(key: str) -> str:
+  if key.startswith("_"):
+    raise ValueError("keys that begin with _ are the pipeline's own")
+  return key
+
+
+Key = Annotated[Text, Check("a key of the examples", _not_the_pipelines)]
+
+
+def file_name(*suffixes: str) -> Check:
+  """Returns a marker of an annotation: the name of a file, without a folder, that ends in one of `suffixes`."""
+
+  def check(name: str) -> str:
+    if "/" in name or "\0" in name:
+      raise ValueError("it names no folder")
+    if Path(name).suffix not in suffixes:
+      raise ValueError(f"it must end in {' or '.join(suffixes)}")
+    if len(name.encode()) > _LONGEST_NAME:
+      raise ValueError(f"it is longer than {_LONGEST_NAME} bytes")
+    return name
+
+  return Check(f"the name of a {' or '.join(suffixes)} file", check)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """An entry of `config.evals`.
+
+  Attributes:
+    pred: the prediction of the task that is evaluated. A dict of predictions by label, `{"30": "predict_30"}`, has each
+      of them evaluated, and the label begins the metrics' names, `30/prec@1`.
+    pred_kw: keyword arguments of the prediction.
+    log: how often it runs. It also runs after the last step, and if this is None, then alone.
+    batch_size: examples a step over all devices. The last batch is padded. None: as many as in training.
+    cache: whether preprocessed examples stay in memory from the first run on. True ("final_data"), False ("none"), or
+      None ("pipeline", "raw_data"): where they take at most 256 MiB a process.
+  """
+
+  pred: Text | dict[str, Text] = "predict"
+  pred_kw: dict[str, Any] = dataclasses.field(default_factory=dict)
+  log: Duration | None = None
+  batch_size: BatchSize | None = None
+  cache: bool | Literal["final_data", "none", "pipeline", "raw_data"] | None = None
+
+  def __post_init__(self):
+    if not isinstance(self.pred, dict):
+      return
+    if not self.pred:
+      raise Refused("must be a prediction, or a dict of at least one by label, got {}", key="pred")
+    for label in self.pred:
+      # A label names the folder of the files that an evaluator writes.
+      if not label or "/" in label or "\0" in label or label.startswith("."):
+        raise Refused(f"has the label {label!r}, which cannot be the name of a folder", key="pred")
+
+  def predictions(self) -> dict[str, str]:
+    """Returns the names of the predictions by the arguments of the evaluator that take them."""
+    return {"predict": self.pred}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageText:
+  """The predictions of the two sides of a model of images and texts.
+
+  Attributes:
+    image: the prediction that embeds images.
+    text: the prediction that embeds texts.
+  """
+
+  image: Text
+  text: Text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudentTeacher:
+  """The predictions of a student and of its teacher.
+
+  Attributes:
+    student: the prediction of the student.
+    teacher: the prediction of the teacher.
+  """
+
+  student: Text
+  teacher: Text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoSided(Evaluation):
+  """An evaluation of two predictions at once, each of a side that has a name.
+
+  Attributes:
+    pred: the predictions of the task that are evaluated, one a side. "predict", which published configs have, stands
+      for the default.
+  """
+
+  def predictions(self) -> dict[str, str]:
+    """Returns the names of the predictions by the arguments of the evaluator that take them."""
+    default = next(field.default for field in dataclasses.fields(self) if field.name == "pred")
+    sides = default if self.pred == "predict" else self.pred
+    return {f"predict_{side.name}": getattr(sides, side.name) for side in dataclasses.fields(sides)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneDataset:
+  """What an evaluator that reads one dataset knows of it.
+
+  Attributes:
+    data: the dataset, every example of which counts once.
+    pp_fn: the preprocessing of its examples.
+  """
+
+  data: Source
+  pp_fn: PpString

@@ -1,0 +1,62 @@
+"""What every training has in common; `core.recipe.tasks` adds what each kind of it reads besides."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+from core.recipe.duration import Duration, Length, steps
+from core.recipe.evaluators import Evaluator
+from core.recipe.input import Input
+from core.recipe.optimizer import Optimizer
+from core.recipe.sharding import Sharding
+from core.recipe.types import Count, FilePath, Refused, Whole
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(Optimizer, Sharding):
+  """A whole run.
+
+  Attributes:
+    total: the length of training.
+    seed: seeds the parameters, the order of the data, augmentation, dropout and mixup.
+    input: the training data.
+    evals: evaluations by name, the prefix of their metrics.
+    log_training: how often metrics of training are logged.
+    ckpt: how often a checkpoint is saved.
+    keep_ckpt: how often a checkpoint is kept for good; None keeps the newest alone.
+    resume: a checkpoint of another run to go on from, WORKDIR/checkpoints/STEP, or WORKDIR for its newest.
+    profile_steps: (first, last) step of a profiler trace.
+  """
+
+  TITLE: ClassVar[str] = "a config"
+
+  total: Length
+  seed: Whole = 0
+  input: Input
+  evals: dict[str, Evaluator] = dataclasses.field(default_factory=dict)
+  log_training: Duration = steps(50)
+  ckpt: Duration = steps(1_000)
+  keep_ckpt: Duration | None = None
+  resume: FilePath | None = None
+  profile_steps: tuple[Count, Count] | None = None
+
+  def __post_init__(self):
+    if self.total.value == 0:
+      raise Refused("must be above 0: a run takes at least one step", key=f"total_{self.total.unit}")
+    for name in self.evals:
+      if self.ema is not None and name.endswith("_ema"):
+        raise Refused(
+          "names an evaluation of the average, which config.ema adds; call it otherwise", key=f"evals.{name}"
+        )
+      if not name or "/" in name or name.startswith("."):
+        raise Refused(f"{name!r} is the prefix of metrics and the name of a folder, and cannot be one", key="evals")
+    if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
+      raise Refused(f"are the first and the last step, got {self.profile_steps}", key="profile_steps")
+
+  def describe_model(self) -> str:
+    """Returns the model in a few words, "vit S/16"."""
+    return named(getattr(self, "model_name", "model"), getattr(self, "model", None))
+
+
+def named(name: str, options: Any) -> str:
+  """Returns a model's family and variant."""
+  return f"{name} {getattr(options, 'variant', None) or ''}".strip()

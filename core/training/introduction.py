@@ -1,0 +1,28 @@
+"""What will run on what, in a few lines at a run's start."""
+
+import math
+import os
+from pathlib import Path
+
+import jax
+
+from core.training.plan import Plan
+from core.training.progress import table
+from core.training.state_init import Placement
+
+
+def lines(title: str, placement: Placement, plan: Plan, num_examples: int, workdir: Path, start: int) -> str:
+  """Returns the title and a table of model, devices, data, length and workdir."""
+  recipe, devices = placement.recipe, placement.mesh.devices.flat
+  count = sum(math.prod(x.shape) for x in jax.tree.leaves(placement.shapes.params))
+  cores = f" of {os.cpu_count()} cores" if devices[0].platform == "cpu" else ""
+  processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+  epochs = plan.total * recipe.input.batch_size / num_examples
+  rows = {
+    "model": f"{recipe.describe_model()}, {count:,} parameters",
+    "device": f"{len(devices)} x {devices[0].device_kind}{cores}{processes}, mesh {dict(placement.mesh.shape)}",
+    "data": f"{recipe.input.describe()}: {num_examples:,} examples, batch {recipe.input.batch_size:,}",
+    "train": f"{plan.total:,} steps, {epochs:.4g} epochs",
+    "run": f"{workdir}" + (f", resumed after step {start:,}" if start else ""),
+  }
+  return f"{title}\n{table(rows)}"

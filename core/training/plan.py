@@ -1,0 +1,71 @@
+"""When things happen in a run, in steps."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from core.recipe.duration import Duration
+from core.recipe.recipe import Recipe
+
+EMA = "_ema"  # Ends the name of an evaluation of the parameters' average.
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The length of a run and its rhythms.
+
+  Attributes:
+    total: the last step.
+    log_training: steps from one logged step to the next.
+    ckpt: steps from one checkpoint to the next.
+    keep_ckpt: of which multiples the checkpoint is kept for good; None for none.
+    evals: steps from one evaluation to the next, by name.
+    lengths: total_steps, batch_size and data_size, by which durations become steps.
+  """
+
+  total: int
+  log_training: int
+  ckpt: int
+  keep_ckpt: int | None
+  evals: Mapping[str, int]
+  lengths: Mapping[str, int]
+
+  @classmethod
+  def of(cls, recipe: Recipe, data_size: int) -> "Plan":
+    """Returns the plan of a recipe whose training data have `data_size` examples.
+
+    Raises:
+      UserError: a duration that cannot be turned into steps.
+    """
+    known = dict(batch_size=recipe.input.batch_size, data_size=data_size)
+    total = recipe.total.steps(**known)
+    lengths = dict(total_steps=total, **known)
+
+    def every(duration: Duration) -> int:
+      return max(1, duration.steps(**lengths))
+
+    evals = {name: total if each.log is None else every(each.log) for name, each in recipe.evals.items()}
+    averages = {name + EMA: steps for name, steps in evals.items()} if recipe.ema else {}
+    return cls(
+      total=total,
+      log_training=every(recipe.log_training),
+      ckpt=every(recipe.ckpt),
+      keep_ckpt=None if recipe.keep_ckpt is None else recipe.keep_ckpt.steps(**lengths) or None,
+      evals=evals | averages,
+      lengths=lengths,
+    )
+
+  def logs(self, step: int) -> bool:
+    """Tells whether the metrics of a step are logged."""
+    return step == 1 or step == self.total or (step > 0 and step % self.log_training == 0)
+
+  def saves(self, step: int) -> bool:
+    """Tells whether a checkpoint is saved after a step."""
+    return step % self.ckpt == 0 or step == self.total
+
+  def evaluates(self, name: str, step: int) -> bool:
+    """Tells whether an evaluation runs after a step."""
+    return step > 0 and (step % self.evals[name] == 0 or step == self.total)
+
+  def evaluates_any(self, step: int) -> bool:
+    """Tells whether any evaluation runs after a step."""
+    return any(self.evaluates(name, step) for name in self.evals)
