@@ -1,13 +1,16 @@
 """The one way to refuse bad input: a `UserError` with one clear line."""
 
+import contextlib
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 EXIT_USER_ERROR = 2
 
 _SHOWN = 10  # Names of a long list.
+_LONGEST = 300  # Characters of an error line.
+_LONGEST_WORD = 60  # Of a line that is too long.
 
 
 class UserError(Exception):
@@ -15,7 +18,28 @@ class UserError(Exception):
 
   The message is one line that says what is wrong, where, and what would be right. Programs print it as `error: ...` and
   exit with status 2; every other exception keeps its traceback, because it is ours to mend.
+
+  Args:
+    message: a text; line breaks become spaces, and of more than 300 characters the middle is left out.
   """
+
+  def __init__(self, message: str):
+    super().__init__(cut(_with_short_words(" ".join(part.strip() for part in message.splitlines()))))
+
+
+@contextlib.contextmanager
+def naming(where: str) -> Iterator[None]:
+  """Puts a key of the config before the line of a `UserError` that is raised within and names none.
+
+  Raises:
+    UserError: `config.model_init: weights 'no.npz': ...`.
+  """
+  try:
+    yield
+  except UserError as error:
+    if str(error).startswith("config"):
+      raise
+    raise UserError(f"{where}: {error}") from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -36,6 +60,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def first_few(items: Sequence[str], *, joint: str = ", ", rest: str = " and {} more", shown: int = 3) -> str:
   """Returns the first of many for an error line: `a, b, c and 2 more`."""
   return joint.join(items[:shown]) + (rest.format(len(items) - shown) if len(items) > shown else "")
+
+
+def cut(text: str, length: int = _LONGEST) -> str:
+  """Returns a text of at most so many characters; the middle of a longer one is left out."""
+  half = (length - 5) // 2
+  return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
 
 
 def multiples_near(number: int, of: int) -> str:
@@ -74,3 +104,12 @@ def check_arguments(
   for key, parameter in known.items():
     if parameter.default is parameter.empty and key not in given:
       raise UserError(f"{where}.{key} is missing; {of} needs it")
+
+
+def _with_short_words(text: str) -> str:
+  """Returns a text that is too long with its longest words, paths mostly, cut in their middle: the reason stays."""
+  for word in sorted(text.split(" "), key=len, reverse=True):
+    if len(text) <= _LONGEST or len(word) <= _LONGEST_WORD:
+      break
+    text = text.replace(word, f"{word[:20]}...{word[23 - _LONGEST_WORD :]}")
+  return text

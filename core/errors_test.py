@@ -39,3 +39,21 @@ def test_arguments_are_checked_against_what_a_function_takes(given, line):
     errors.check_arguments(load, given, where="data", of="the source x", supplied=("rng",), elsewhere=("log_steps",))
   assert str(refused.value) == line
   errors.check_arguments(load, {"split": "train"}, where="data", of="the source x", supplied=("rng",))
+
+
+def test_a_line_is_one_and_of_at_most_300_characters():
+  assert str(errors.UserError("a: b\n  c")) == "a: b c"
+  whole = "x" * 290
+  assert str(errors.UserError(whole)) == whole
+  long = str(errors.UserError(f"config.a: no file {'x' * 5_000}: give the name of one"))
+  assert long.startswith("config.a: no file xxx")
+  assert long.endswith("xxx: give the name of one")
+  assert len(long) <= 300
+  assert len(str(errors.UserError("ab " * 1_000))) <= 300
+
+
+def test_the_key_of_a_line_that_names_none_is_put_before_it():
+  with pytest.raises(errors.UserError, match=r"^config\.model_init: no file$"), errors.naming("config.model_init"):
+    raise errors.UserError("no file")
+  with pytest.raises(errors.UserError, match=r"^config\.seed: no$"), errors.naming("config.model_init"):
+    raise errors.UserError("config.seed: no")

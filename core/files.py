@@ -22,7 +22,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 
 from etils import epath
 
-from core.errors import UserError
+from core.errors import UserError, naming
 
 _NO_PLACE = ("http", "https", "hf")  # Read by `core.checkpoint.remote`; nothing is written there.
 _TRIAL_SECONDS = 60.0  # A bucket that does not answer for so long counts as not writable.
@@ -59,10 +59,8 @@ def local(path: str | os.PathLike, where: str) -> pathlib.Path:
   Raises:
     UserError: it is not on this machine, or no path at all.
   """
-  try:
+  with naming(where):
     found = from_here(path)
-  except UserError as error:
-    raise UserError(f"{where}: {error}") from None
   if is_remote(found):
     raise UserError(f"{where}: {found} is not on this machine; give a local path")
   return pathlib.Path(found)

@@ -89,7 +89,7 @@ def make_mesh(
   sizes = {name: rest if size == -1 else size for name, size in sizes.items()}
   if math.prod(sizes.values()) != len(devices):
     line = f"config.mesh: {sizes} needs {math.prod(sizes.values())} devices, there are {len(devices)}"
-    raise UserError(words.line(line))
+    raise UserError(line)
   return Mesh(_arranged(devices, sizes), tuple(sizes))
 
 
@@ -324,11 +324,11 @@ def _spec_by_dimension(name: str, shape: tuple[int, ...], axes: tuple[str | None
   """Returns a spec for the last dimensions, so that one rule serves a block and the same blocks stacked by `scan`."""
   if len(axes) > len(shape):
     line = f"{_KEY}: {words.shown(axes)} names {len(axes)} dimensions, {name} has shape {shape}"
-    raise UserError(words.line(line))
+    raise UserError(line)
   axes = (None,) * (len(shape) - len(axes)) + axes
   for size, axis in zip(shape, axes):
     if axis is not None and size % mesh.shape[axis]:
-      raise UserError(words.line(f"{_KEY}: {name} {shape}: {size} is not divisible by {axis}={mesh.shape[axis]}"))
+      raise UserError(f"{_KEY}: {name} {shape}: {size} is not divisible by {axis}={mesh.shape[axis]}")
   return PartitionSpec(*axes)
 
 
@@ -375,5 +375,5 @@ def _known(mesh: Mesh | AbstractMesh, names: Sequence[str], where: str) -> tuple
   for name in names:
     if name not in mesh.axis_names:
       line = f"{where}: the mesh has no axis {words.shown(name)}{nearest(name, mesh.axis_names)}"
-      raise UserError(words.line(line))
+      raise UserError(line)
   return tuple(names)

@@ -123,7 +123,10 @@ def load_whole(spec: str, placement: Placement) -> Variables:
   loaded = _own_file(spec, shapes)
   if loaded is None:
     task = type(placement.task)(_without_exceptions(placement.recipe, spec))
-    loaded = task.load(jax.tree.map(_unset, shapes))
+    try:
+      loaded = task.load(jax.tree.map(_unset, shapes))
+    except UserError as error:  # The task knows weights by its config's key, where these were no flag.
+      raise UserError(str(error).removeprefix("config.model_init: ")) from None
     lacking = [name.removeprefix("params/") for name, leaf in trees.flatten_with_names(loaded) if _is_unset(leaf)]
     if lacking:
       raise UserError(f"{spec}: not the weights of this model: it lacks {first_few(lacking)}")

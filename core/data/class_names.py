@@ -30,14 +30,14 @@ def read(classes: Sequence[str] | str, folder: pathlib.Path, where: str, *, key:
     try:
       names = _read_jsonl(file, key, where) if file.suffix == ".jsonl" else _read_text(file)
     except (OSError, UnicodeDecodeError) as error:
-      raise UserError(words.line(f"{where}: {file} cannot be read as text ({error})")) from None
+      raise UserError(f"{where}: {file} cannot be read as text ({error})") from None
   else:
     names = tuple(classes)
   if not names:
     raise UserError(f"{where} holds no name")
   if len(set(names)) < len(names):
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
-    raise UserError(words.line(f"{where} holds {first_few(list(map(repr, sorted(twice))))} more than once"))
+    raise UserError(f"{where} holds {first_few(list(map(repr, sorted(twice))))} more than once")
   return names
 
 
@@ -52,7 +52,7 @@ def labels(names: Iterable[str], classes: tuple[str, ...], where: Iterable[str])
   for name, place in zip(names, where):
     if name not in index:
       line = f"{place}: {name!r} is none of the {len(classes)} classes{_nearest(name, classes)}"
-      raise UserError(words.line(line))
+      raise UserError(line)
     found.append(index[name])
   return np.array(found, np.int64)
 
@@ -74,10 +74,10 @@ def _read_jsonl(file: pathlib.Path, key: str, where: str) -> tuple[str, ...]:
     try:
       held = json.loads(line)[key]
     except (ValueError, KeyError, TypeError, RecursionError):
-      raise UserError(words.line(f"{where}: {file} line {number}: no object with {key!r}, a class's name")) from None
+      raise UserError(f"{where}: {file} line {number}: no object with {key!r}, a class's name") from None
     held = held if isinstance(held, list) else [held]
     if not all(isinstance(name, str) for name in held):
       shown = words.shown(held)
-      raise UserError(words.line(f"{where}: {file} line {number}: {key!r} holds {shown}; names of classes are text"))
+      raise UserError(f"{where}: {file} line {number}: {key!r} holds {shown}; names of classes are text")
     names.update(held)
   return tuple(sorted(names))

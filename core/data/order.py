@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Int, Int64, UInt64
 
 from core.errors import UserError
-from core.recipe import words
 
 # The first word of a hash says what it is for: two uses of the same numbers must not give the same bits.
 _EXAMPLE, _RECORDS, _FILES, _ROTATION, _WINDOW, _CHOICE = range(6)
@@ -123,7 +122,7 @@ class Mixture:
     parts = np.diff(bounds, prepend=0)
     if min(weights) <= 0 or parts.min() <= 0:
       least = 1 / _MIXTURE_PARTS
-      raise UserError(words.line(f"config.input.data: a weight is at least {least} of their sum, got {list(weights)}"))
+      raise UserError(f"config.input.data: a weight is at least {least} of their sum, got {list(weights)}")
     return cls(seed, tuple(map(int, parts // np.gcd.reduce(parts))))
 
   @property

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core.errors import UserError
+from core.errors import UserError, naming
 from core.files import from_here
 from core.recipe import words
 
@@ -20,9 +20,9 @@ def existing_file(path: str, where: str, folder: Path | None = None) -> Path:
   """
   file = _located(path, where, folder)
   if file.is_dir():
-    raise UserError(words.line(f"{where}: {path} is a folder; a file is needed"))
+    raise UserError(f"{where}: {path} is a folder; a file is needed")
   if not file.is_file():
-    raise UserError(words.line(f"{where}: no file {path if folder is None else file}"))
+    raise UserError(f"{where}: no file {path if folder is None else file}")
   return file
 
 
@@ -35,17 +35,18 @@ def existing_folder(path: str, where: str) -> Path:
   folder = _located(path, where, None)
   if not folder.is_dir():
     line = f"{path} is a file; a folder is needed" if folder.exists() else f"no folder {path}"
-    raise UserError(words.line(f"{where}: {line}"))
+    raise UserError(f"{where}: {line}")
   return folder
 
 
 def _located(path: str, where: str, folder: Path | None) -> Path:
   try:
-    found = from_here(path) if folder is None else folder / Path(path).expanduser()
+    with naming(where):
+      found = from_here(path) if folder is None else folder / Path(path).expanduser()
     found.stat()
   except FileNotFoundError:
     return found
   except (OSError, ValueError, RuntimeError) as error:  # Too long, not to be read, no text of files, no such home.
     reason = getattr(error, "strerror", None) or str(error)
-    raise UserError(words.line(f"{where}: {words.shown(path)} cannot be opened ({reason})")) from None
+    raise UserError(f"{where}: {words.shown(path)} cannot be opened ({reason})") from None
   return found

@@ -6,7 +6,6 @@ import weakref
 from core.data.columns import Columns
 from core.data.tfrecord import Records
 from core.errors import UserError
-from core.recipe import words
 from core.recipe.input import Component
 from core.recipe.sources import SOURCES, AnySource
 
@@ -30,7 +29,7 @@ def open_source(data: AnySource, where: str) -> Source:
   try:
     return importlib.import_module(_MODULES[type(data)]).read(data, where)
   except MemoryError as error:
-    raise UserError(words.line(f"{where}: memory does not hold it ({str(error) or 'no more is there'})")) from None
+    raise UserError(f"{where}: memory does not hold it ({str(error) or 'no more is there'})") from None
 
 
 def of_component(component: Component) -> Source:
@@ -58,6 +57,4 @@ def check_alike(specs: dict[str, dict[str, tuple[str, list[int | None] | None]]]
     for name in sorted(spec.keys() | other.keys()):
       if spec.get(name) != other.get(name):
         a, b = (f"{s[name][0]} {s[name][1]}" if name in s else "missing" for s in (spec, other))
-        raise UserError(
-          words.line(f"{key}: the examples of a mixture must be alike: {name!r} is {b} here, {a} in {first}")
-        )
+        raise UserError(f"{key}: the examples of a mixture must be alike: {name!r} is {b} here, {a} in {first}")

@@ -21,17 +21,17 @@ def ranges(split: str, sizes: Mapping[str, int], where: str) -> list[tuple[str, 
   try:
     parts = grammar.read(split)
   except ValueError as error:
-    raise UserError(words.line(f"{where}: {words.shown(split)} cannot be read; {error}")) from None
+    raise UserError(f"{where}: {words.shown(split)} cannot be read; {error}") from None
   found = []
   for part in parts:
     if part.name not in sizes:
-      raise UserError(words.line(f"{where}: there is no split {part.name!r}{nearest(part.name, sizes)}"))
+      raise UserError(f"{where}: there is no split {part.name!r}{nearest(part.name, sizes)}")
     size = sizes[part.name]
     low = 0 if part.low is None else _bound(part.low, size, part.percent)
     high = size if part.high is None else _bound(part.high, size, part.percent)
     found.append((part.name, low, max(low, high)))
   if not any(high > low for _, low, high in found):
-    raise UserError(words.line(f"{where}: {split!r} holds no examples"))
+    raise UserError(f"{where}: {split!r} holds no examples")
   return found
 
 

@@ -16,7 +16,6 @@ from core.data.tfrecord import Records
 from core.errors import UserError
 from core.import_tensorflow import import_tensorflow
 from core.pp import builder
-from core.recipe import words
 
 # With skip_errors, how far the pipeline may run ahead without one good example before the run stops.
 _MAX_BAD_BATCHES = 1000
@@ -124,7 +123,7 @@ def _load(source: Records, pad_damaged: bool, where: str) -> Shaped[np.ndarray, 
   try:
     return np.concatenate(list(tfrecord.read(segments, pad_damaged=pad_damaged).batch(1024).as_numpy_iterator()))
   except tf.errors.OpError as error:
-    raise UserError(words.line(f"{where}: {tfrecord.first_damage(segments) or tfrecord.reason(error)}")) from None
+    raise UserError(f"{where}: {tfrecord.first_damage(segments) or tfrecord.reason(error)}") from None
 
 
 def specs(components: Sequence[Component]) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def specs(components: Sequence[Component]) -> dict[str, Any]:
     try:
       traced = part.example.get_concrete_function()
     except (ValueError, TypeError, tf.errors.OpError) as error:
-      raise UserError(words.line(f"{part.place.pp} does not fit the data: {tfrecord.reason(error)}")) from error
+      raise UserError(f"{part.place.pp} does not fit the data: {tfrecord.reason(error)}") from error
     outputs = traced.structured_outputs
     found.append(
       {k: (x.dtype.name, x.shape.as_list() if x.shape.rank is not None else None) for k, x in outputs.items()}
@@ -166,7 +165,7 @@ class TrainStream:
       where = self._components[0].place.data
       raise UserError(f"{where}: no good example in {_MAX_BAD_BATCHES} batches from step {self.step} on") from None
     except tf.errors.OpError as error:
-      raise UserError(words.line(self._explain(error))) from error
+      raise UserError(self._explain(error)) from error
     self.skipped += int((batch.pop("_ordinal") != self._ordinals(self.step)).sum())
     self.step += 1
     return batch
@@ -303,7 +302,7 @@ def eval_batches(part: Component, low: int, high: int, size: int) -> Iterator[di
   try:
     yield from _options(made.batch(size).prefetch(2)).as_numpy_iterator()
   except tf.errors.OpError as error:
-    raise UserError(words.line(_explain_eval(part, raw, low, error))) from error
+    raise UserError(_explain_eval(part, raw, low, error)) from error
 
 
 def _explain_eval(part: Component, raw: Any, low: int, error: Exception) -> str:

@@ -12,7 +12,6 @@ from jax.sharding import NamedSharding
 from core import sharding as sharding_lib
 from core.data import feed, pipeline
 from core.errors import UserError
-from core.recipe import words
 from core.recipe.evaluators_base import Evaluation
 from core.recipe.types import Refused
 from core.state import Batch, Variables
@@ -38,15 +37,15 @@ def refused_at(where: str) -> Iterator[None]:
     yield
   except Refused as error:
     path = f"{where}.{error.key} " if error.key else f"{where}: "
-    raise UserError(words.line(f"{path}{error}")) from error
+    raise UserError(f"{path}{error}") from error
   except UserError as error:  # What a model refuses, it refuses without knowing for whom.
     if str(error).startswith("config."):
       raise
-    raise UserError(words.line(f"{where}: {error}")) from error
+    raise UserError(f"{where}: {error}") from error
   except flax.errors.ScopeParamShapeError as error:
-    raise UserError(words.line(f"{where}: the model does not fit what the preprocessing leaves: {error}")) from error
+    raise UserError(f"{where}: the model does not fit what the preprocessing leaves: {error}") from error
   except MemoryError as error:
-    raise UserError(words.line(f"{where}.batch_size: memory does not hold a batch ({error})")) from error
+    raise UserError(f"{where}.batch_size: memory does not hold a batch ({error})") from error
 
 
 def open_batches(

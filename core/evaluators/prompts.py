@@ -48,7 +48,7 @@ def read_classes(given: Any, where: str) -> Classes:
     found = found.get("classes") if isinstance(found, dict) else found
   if not _is_list(found) or not found:
     line = f"{where} must be a list of names, a file of them, or one of {', '.join(known_classes())}"
-    raise UserError(words.line(line))
+    raise UserError(line)
   classes = tuple((each,) if isinstance(each, str) else tuple(each) if _is_list(each) else () for each in found)
   for number, names in enumerate(classes):
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
@@ -74,7 +74,7 @@ def read_templates(given: Any, where: str) -> tuple[str, ...]:
     found = given
   if not _is_list(found) or not found or not all(isinstance(each, str) for each in found):
     line = f"{where} must be a list like ['a photo of a {{}}.'], a file of them, or {words.choices(known)}"
-    raise UserError(words.line(line))
+    raise UserError(line)
   for template in found:
     if template.count("{}") != 1:
       raise UserError(f"{where}: {words.shown(template)} must have one {{}}, the place of the class's name")
@@ -127,14 +127,14 @@ def _read_file(name: str | Path, where: str, known: Any) -> Any:
   except (UserError, OSError, RuntimeError, ValueError):  # A name that is too long, or of the home of nobody.
     is_file = False
   if not is_file:
-    raise UserError(words.line(f"{where}: {words.shown(str(name))} is no file and no name{nearest(str(name), known)}"))
+    raise UserError(f"{where}: {words.shown(str(name))} is no file and no name{nearest(str(name), known)}")
   try:
     text = path.read_text("utf-8")
     return json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
   except OSError as error:
-    raise UserError(words.line(f"{where}: {path} cannot be read ({error.strerror})")) from None
+    raise UserError(f"{where}: {path} cannot be read ({error.strerror})") from None
   except UnicodeDecodeError:
-    raise UserError(words.line(f"{where}: {path} is not UTF-8 text")) from None
+    raise UserError(f"{where}: {path} is not UTF-8 text") from None
   except (ValueError, RecursionError) as error:
     line = f"{where}: {path} is not JSON ({first_few(str(error).splitlines(), shown=1, rest='')})"
-    raise UserError(words.line(line)) from None
+    raise UserError(line) from None

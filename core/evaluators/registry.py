@@ -92,7 +92,7 @@ def _functions(
   for argument, name in names.items():
     if name not in predict:
       path = f"{where}.pred{label or argument.removeprefix('predict').replace('_', '.')}"
-      raise UserError(words.line(f"{path}: the task has no prediction {name!r}{nearest(name, predict)}"))
+      raise UserError(f"{path}: the task has no prediction {name!r}{nearest(name, predict)}")
     fn = predict[name]
     found[argument] = _with_keywords(fn, name, keywords, f"{where}.pred_kw") if keywords else fn
   return found
@@ -105,7 +105,7 @@ def _with_keywords(fn: Predict, name: str, keywords: Mapping[str, Any], where: s
   if not any(p.kind is p.VAR_KEYWORD for p in parameters):
     for key in keywords:
       if key not in known:
-        raise UserError(words.line(f"{where}.{key} is no argument of the prediction {name!r}{nearest(key, known)}"))
+        raise UserError(f"{where}.{key} is no argument of the prediction {name!r}{nearest(key, known)}")
 
   @functools.wraps(fn)
   def predict(variables: Any, batch: Any) -> Any:
@@ -115,6 +115,6 @@ def _with_keywords(fn: Predict, name: str, keywords: Mapping[str, Any], where: s
       raise
     except Exception as error:  # Whatever it is: all but these arguments is what the prediction always gets.
       refused = f"{where}: the prediction {name!r} cannot take {words.shown(dict(keywords))}: {error}"
-      raise UserError(words.line(refused)) from error
+      raise UserError(refused) from error
 
   return predict

@@ -206,11 +206,11 @@ def read_captions(
     name = next((each for each in _CAPTION_KEYS if each in keys), None)
     if name is None:
       captions = " or ".join(_CAPTION_KEYS)
-      raise UserError(words.line(f"{where}.txt_name: the examples have no {captions}; they have {', '.join(keys)}"))
+      raise UserError(f"{where}.txt_name: the examples have no {captions}; they have {', '.join(keys)}")
   else:
     name = txt_name if isinstance(txt_name, str) else "/".join(txt_name)
     if name not in keys:
-      raise UserError(words.line(f"{where}.txt_name: the examples have no key {name!r}{nearest(name, keys)}"))
+      raise UserError(f"{where}.txt_name: the examples have no key {name!r}{nearest(name, keys)}")
   rows = pipeline.eval_batches(data, f"flatten|keep({name!r})", **options)
   with batches.refused_at(where):
     return [_decoded(row[name][0], number, name)[:most] for number, row in enumerate(rows)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from core import trees
 from core.checkpoint import catalog, pretrained, state_dict
-from core.errors import UserError, first_few, nearest
+from core.errors import UserError, first_few, naming, nearest
 from core.models import weights
 from core.recipe.models.load import Load
 from core.recipe.models.options import ModelOptions
@@ -62,10 +62,11 @@ def load(
   _check_patterns(dont_load, init_params, held, [tower for tower in files if tower in towers])
   params = dict(init_params)
   for part, file in files.items():
-    if part in towers:
-      params[part] = _load_tower(part, towers[part], init_params[part], file, dont_load)
-    elif trees.first_match(part, dont_load) is None:
-      params[part] = _read_scalar(family, part, file, init_params[part])
+    with naming(_named(part, init_file)):
+      if part in towers:
+        params[part] = _load_tower(part, towers[part], init_params[part], file, dont_load)
+      elif trees.first_match(part, dont_load) is None:
+        params[part] = _read_scalar(family, part, file, init_params[part])
   return params
 
 
@@ -92,7 +93,14 @@ def _load_tower(part: str, tower: Tower, init: Any, file: str, dont_load: Sequen
     raise weights.UnmatchedError(f"{part}/{error.pattern}", [f"{part}/{name}" for name in names]) from None
   except UserError as error:
     option = f"model_load.{part}_load_kw.dont_load"
-    raise UserError(f"{part}: {str(error).replace('model_load.dont_load', option)}") from None
+    raise UserError(str(error).replace("model_load.dont_load", option)) from None
+
+
+def _named(part: str, init_file: str | Mapping[str, str]) -> str:
+  """Returns what a part is to the config's author: the key of its own file, or its name in the file of all."""
+  if isinstance(init_file, str):
+    return part
+  return next(f"config.model_init.{key}" for key, file in init_file.items() if file and _PARTS.get(key, key) == part)
 
 
 def _within(part: str, dont_load: Sequence[str], init: Any) -> list[str]:

@@ -154,7 +154,7 @@ def test_a_classifier_becomes_an_image_tower_without_its_head(saved):
   with pytest.raises(UserError) as e:
     two_towers.load(init, dict(image=path), given(with_head))
   assert str(e.value) == (
-    f"img: {path}: it has a head of 21 classes, and the model a head of 32 classes (num_classes); "
+    f"config.model_init.image: {path}: it has a head of 21 classes, and the model a head of 32 classes (num_classes); "
     "model_load.img_load_kw.dont_load=['head/.*'] leaves the head out"
   )
   loaded = two_towers.load(init, dict(image=path), given(with_head), img_load_kw=Load(dont_load=("head/.*",)))

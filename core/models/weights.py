@@ -18,7 +18,6 @@ from core.checkpoint import catalog, pretrained, remote, state_dict
 from core.errors import UserError, first_few
 from core.models import patch_resize
 from core.models.foreign import registry, table
-from core.recipe import words
 from core.recipe.models.load import Regexes
 from core.recipe.models.options import ModelOptions
 from core.recipe.parse import parse
@@ -88,7 +87,7 @@ class UnmatchedError(UserError):
 
   def __init__(self, pattern: str, names: Iterable[str], where: str = "config.model_load.dont_load"):
     nearest = difflib.get_close_matches(pattern, list(names), n=3, cutoff=0.0)
-    super().__init__(words.line(f"{where}: {pattern!r} matches no parameter (nearest: {', '.join(nearest)})"))
+    super().__init__(f"{where}: {pattern!r} matches no parameter (nearest: {', '.join(nearest)})")
     self.pattern = pattern
 
 

@@ -249,7 +249,7 @@ def _split_over(where: NamedSharding, what: Any, *, axis: str) -> NamedSharding:
   mesh = where.mesh
   if axis not in mesh.axis_names:
     line = f"config.ema.sharding: the mesh has no axis {words.shown(axis)}{nearest(axis, mesh.axis_names)}"
-    raise UserError(words.line(line))
+    raise UserError(line)
   spec = [*where.spec, *[None] * (len(what.shape) - len(where.spec))]
   used = {name for names in spec for name in (names if isinstance(names, tuple) else (names,))}
   free = [i for i, size in enumerate(what.shape) if spec[i] is None and size % mesh.shape[axis] == 0]

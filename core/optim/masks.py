@@ -8,7 +8,6 @@ import jax
 from core import trees
 from core.errors import UserError, first_few
 from core.recipe import rules as recipe_rules
-from core.recipe import words
 from core.recipe.optimizer import Optimizer
 from core.recipe.schedule import Decay
 
@@ -39,7 +38,7 @@ def make_mask(
   unmatched = [name for name, winner in zip(names, winners) if winner is None]
   if unmatched and default is _REQUIRED:
     line = f"{where}: no pattern matches {first_few(unmatched)}; every parameter needs one (a last '.*' takes the rest)"
-    raise UserError(words.line(line))
+    raise UserError(line)
   values = [default if winner is None else rules[winner][1] for winner in winners]
   return jax.tree.unflatten(jax.tree.structure(params), values)
 

@@ -12,7 +12,6 @@ from core import trees
 from core.errors import UserError
 from core.optim import ema, sam, schedule, transformations
 from core.optim.masks import make_mask, schedule_rules
-from core.recipe import words
 from core.recipe.optimizer import Agc, Optimizer
 from core.recipe.schedule import Decay
 
@@ -142,7 +141,7 @@ def adaptive_clip(params: trees.PyTree, options: Agc) -> optax.GradientTransform
   for (name, leaf), clips in zip(trees.flatten_with_names(params), jax.tree.leaves(clipped)):
     if clips and leaf.ndim > 5:
       line = f"config.agc.exclude must name {name}, whose {leaf.ndim} dimensions have no known units"
-      raise UserError(words.line(line))
+      raise UserError(line)
   return optax.masked(optax.adaptive_grad_clip(options.clipping, options.eps), clipped)
 
 

@@ -47,7 +47,6 @@ from core import sharding, trees
 from core.errors import UserError
 from core.optim import masks
 from core.optim.schedule import Schedule
-from core.recipe import words
 from core.recipe.optimizer import Optimizer
 from core.recipe.sam import Sam
 
@@ -215,7 +214,7 @@ def from_recipe(
           "config.sam.perturbation: 'per_device' needs all parameters whole on each device, and the mesh splits "
           f"{name}; use 'global', or config.mesh = [('data', -1)] without a sharding_strategy"
         )
-        raise UserError(words.line(line))
+        raise UserError(line)
   return SamStep(
     rho=rho_schedule(schedules[0], total_steps, rho_max=options.most, rho_min=options.least),
     trainable=masks.trainable_by(recipe, params, frozen),

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int
 
 from core.errors import UserError
 from core.recipe import schedule as recipe
-from core.recipe import words
 from core.recipe.duration import Duration
 from core.recipe.parse import parse
 
@@ -156,7 +155,7 @@ def _stair(options: recipe.Stair, base: float, course: _Course) -> _Factor:
   given = options.boundaries(course.where)
   boundaries = [course.to_steps(boundary) for boundary in given]
   if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
-    raise UserError(words.line(f"{given[0].key} must increase from step to step, got the steps {boundaries}"))
+    raise UserError(f"{given[0].key} must increase from step to step, got the steps {boundaries}")
   # NumPy, not jnp: constants of the traced program, so that making a schedule touches no device.
   levels = base * np.array([1.0, *options.mults], np.float32)
   edges = np.array(boundaries, np.float32)

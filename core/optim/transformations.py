@@ -45,7 +45,7 @@ def from_recipe(recipe: Optimizer) -> optax.GradientTransformation:
   except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     line = f"config.optax: {name} does not work with {words.shown(arguments)}: {reason}"
-    raise UserError(words.line(line)) from None
+    raise UserError(line) from None
   return tx
 
 
@@ -76,7 +76,7 @@ def _function(name: str) -> Callable[..., optax.GradientTransformation]:
   if "learning_rate" in _parameters(getattr(optax, name, None)):
     instead = "'scale_by_adam', 'trace' (momentum) or 'identity' (plain SGD)"
     raise UserError(f"config.optax_name: {shown} brings a learning rate of its own; name what it wraps, like {instead}")
-  raise UserError(words.line(f"config.optax_name: there is no {shown}{nearest(published, functions)}"))
+  raise UserError(f"config.optax_name: there is no {shown}{nearest(published, functions)}")
 
 
 @functools.cache

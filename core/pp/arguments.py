@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from core.errors import UserError
-from core.recipe import words
 from core.recipe.parse import parse
 from core.recipe.types import Check
 
@@ -84,7 +83,7 @@ def bind(signature: inspect.Signature, annotations: dict[str, Any], args: Any, k
     bound = signature.bind(*args, **kwargs)
   except TypeError as error:
     shown = f"{op.rpartition(' ')[2]}{signature}"
-    raise UserError(words.line(f"{op}: {error}; it is {shown}")) from None
+    raise UserError(f"{op}: {error}; it is {shown}") from None
   for name, value in bound.arguments.items():
     if name not in annotations:
       continue

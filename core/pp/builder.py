@@ -118,7 +118,7 @@ def parse(pp_string: str, where: str | None = None) -> list[grammar.Call]:
   try:
     return grammar.read(pp_string)
   except ValueError as error:
-    raise UserError(words.line(f"{_prefix(where)}{error}")) from None
+    raise UserError(f"{_prefix(where)}{error}") from None
 
 
 def _prefix(where: str | None) -> str:
@@ -128,7 +128,7 @@ def _prefix(where: str | None) -> str:
 def _step(place: int, call: grammar.Call, prefix: str) -> Step:
   if call.name not in registry.OPS:
     name = words.shown(call.name)
-    raise UserError(words.line(f"{prefix}pp op {name} is unknown{nearest(call.name, registry.OPS)}"))
+    raise UserError(f"{prefix}pp op {name} is unknown{nearest(call.name, registry.OPS)}")
   op = registry.OPS[call.name]
   where = f"{prefix}pp op {op.name}"
   bound = arguments.bind(op.signature, op.annotations, call.args, call.kwargs, where)
@@ -136,11 +136,11 @@ def _step(place: int, call: grammar.Call, prefix: str) -> Step:
   try:
     functions = op.make(*bound.args, **bound.kwargs)
   except UserError as error:
-    raise UserError(words.line(f"{where}: {error}")) from None
+    raise UserError(f"{where}: {error}") from None
   except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
     # An argument that has no type: all that the op was given are the string's literals.
     shown = f"{op.name}{op.signature}"
-    raise UserError(words.line(f"{where}: arguments that do not fit ({error}); it is {shown}")) from error
+    raise UserError(f"{where}: arguments that do not fit ({error}); it is {shown}") from error
   bound.apply_defaults()
   return Step(op.name, place, op.random, functions, dict(bound.arguments), given)
 
@@ -154,8 +154,8 @@ def _apply(data: Data, chain: list[tuple[Step, Callable[..., Data]]], where: str
         raise UserError("is random and there is no key '_seed'; training gives it, evaluation must not be random")
       data = fn(registry.Example(data), *([rng.fold_in(step.place)] if step.random else []))
     except UserError as error:
-      raise UserError(words.line(f"{_prefix(where)}pp op {step.name}: {error}")) from None
+      raise UserError(f"{_prefix(where)}pp op {step.name}: {error}") from None
     except (TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
       reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-      raise UserError(words.line(f"{_prefix(where)}pp op {step.name} does not fit the data ({reason})")) from error
+      raise UserError(f"{_prefix(where)}pp op {step.name} does not fit the data ({reason})") from error
   return dict(data)

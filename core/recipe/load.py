@@ -34,9 +34,7 @@ def read(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> dict[str, Any]
     raise UserError(f"config: {file!r} has no function get_config(arg)")
   config = _run(lambda: plain(get_config(arg or None)), file)
   if not isinstance(config, dict):
-    raise UserError(
-      words.line(f"config: {file}: get_config must return a ConfigDict or a dict, not {words.shown(config)}")
-    )
+    raise UserError(f"config: {file}: get_config must return a ConfigDict or a dict, not {words.shown(config)}")
   return overridden(config, overrides)
 
 
@@ -53,9 +51,9 @@ def from_json(path: Any, overrides: Iterable[tuple[str, str]] = ()) -> dict[str,
   try:
     config = plain(json.loads(path.read_text()))
   except (OSError, ValueError, RecursionError) as error:
-    raise UserError(words.line(f"{path} is no config of a run ({_first_line(error)})")) from None
+    raise UserError(f"{path} is no config of a run ({_first_line(error)})") from None
   if not isinstance(config, dict):
-    raise UserError(words.line(f"{path} is no config of a run (it holds {words.shown(config)})"))
+    raise UserError(f"{path} is no config of a run (it holds {words.shown(config)})")
   return overridden(config, overrides)
 
 
@@ -78,7 +76,7 @@ def _with(config: Mapping[str, Any], keys: list[str], text: str, where: str) -> 
   if rest:
     section = config.get(first, {})
     if not isinstance(section, Mapping):
-      raise UserError(words.line(f"{where}.{first} is {words.shown(section)}: it has no entry {rest[0]!r} to set"))
+      raise UserError(f"{where}.{first} is {words.shown(section)}: it has no entry {rest[0]!r} to set")
     return {**config, first: _with(section, rest, text, f"{where}.{first}")}
   stem, _, unit = first.rpartition("_")
   dropped = {f"{stem}_{other}" for other in UNITS} - {first} if unit in UNITS else set()
@@ -113,7 +111,7 @@ def _run(fn: Any, file: str) -> Any:
   except UserError:
     raise
   except (Exception, SystemExit) as error:
-    raise UserError(words.line(f"config {file}:{_line_number(error, file)}: {_first_line(error)}")) from error
+    raise UserError(f"config {file}:{_line_number(error, file)}: {_first_line(error)}") from error
 
 
 def _line_number(error: BaseException, file: str) -> int:

@@ -65,7 +65,7 @@ def plain(value: Any, where: str = "config") -> Any:
 
 def _plain(value: Any, where: str, depth: int) -> Any:
   if depth > _MAX_DEPTH:
-    raise UserError(f"{words.cut(where)}: nested too deeply")
+    raise UserError(f"{where}: nested too deeply")
   # A ConfigDict is no Mapping, and its own conversion to a dict would follow a dict that holds itself without end.
   if isinstance(value, Mapping) or (hasattr(value, "to_dict") and hasattr(value, "items")):
     return {key: _plain(each, f"{where}.{key}", depth + 1) for key, each in value.items()}
@@ -87,7 +87,7 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
       try:
         found = marker.fn(found)
       except ValueError as error:
-        raise _Unfit(words.line(f"{where} must be {marker.words}, got {words.shown(value)}: {error}")) from None
+        raise _Unfit(f"{where} must be {marker.words}, got {words.shown(value)}: {error}") from None
   return found
 
 
@@ -122,7 +122,7 @@ def _parse_one_of(marker: OneOf, value: Any, where: str) -> Any:
   if given is None:
     given = marker.default(value) if callable(marker.default) else marker.default
   if given is None:
-    raise UserError(words.line(f"{where}.{marker.key} is missing; it is {words.choices(marker.kinds)}"))
+    raise UserError(f"{where}.{marker.key} is missing; it is {words.choices(marker.kinds)}")
   return _parse(_chosen(marker, given, f"{where}.{marker.key}"), value, where)
 
 
@@ -130,7 +130,7 @@ def _chosen(marker: OneOf, name: Any, where: str) -> Any:
   if marker.other is not None and isinstance(name, str) and name and name not in marker.kinds:
     return marker.other
   if not isinstance(name, str) or name not in marker.kinds:
-    raise UserError(words.line(f"{where}: there is no {words.shown(name)}{nearest(str(name), marker.kinds)}"))
+    raise UserError(f"{where}: there is no {words.shown(name)}{nearest(str(name), marker.kinds)}")
   return marker.kinds[name]
 
 
@@ -152,7 +152,7 @@ def _parse_fields(kind: type, value: Any, where: str) -> Any:
     return kind(**found)
   except Refused as error:
     path = f"{where}.{error.key} " if error.key else f"{where}: "
-    raise UserError(words.line(f"{path}{error}")) from None
+    raise UserError(f"{path}{error}") from None
 
 
 def _parse_extra(kind: type, extra: Mapping[str, Any], value: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -179,19 +179,19 @@ def _parse_field(
     return {}
   if _beside(annotation) is not None:  # Chosen by a name that is given; its own fields may all have defaults.
     return {name: _parse(_resolved(kind, annotation, value, where), {}, f"{where}.{name}")}
-  raise UserError(words.line(f"{where}.{words.key_of(name, annotation)} is missing; {words.needed(kind, name)}"))
+  raise UserError(f"{where}.{words.key_of(name, annotation)} is missing; {words.needed(kind, name)}")
 
 
 def _refuse_unknown(kind: type, value: Mapping[Any, Any], where: str, known: Sequence[str]) -> None:
   for key in value:
     if not isinstance(key, str):
-      raise UserError(words.line(f"{where}: keys are text, and {words.shown(key)} is none"))
+      raise UserError(f"{where}: keys are text, and {words.shown(key)} is none")
     if key not in known:
       hint = kind.hint(key) if hasattr(kind, "hint") else None
       if hint:
-        raise UserError(words.line(f"{where}.{key} {hint}"))
+        raise UserError(f"{where}.{key} {hint}")
       title = getattr(kind, "TITLE", None)
-      raise UserError(words.line(f"{where}.{key} is no key{f' of {title}' if title else ''}{nearest(key, known)}"))
+      raise UserError(f"{where}.{key} is no key{f' of {title}' if title else ''}{nearest(key, known)}")
 
 
 def _parse_duration(annotation: Any, name: str, value: Mapping[str, Any], where: str) -> tuple[Duration | None] | None:
@@ -246,7 +246,7 @@ def _require_dict(kind: Any, value: Any, where: str) -> None:
     raise _misfit(kind, value, where)
   for key in value:
     if not isinstance(key, str):
-      raise UserError(words.line(f"{where}: keys are text, and {words.shown(key)} is none"))
+      raise UserError(f"{where}: keys are text, and {words.shown(key)} is none")
 
 
 def _misfit(kind: Any, value: Any, where: str) -> UserError:
@@ -254,7 +254,7 @@ def _misfit(kind: Any, value: Any, where: str) -> UserError:
   if annotations.is_literal(kind) and isinstance(value, str):
     hint = nearest(value, [str(choice) for choice in typing.get_args(annotations.split(kind)[0])])
     line += hint if "did you mean" in hint else ""
-  return UserError(words.line(line))
+  return UserError(line)
 
 
 def _beside(annotation: Any) -> OneOf | None:
@@ -270,7 +270,7 @@ def _resolved(kind: type, annotation: Any, given: Mapping[str, Any], where: str)
   if name is None:
     name = marker.default(given) if callable(marker.default) else marker.default or _default(kind, marker.key)
   if name is None:
-    raise UserError(words.line(f"{where}.{marker.key} is missing; it is {words.choices(marker.kinds)}"))
+    raise UserError(f"{where}.{marker.key} is missing; it is {words.choices(marker.kinds)}")
   chosen = _chosen(marker, name, f"{where}.{marker.key}")
   return Union[chosen, None] if annotations.may_be_none(annotation) else chosen  # noqa: UP007 (chosen at run time)
 

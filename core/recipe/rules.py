@@ -22,7 +22,7 @@ def refuse_idle(patterns: Sequence[str], names: Sequence[str], where: str) -> No
   winners = [first_match(name, patterns) for name in names]
   for i, pattern in enumerate(patterns):
     if i not in winners and pattern != ".*":
-      raise UserError(words.line(f"{where}: {_why_idle(pattern, patterns[:i], names)}"))
+      raise UserError(f"{where}: {_why_idle(pattern, patterns[:i], names)}")
 
 
 def first_match(name: str, patterns: Sequence[str]) -> int | None:

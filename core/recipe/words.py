@@ -9,12 +9,11 @@ from typing import Any
 
 import msgspec
 
+from core.errors import cut
 from core.recipe import annotations
 from core.recipe.types import Check, Fraction, NonNegative, OneOf
 
-_LONGEST = 300  # Characters of an error line.
 _LONGEST_VALUE = 80
-_LONGEST_WORD = 60  # Of a line that is too long.
 _SHOWN_CHOICES = 10
 
 
@@ -114,26 +113,6 @@ def shown(value: Any) -> str:
   except Exception:  # Whatever a stranger's object does.
     text = f"a {type(value).__name__}"
   return cut(" ".join(text.split()), _LONGEST_VALUE)
-
-
-def cut(text: str, length: int = _LONGEST) -> str:
-  """Returns a text of at most so many characters; the middle of a longer one is left out."""
-  half = (length - 5) // 2
-  return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
-
-
-def line(text: str) -> str:
-  """Returns an error line: on one line, and not longer than it may be."""
-  return cut(_with_short_words(" ".join(part.strip() for part in text.splitlines())))
-
-
-def _with_short_words(text: str) -> str:
-  """Returns a text that is too long with its longest words, paths mostly, cut in their middle: the reason stays."""
-  for word in sorted(text.split(" "), key=len, reverse=True):
-    if len(text) <= _LONGEST or len(word) <= _LONGEST_WORD:
-      break
-    text = text.replace(word, f"{word[:20]}...{word[23 - _LONGEST_WORD :]}")
-  return text
 
 
 def documentation(kind: type) -> dict[str, str]:

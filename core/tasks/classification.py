@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from core.errors import UserError
+from core.errors import UserError, naming
 from core.models import registry as models
 from core.recipe import tasks as recipes
 from core.recipe.types import Refused
@@ -44,7 +44,8 @@ class Classification(Task):
 
   def _load_weights(self, variables: Variables) -> Variables:
     recipe = self._recipe
-    return variables_lib.load(recipe.model_name, variables, recipe.model_init, recipe.model, recipe.model_load)
+    with naming("config.model_init"):
+      return variables_lib.load(recipe.model_name, variables, recipe.model_init, recipe.model, recipe.model_load)
 
   def loss(self, variables: Variables, batch: Batch, rng: Key[Array, ""]) -> Loss:
     _require(batch, "labels")

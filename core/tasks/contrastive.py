@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from core import sharding, trees
-from core.errors import UserError
+from core.errors import UserError, naming
 from core.models import registry as models
 from core.models import two_towers
 from core.pp import vocabulary
@@ -54,7 +54,7 @@ class Contrastive(Task):
     self._towers = {"image": "img", "text": "txt" if hasattr(self._model, "txt") else "img"}
     self._rules = recipe.schedule if isinstance(recipe.schedule, tuple) else ()
     self._init_shapes = dict(zip(_KEYS, recipe.init_shapes or ()))
-    self.load = self._load_weights if recipe.model_init else None
+    self.load = naming("config.model_init")(self._load_weights) if recipe.model_init else None
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> Variables:
     image, text = (self._input(batch, side) for side in _KEYS)

@@ -16,7 +16,7 @@ from etils import epath
 
 from core import files
 from core.errors import UserError, first_few
-from core.recipe import load, words
+from core.recipe import load
 from core.recipe.parse import parse
 from core.recipe.write import to_config
 
@@ -42,7 +42,7 @@ def check_workdir(workdir: str | os.PathLike, config: Mapping[str, Any], kind: t
   lines = [] if there is None else load.differences(_completed(there, kind), dict(config))
   if lines:
     some = first_few(lines, joint="; ", rest=" (and {} more)")
-    raise UserError(words.line(f"workdir {path} was made by another config ({some}); choose another"))
+    raise UserError(f"workdir {path} was made by another config ({some}); choose another")
 
 
 def _completed(config: Mapping[str, Any], kind: type | None) -> Mapping[str, Any]:

@@ -64,11 +64,18 @@ test_a_mistake_is_one_line_that_names_it_and_nothing_is_written = refusals.make_
     ("config.evals.test.batch_size=0", "config.evals.test.batch_size must be a whole number in [1, 1048576], got 0"),
     ("config.evals.test.pp_fn=value_range(-1,1", "config.evals.test.pp_fn"),
     (
-      ("config.ema={'decay': 0.9}", "config.evals.a_ema={'data': {'name': 'digits', 'split': 'test'}}"),
+      (
+        "config.ema={'decay': 0.9}",
+        "config.evals.a_ema={'data': {'name': 'digits', 'split': 'test'}, 'pp_fn': 'value_range(-1, 1)'}",
+      ),
       "config.evals.a_ema names an evaluation of the average",
     ),
     ("config.profile_steps=(5, 3)", "config.profile_steps are the first and the last step, got (5, 3)"),
     ("config.resume=nowhere", "config.resume: no checkpoint at nowhere"),
+    # Weights.
+    ("config.model_init=nowhere", "config.model_init: weights 'nowhere': neither a file nor"),
+    (f"config.model_init={'x' * 5_000}", "config.model_init: path 'xxx"),
+    ("config.model_init=xyz://a/b.npz", "config.model_init: xyz://a/b.npz: xyz:// is not read"),
     (
       "config.model.patch_size=(3, 3)",
       "model: images must be [batch, height, width, channels] with a size divisible by",

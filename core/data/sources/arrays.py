@@ -43,22 +43,22 @@ def _load(path: str, where: str) -> dict[str, np.ndarray]:
     raise
   except Exception as error:  # NumPy's, zipfile's and zlib's own kinds, by what is wrong with the file.
     reason = next(iter(str(error).splitlines()), type(error).__name__)
-    raise UserError(words.line(f"{where}: {path} is not a readable .npz file ({reason})")) from None
+    raise UserError(f"{where}: {path} is not a readable .npz file ({reason})") from None
 
 
 def _as_column(values: object, where: str) -> Shaped[np.ndarray, "n ..."]:
   try:
     array = np.asarray(values)
   except ValueError:
-    raise UserError(words.line(f"{where} holds lists of unequal lengths")) from None
+    raise UserError(f"{where} holds lists of unequal lengths") from None
   if array.ndim == 0:
-    raise UserError(words.line(f"{where} is a single value; a column has one entry an example"))
+    raise UserError(f"{where} is a single value; a column has one entry an example")
   if array.dtype.kind in "US":
     return bytes_column(array.flat).reshape(array.shape)
   if array.dtype == object:
     if other := [each for each in array.flat if not isinstance(each, bytes | str)]:
-      raise UserError(words.line(f"{where} holds {words.shown(other[0])}; a column is of numbers or of text"))
+      raise UserError(f"{where} holds {words.shown(other[0])}; a column is of numbers or of text")
     return bytes_column(array.flat).reshape(array.shape) if any(isinstance(each, str) for each in array.flat) else array
   if array.dtype.kind not in _KINDS:
-    raise UserError(words.line(f"{where} holds {array.dtype.name}; a column is of numbers or of text"))
+    raise UserError(f"{where} holds {array.dtype.name}; a column is of numbers or of text")
   return array

@@ -11,7 +11,7 @@ from core.data import class_names, order, paths
 from core.data import split as splits
 from core.data.columns import Columns, bytes_column, describer, select
 from core.errors import UserError, first_few
-from core.recipe import sources, words
+from core.recipe import sources
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")  # What the pp op `decode` reads.
 _OTHER_IMAGES = (".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga")
@@ -40,7 +40,7 @@ def read(data: sources.Folder, where: str) -> Columns:
   try:
     return _columns(data, root, where)
   except OSError as error:
-    raise UserError(words.line(f"{where}.path: {error.filename or root} cannot be read ({error.strerror})")) from None
+    raise UserError(f"{where}.path: {error.filename or root} cannot be read ({error.strerror})") from None
 
 
 def _columns(data: sources.Folder, root: pathlib.Path, where: str) -> Columns:
@@ -64,16 +64,14 @@ def _splits(root: pathlib.Path, where: str) -> dict[str, pathlib.Path]:
   top = _folders(root)
   if not top:
     raise UserError(
-      words.line(f"{where}: {root} holds no folders; images of a class lie in a folder of its name: {root}/cat/1.jpg")
+      f"{where}: {root} holds no folders; images of a class lie in a folder of its name: {root}/cat/1.jpg"
     )
   of_classes = [folder for folder in top if _folders(folder) and not _images(folder, where, deep=False)]
   of_images = [folder for folder in top if _images(folder, where, deep=False)]
   if of_classes and of_images:
     raise UserError(
-      words.line(
-        f"{where}: {root}: {of_images[0].name} holds images, {of_classes[0].name} holds folders; let all be classes, "
-        "with images in them, or all splits, with class folders in them"
-      )
+      f"{where}: {root}: {of_images[0].name} holds images, {of_classes[0].name} holds folders; let all be classes, "
+      "with images in them, or all splits, with class folders in them"
     )
   return {folder.name: folder for folder in top} if of_classes else {"train": root, "all": root}
 
@@ -92,7 +90,7 @@ def _table(folder: pathlib.Path, classes: tuple[str, ...], where: str) -> dict[s
   """Returns paths and labels of one split, in the order that `read` tells."""
   if stray := _images(folder, where, deep=False):
     beside = folder / classes[0] / stray[0].name
-    raise UserError(words.line(f"{where}: {stray[0]} lies in no class's folder; put it into one, like {beside}"))
+    raise UserError(f"{where}: {stray[0]} lies in no class's folder; put it into one, like {beside}")
   folders = _folders(folder)
   places = [f"{where}: the folder {each}" for each in folders]
   labels = class_names.labels([each.name for each in folders], classes, places)
@@ -101,9 +99,7 @@ def _table(folder: pathlib.Path, classes: tuple[str, ...], where: str) -> dict[s
     files = _images(each, where)
     if not files:
       suffixes = ", ".join(IMAGE_SUFFIXES)
-      raise UserError(
-        words.line(f"{where}: the class folder {each} holds no images ({suffixes}); remove it or fill it")
-      )
+      raise UserError(f"{where}: the class folder {each} holds no images ({suffixes}); remove it or fill it")
     files = [files[row] for row in order.permutation(len(files), _ORDER_SEED, int(label))]
     files_of += map(str, files)
     places.append((np.arange(len(files)) + 0.5) / len(files))
@@ -133,7 +129,7 @@ def _images(folder: pathlib.Path, where: str, deep: bool = True) -> list[pathlib
         (found if name.lower().endswith(IMAGE_SUFFIXES) else others).append(os.path.join(place, name))
   if unreadable := [path for path in others if path.lower().endswith(_OTHER_IMAGES)]:
     suffixes = ", ".join(IMAGE_SUFFIXES)
-    raise UserError(words.line(f"{where}: {first_few(unreadable)}: no format that is read; make it one of {suffixes}"))
+    raise UserError(f"{where}: {first_few(unreadable)}: no format that is read; make it one of {suffixes}")
   if others and deep:
     _tell(f"{folder}: skipped, as by name no image: {first_few(others)}")
   return sorted(map(pathlib.Path, found))

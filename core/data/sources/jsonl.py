@@ -35,9 +35,7 @@ def read(data: sources.Jsonl, where: str) -> Columns:
   known: tuple[str, ...] = ()
   if data.classes is not None:
     if data.label_key not in keys:
-      raise UserError(
-        words.line(f"{where}.label_key={data.label_key!r} is no key of its lines, which have {first_few(keys)}")
-      )
+      raise UserError(f"{where}.label_key={data.label_key!r} is no key of its lines, which have {first_few(keys)}")
     known = class_names.read(data.classes, file.parent, f"{where}.classes", key=data.label_key)
     _replace_names(table, data.label_key, known, [f"{of_file} line {number}" for number, _ in lines])
   arrays = {key: _column([row[key] for row in table], key, of_file, lines) for key in keys}
@@ -46,7 +44,7 @@ def read(data: sources.Jsonl, where: str) -> Columns:
     files = ("image",) if arrays.get("image", np.empty(0)).dtype == object else ()
   for key in files:
     if key not in arrays or arrays[key].dtype != object or arrays[key].ndim != 1:
-      raise UserError(words.line(f"{where}.files={key!r} names no column of paths; the columns are {first_few(keys)}"))
+      raise UserError(f"{where}.files={key!r} names no column of paths; the columns are {first_few(keys)}")
     arrays[key] = bytes_column(_resolved(file.parent, held.decode()) for held in arrays[key])
 
   def noun(_: str, row: int) -> str:
@@ -62,7 +60,7 @@ def _lines(file: pathlib.Path, where: str) -> list[tuple[int, bytes]]:
     with file.open("rb") as stream:
       return [(number, line) for number, line in enumerate(stream, 1) if line.strip()]
   except OSError as error:
-    raise UserError(words.line(f"{where} cannot be read ({error.strerror})")) from None
+    raise UserError(f"{where} cannot be read ({error.strerror})") from None
 
 
 def _check_keys(table: list[dict[str, Any]], lines: list[tuple[int, bytes]], where: str) -> None:
@@ -70,7 +68,7 @@ def _check_keys(table: list[dict[str, Any]], lines: list[tuple[int, bytes]], whe
     if row.keys() != table[0].keys():
       key = sorted(row.keys() ^ table[0].keys())[0]
       news = "new here" if key in row else "missing"
-      raise UserError(words.line(f"{where} line {number}: {key!r} is {news}; line 1 has {first_few(list(table[0]))}"))
+      raise UserError(f"{where} line {number}: {key!r} is {news}; line 1 has {first_few(list(table[0]))}")
 
 
 def _replace_names(table: list[dict[str, Any]], key: str, classes: tuple[str, ...], where: list[str]) -> None:
@@ -81,9 +79,7 @@ def _replace_names(table: list[dict[str, Any]], key: str, classes: tuple[str, ..
     names = row[key] if isinstance(row[key], list) else [row[key]]
     if not all(isinstance(name, str) for name in names):
       held = words.shown(row[key])
-      raise UserError(
-        words.line(f"{place}: {key!r} holds {held}; with classes= it is the name of a class, or a list of them")
-      )
+      raise UserError(f"{place}: {key!r} holds {held}; with classes= it is the name of a class, or a list of them")
     labels = class_names.labels(names, classes, [f"{place}: {key!r}"] * len(names)).tolist()
     row[key] = labels + [-1] * (length - len(labels)) if several else labels[0]
 
@@ -96,7 +92,7 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
   try:
     row = json.loads(line)
   except (ValueError, RecursionError) as error:
-    raise UserError(words.line(f"{where}: not JSON ({error})")) from None
+    raise UserError(f"{where}: not JSON ({error})") from None
   if not isinstance(row, dict) or not row:
     raise UserError(f'{where}: not an object; a line reads {{"image": "a.jpg", "label": 3}}')
   return row
@@ -108,19 +104,17 @@ def _column(values: list[Any], key: str, where: str, lines: list[tuple[int, byte
   first = _shape(values[0])
   if first[-1] not in ("text", "number"):
     raise UserError(
-      words.line(f"{where} line {lines[0][0]}: {key!r} holds {first[-1]}; a value is a number, text, or a list of them")
+      f"{where} line {lines[0][0]}: {key!r} holds {first[-1]}; a value is a number, text, or a list of them"
     )
   for (number, _), value in zip(lines, values):
     if _shape(value) != first:
-      raise UserError(
-        words.line(f"{where} line {number}: {key!r} has the form {_shape(value)}, on line 1 it has {first}")
-      )
+      raise UserError(f"{where} line {number}: {key!r} has the form {_shape(value)}, on line 1 it has {first}")
   flat = list(_flatten(values))
   if flat and isinstance(flat[0], str):
     array = _text_column(flat, key, where)
   else:
     if large := next((value for value in flat if isinstance(value, int) and abs(value) >= 2**63), None):
-      raise UserError(words.line(f"{where}: {key!r} holds {words.shown(large)}, which 64 bits do not hold"))
+      raise UserError(f"{where}: {key!r} holds {words.shown(large)}, which 64 bits do not hold")
     array = np.array(flat)
     array = array.astype({"b": bool, "i": np.int64}.get(array.dtype.kind, np.float32))
   return array.reshape([len(values), *first[:-1]])
@@ -130,7 +124,7 @@ def _text_column(texts: list[str], key: str, where: str) -> Shaped[np.ndarray, "
   try:
     return bytes_column(texts)
   except UnicodeEncodeError:  # JSON can spell halves of characters.
-    raise UserError(words.line(f"{where}: {key!r} holds text with half a character (a lone surrogate)")) from None
+    raise UserError(f"{where}: {key!r} holds text with half a character (a lone surrogate)") from None
 
 
 def _of_one_length(values: list[Any]) -> list[Any]:

@@ -5,9 +5,9 @@ from typing import Any
 
 from core.data.import_tensorflow import import_tfds
 from core.data.tfrecord import Records
-from core.errors import UserError, first_few, nearest
+from core.errors import UserError, first_few, naming, nearest
 from core.files import from_here
-from core.recipe import sources, words
+from core.recipe import sources
 
 
 def read(data: sources.Tfds, where: str) -> Records:
@@ -28,13 +28,13 @@ def read(data: sources.Tfds, where: str) -> Records:
   files = tuple(os.fspath(i.filename) for i in instructions)
   gone = next((file for file in files if "://" not in file and not os.path.exists(file)), None)
   if gone:
-    raise UserError(words.line(f"{where}.name: the file {gone} is missing; {_prepare(data.name)}"))
+    raise UserError(f"{where}.name: the file {gone} is missing; {_prepare(data.name)}")
 
   features = builder.info.features
   images = {key for key, feature in features.items() if isinstance(feature, tfds.features.Image)}
   for key in data.skip_decode:
     if key not in images and data.skip_decode != sources.Tfds.skip_decode:
-      raise UserError(words.line(f"{where}.skip_decode: {key!r} is no image of {data.name}{nearest(key, images)}"))
+      raise UserError(f"{where}.skip_decode: {key!r} is no image of {data.name}{nearest(key, images)}")
   label = dict(features.items()).get("label")
   names = label.names if isinstance(label, tfds.features.ClassLabel) and label.num_classes else ()
   decoders = {key: tfds.decode.SkipDecoding() for key in data.skip_decode if key in images}
@@ -50,9 +50,10 @@ def read(data: sources.Tfds, where: str) -> Records:
 
 def _absolute(path: str, where: str) -> str:
   try:
-    return str(from_here(path))
+    with naming(where):
+      return str(from_here(path))
   except RuntimeError as error:  # No such person's home.
-    raise UserError(words.line(f"{where}: {path}: {error}")) from None
+    raise UserError(f"{where}: {path}: {error}") from None
 
 
 def _instructions(builder, data: sources.Tfds, where: str) -> list[Any]:
@@ -62,7 +63,7 @@ def _instructions(builder, data: sources.Tfds, where: str) -> list[Any]:
     found = [i for i in info.file_instructions if i.take]
   except Exception as error:  # TFDS's own kinds vary with what is wrong.
     reason = next(iter(str(error).splitlines()), type(error).__name__)
-    raise UserError(words.line(f"{where}.split: {data.split!r} of {data.name}: {reason}")) from None
+    raise UserError(f"{where}.split: {data.split!r} of {data.name}: {reason}") from None
   if not found:
     raise UserError(f"{where}.split: {data.split!r} holds no examples")
   return found
@@ -87,4 +88,4 @@ def _builder(tfds, name: str, data_dir: str, where: str):
       line = f"dataset {name!r} is not prepared in {data_dir}; {_prepare(name)}"
     else:
       line = f"dataset {base!r} is unknown to TFDS and not in {data_dir}{nearest(base, known)}"
-    raise UserError(words.line(f"{where}: {line}")) from None
+    raise UserError(f"{where}: {line}") from None
