@@ -293,7 +293,7 @@ def _check_arrays(path: epath.Path, like: Any) -> None:
     if saved.get(name) != wanted.get(name)
   ]
   if lines:
-    some = first_few(lines, joint="; ", rest=" (and {} more)")
+    some = first_few(lines, joint="; ", rest=" (and {} more)", shown=1)
     raise UserError(f"checkpoint {path} is of another model: {some}")
 
 

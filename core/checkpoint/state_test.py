@@ -152,6 +152,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_the_names_that_differ(saved
   other = other.replace(params={"kernel": jnp.zeros((64, 32)), "scale": jnp.zeros(3)})
   with pytest.raises(UserError, match=r"params/bias: bfloat16\[3\] in the checkpoint, nothing in the model"):
     restore(checkpoints.path(2), like(other))
+  other = other.replace(params={**make_state().params, "kernel": jnp.zeros((64, 32))})
   with pytest.raises(UserError, match=r"params/kernel: float32\[64, 64\] in the checkpoint, float32\[64, 32\]"):
     restore(checkpoints.path(2), like(other))
   checkpoints.close()

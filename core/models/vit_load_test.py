@@ -232,8 +232,8 @@ def test_weights_of_another_model_are_refused_by_the_first_names_that_differ(sav
   with pytest.raises(UserError) as e:
     vit.load(shapes(vit.Model(7, pool_type="map", **TINY)), path)
   line = str(e.value)
-  assert line.startswith(f"{path}: not the weights of this model: it lacks MAPHead_0/")
-  assert "and 12 more; it has besides cls; of another shape head/bias (21,) instead of (7,), head/kernel" in line
+  assert ": not the weights of this model: it lacks MAPHead_0/" in line
+  assert "and 14 more; it has besides cls; of another shape head/bias (21,) instead of (7,) and 1 more" in line
   assert "\n" not in line
   with pytest.raises(UserError, match=r"pos_embedding: 16 positions cannot be resized to 32: .* of the model is none"):
     vit.load(shapes(vit.Model(21, pool_type="tok", **TINY), (1, 32, 64, 3)), path)

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from core.errors import first_few
+from core.errors import cut, first_few
 
+_LONGEST_PROSE = 120  # Characters of what TFDS says: a line has room for the files as well.
 _TRAIN, _VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 _IMAGENET_PI = tuple(
   f"{folder}/{split}.csv" for folder in ("labels", "confidences") for split in ("train", "validation")
@@ -51,7 +52,7 @@ def required(builder_cls: Any, config: str | None) -> tuple[str, ...] | None:
 def missing(builder_cls: Any, config: str | None, manual_dir: Path) -> str | None:
   """Says which files are missing and where they must lie, in one line; None if nothing is known to be missing."""
   names = required(builder_cls, config)
-  prose = " ".join((builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
+  prose = cut(" ".join((builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split()), _LONGEST_PROSE)
   if names is None:
     if manual_dir.is_dir() and any(manual_dir.iterdir()):
       return None  # The builder will say if what is there is not what it wants.
