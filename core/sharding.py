@@ -261,7 +261,8 @@ def follow_params(state: Any, params: Any, shardings: Any) -> Any:
     for start in range(len(parts)):
       shape, found = named.get("/".join(parts[start:]), (None, None))
       if found is not None:
-        return NamedSharding(found.mesh, _spec_of_state(leaf.shape, shape, found.spec))
+        kept = 1 if trees.is_stacked(name) else 0
+        return NamedSharding(found.mesh, _spec_of_state(leaf.shape, shape, found.spec, kept))
     return everywhere
 
   return trees.map_with_names(sharding, state)
@@ -301,7 +302,7 @@ def _spec_fsdp(name: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh | Ab
   tensor = how.tensor
   if tensor is not None and -len(shape) <= tensor < len(shape) and shape[tensor] % mesh.shape["tensor"] == 0:
     split(tensor % len(shape), "tensor")
-  stacked = "encoderblock" in name.split("/")
+  stacked = trees.is_stacked(name)
   for by in _axes_of(mesh, how):
     divisible = [i for i, size in enumerate(held) if size % mesh.shape[by] == 0 and not (stacked and i == 0)]
     if divisible:
@@ -309,12 +310,21 @@ def _spec_fsdp(name: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh | Ab
   return PartitionSpec(*(names or None for names in taken)) if any(taken) else PartitionSpec()
 
 
-def _spec_of_state(shape: tuple[int, ...], of_param: tuple[int, ...], spec: PartitionSpec) -> PartitionSpec:
-  """Returns the spec of a leaf of optimizer state by its parameter's shape and spec."""
+def _spec_of_state(
+  shape: tuple[int, ...], of_param: tuple[int, ...], spec: PartitionSpec, kept: int = 0
+) -> PartitionSpec:
+  """Returns the spec of a leaf of optimizer state by its parameter's shape and spec.
+
+  Args:
+    shape: of the leaf.
+    of_param: its parameter's.
+    spec: its parameter's.
+    kept: how many first dimensions the leaf has for sure, those of stacked layers.
+  """
   if shape == of_param:
     return spec
   axes = (*spec, *[None] * (len(of_param) - len(spec)))
-  for lost in range(len(of_param)):
+  for lost in range(kept, len(of_param)):
     if of_param[:lost] + of_param[lost + 1 :] == shape:
       return PartitionSpec(*axes[:lost], *axes[lost + 1 :])
   return PartitionSpec()

@@ -8,6 +8,10 @@ import jax
 
 PyTree = Any
 
+# Modules that a loop over layers (`nn.scan`) runs: each of their parameters holds all layers along its first axis. A
+# model that stacks others adds their name.
+_STACKED = frozenset({"encoderblock"})
+
 
 def path_name(path: Sequence[Any]) -> str:
   """Returns the `/`-joined name of a JAX key path."""
@@ -17,6 +21,11 @@ def path_name(path: Sequence[Any]) -> str:
 def flatten_with_names(tree: PyTree) -> list[tuple[str, Any]]:
   """Returns `[("Transformer/encoder_norm/bias", leaf), ...]` in JAX's leaf order."""
   return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def is_stacked(name: str) -> bool:
+  """Tells whether the parameter of that name holds all layers of a loop, one after the other along its first axis."""
+  return not _STACKED.isdisjoint(name.split("/"))
 
 
 def map_with_names(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:

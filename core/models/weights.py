@@ -179,7 +179,7 @@ def split_heads(loaded: dict[str, Any], init: dict[str, Any]) -> dict[str, Any]:
 
 def match_scan(loaded: dict[str, Any], init: dict[str, Any]) -> dict[str, Any]:
   """Stacks the blocks of `loaded` (`encoderblock_0`, ...) or unstacks them (`encoderblock`), as `init` has them."""
-  if any("encoderblock" in name.split("/") for name in init):
+  if any(map(trees.is_stacked, init)):
     return _stack_blocks(loaded)
   return _unstack_blocks(loaded)
 

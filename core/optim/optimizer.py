@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Shaped
 
 from core import trees
 from core.errors import UserError
-from core.optim import ema, sam, schedule, transformations
+from core.optim import ema, sam, schedule, stacked, transformations
 from core.optim.masks import make_mask, schedule_rules
 from core.recipe.optimizer import Agc, Optimizer
 from core.recipe.schedule import Decay
@@ -36,7 +37,8 @@ def make(
 
   Args:
     recipe: of the run; read but for `grad_accum_steps`.
-    params: the parameters, or their shapes. Only names are used, and the shardings if `ema` asks for one of its own.
+    params: the parameters, or their shapes. Names are used, the shapes of stacked layers and of what `agc` clips, and
+      the shardings if `ema` asks for one of its own.
     sched_kw: total_steps, batch_size and data_size of the schedules.
     seed: of the average's random rounding.
     frozen: regexes of parameters that never train, whatever the schedule says.
@@ -54,7 +56,7 @@ def make(
     if rule[1] is not None
   ]
   parts = [
-    optax.masked(optax.chain(*_clip(recipe, params), transformations.from_recipe(recipe)), trainable),
+    optax.masked(optax.chain(*_clip(recipe, params), transformations.from_recipe(recipe, params)), trainable),
     _scale_and_decay(lr, wd, which, schedules),
   ]
   if look_sam := sam.look_sam_state(recipe.sam, trainable):
@@ -122,8 +124,8 @@ def adaptive_clip(params: trees.PyTree, options: Agc) -> optax.GradientTransform
   """Returns adaptive gradient clipping, the other half of NFNets (Brock et al. 2021, eq. 3).
 
   With |.| the Euclidean norm, the gradient G of each unit's weights W becomes G min(1, clipping max(|W|, eps) / |G|). A
-  unit is an output of a dense layer or a convolution, or a whole vector or scalar; `optax.adaptive_grad_clip` says
-  how it takes other shapes.
+  unit is an output of a dense layer, of an attention or of a convolution; all else is one unit, be it a bias or the
+  embeddings of all positions. Of an embedding's table it is a column, as `optax.adaptive_grad_clip` takes it.
 
   Args:
     params: the parameters, or their shapes.
@@ -142,7 +144,22 @@ def adaptive_clip(params: trees.PyTree, options: Agc) -> optax.GradientTransform
     if clips and leaf.ndim > 5:
       line = f"config.agc.exclude must name {name}, whose {leaf.ndim} dimensions have no known units"
       raise UserError(line)
-  return optax.masked(optax.adaptive_grad_clip(options.clipping, options.eps), clipped)
+  clip = optax.adaptive_grad_clip(options.clipping, options.eps)
+
+  def update(updates, state, params):
+    matrices = [trees.map_with_names(_inputs_by_outputs, tree) for tree in (updates, params)]
+    clipped, state = clip.update(matrices[0], state, matrices[1])
+    return jax.tree.map(lambda x, update: x.reshape(update.shape), clipped, updates), state
+
+  return optax.masked(stacked.layer_by_layer(optax.GradientTransformation(clip.init, update), params), clipped)
+
+
+def _inputs_by_outputs(name: str, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+  """Returns a parameter in the shape by which optax finds its units: those of a matrix are its columns."""
+  layer, _, kind = name.rpartition("/")
+  if kind == "kernel":  # Of an attention: (dim, heads, head dim) for queries, keys and values, the reverse for `out`.
+    return x.reshape(-1, x.shape[-1]) if x.ndim == 3 and layer.endswith("out") else x
+  return x if kind == "embedding" else x.ravel()
 
 
 def _clip(recipe: Optimizer, params: trees.PyTree) -> list[optax.GradientTransformation]:

@@ -8,7 +8,7 @@ import pytest
 from core import trees
 from core.errors import UserError
 from core.optim import optimizer
-from core.recipe.optimizer import Agc, Optimizer
+from core.recipe.optimizer import Optimizer
 from core.recipe.parse import parse
 
 TOTAL = 20
@@ -195,36 +195,6 @@ def test_clipping_counts_only_the_trainable_parameters():
   assert np.isclose(np.sqrt(squares), 1e-3)
 
 
-def test_adaptive_clipping_is_its_equation_and_leaves_the_head():
-  # The shape of each parameter, and the axes over which one unit's weights lie.
-  units = {
-    "conv/kernel": ((3, 3, 4, 6), (0, 1, 2)),
-    "dense/kernel": ((4, 6), (0,)),
-    "gain": ((6,), (0,)),
-    "scalar": ((), ()),
-    "head/kernel": ((4, 6), ()),
-  }
-  rng = np.random.default_rng(0)
-  weights = {name: np.asarray(rng.standard_normal(shape), np.float32) for name, (shape, _) in units.items()}
-  gradients = {name: np.asarray(0.05 * rng.standard_normal(shape), np.float32) for name, (shape, _) in units.items()}
-  weights["dense/kernel"][:, 0] = 0  # A unit that starts at zero counts for eps.
-  params = trees.from_names(weights)
-  clip = optimizer.adaptive_clip(params, Agc(clipping=0.04, eps=0.1))
-  updates = clip.update(trees.from_names(gradients), clip.init(params), params)[0]
-  updates = dict(trees.flatten_with_names(updates))
-  np.testing.assert_array_equal(updates.pop("head/kernel"), gradients["head/kernel"])
-  factors = []
-  for name, update in updates.items():
-
-    def norm(x, axes=units[name][1]):
-      return np.sqrt(np.sum(np.float64(x) ** 2, axis=axes, keepdims=True))
-
-    factor = np.minimum(1, 0.04 * np.maximum(norm(weights[name]), 0.1) / norm(gradients[name]))
-    np.testing.assert_allclose(update, factor * gradients[name], rtol=1e-5, err_msg=name)
-    factors.extend(factor.ravel())
-  assert 0 < np.sum(np.array(factors) < 1) < len(factors)
-
-
 def test_adaptive_clipping_of_a_config_is_that_of_optax_before_the_transformation():
 
   def body(tree):
@@ -265,7 +235,8 @@ def test_the_state_mirrors_the_parameters_by_name(optax_name):
     owner = next((parameter for parameter in shapes if name.endswith("/" + parameter)), None)
     if owner is None:
       assert name.endswith("count")
-      assert (leaf.shape, leaf.dtype) == ((), jnp.int32)
+      assert leaf.dtype == jnp.int32
+      assert leaf.shape in ((), (2,))  # One count, or one a layer of those that are stacked.
       counts += 1
     elif "/v" not in name:  # v, v_row and v_col are Adafactor's factored moments.
       assert leaf.shape == shapes[owner]

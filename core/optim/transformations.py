@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from core import trees
 from core.errors import UserError, nearest
-from core.optim import adafactor
+from core.optim import adafactor, stacked
 from core.recipe import words
 from core.recipe.optimizer import Optimizer
 from core.recipe.parse import parse
@@ -25,8 +26,30 @@ _BOUNDS = dict.fromkeys(("b1", "b2", "b3", "decay", "decay_rate", "rho"), Fracti
 _KINDS = {"key": Whole | None, "axis": Integer | tuple[Integer, ...] | None, "mask": None, "freeze_mask": None}
 
 
-def from_recipe(recipe: Optimizer) -> optax.GradientTransformation:
+# What looks at a parameter as a whole, its shape or its norm: it is to see the layers that `scan` stacks one by one.
+_OF_WHOLE_PARAMETERS = frozenset(
+  {
+    "adaptive_grad_clip",
+    "centralize",
+    "clip_by_block_rms",
+    "scale_by_adafactor",
+    "scale_by_distance_over_gradients",
+    "scale_by_factored_rms",
+    "scale_by_novograd",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "scale_by_sm3",
+    "scale_by_trust_ratio",
+  }
+)
+
+
+def from_recipe(recipe: Optimizer, params: trees.PyTree) -> optax.GradientTransformation:
   """Returns the transformation `recipe.optax_name` with the arguments `recipe.optax`.
+
+  Args:
+    recipe: of the run.
+    params: the parameters, or their shapes, for the layers that are stacked in them.
 
   Raises:
     UserError: there is no such transformation, it needs what a config cannot give, or an argument is wrong.
@@ -46,7 +69,7 @@ def from_recipe(recipe: Optimizer) -> optax.GradientTransformation:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     line = f"config.optax: {name} does not work with {words.shown(arguments)}: {reason}"
     raise UserError(line) from None
-  return tx
+  return stacked.layer_by_layer(tx, params) if name.removeprefix(PREFIX) in _OF_WHOLE_PARAMETERS else tx
 
 
 def known() -> dict[str, Callable[..., optax.GradientTransformation]]:

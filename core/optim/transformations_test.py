@@ -35,7 +35,7 @@ def read(name, arguments=None):
 
 
 def make(name, arguments=None):
-  return transformations.from_recipe(read(name, arguments))
+  return transformations.from_recipe(read(name, arguments), {})
 
 
 @pytest.mark.parametrize("name", [name for name in TRANSFORMATIONS if not name.startswith(PREFIX)])
@@ -144,7 +144,7 @@ def test_a_wrong_argument_is_refused_by_its_path(name, key, value):
 )
 def test_a_mistake_is_refused_in_one_line(name, arguments, line):
   with pytest.raises(UserError) as error:
-    transformations.from_recipe(parse(Optimizer, dict(optax_name=name, lr=1, optax=arguments)))
+    transformations.from_recipe(parse(Optimizer, dict(optax_name=name, lr=1, optax=arguments)), {})
   assert str(error.value).startswith(line)
   assert len(str(error.value)) <= 300
   assert "\n" not in str(error.value)

@@ -199,10 +199,13 @@ def test_statistics_are_loaded_with_the_weights(monkeypatch):
   part = load("all.npz", model_load=dict(dont_load=["norm/mean"]))["norm"]
   assert_close(part, {"mean": fresh["batch_stats"]["norm"]["mean"], "var": stats["norm"]["var"]})
   with pytest.raises(
-    UserError, match=r"^config.model_init: other\.npz: not the variables of this model: norm/mean \(4,\) instead of \(3,\)"
+    UserError,
+    match=r"^config.model_init: other\.npz: not the variables of this model: norm/mean \(4,\) instead of \(3,\)",
   ):
     load("other.npz")
-  with pytest.raises(UserError, match=r"^config.model_init: few\.npz: not the variables of this model: it lacks norm/var"):
+  with pytest.raises(
+    UserError, match=r"^config.model_init: few\.npz: not the variables of this model: it lacks norm/var"
+  ):
     load("few.npz")
 
 
