@@ -8,11 +8,22 @@ from core.checkpoint import pretrained
 from core.data.sources import digits
 from core.testing import trainer
 from core.testing.batch_norm_resnet import BatchNormResNet
-from core.testing.models_with_collections import Resnet, recipe
+from core.testing.models_with_collections import Autoencoder, Resnet, recipe
 from core.training import loop
 
 jax.config.update("jax_num_cpu_devices", 2)
 
+# One of the processes of a job: it trains both models, the batches divided among the processes.
+PROCESS = """
+import pathlib, sys
+import jax
+_, coordinator, index, folder = sys.argv
+jax.distributed.initialize(coordinator, num_processes=2, process_id=int(index))
+from core.testing.models_with_collections import Autoencoder, Resnet, recipe
+from core.training import loop
+for kind in (Resnet, Autoencoder):
+  loop.run(kind(), recipe(total_steps=4, ckpt_steps=4), pathlib.Path(folder, kind.__name__))
+"""
 PP = "value_range(-1,1)|onehot(10,key='label',key_result='labels')|keep('image','labels')"
 
 
@@ -59,3 +70,17 @@ def test_a_run_with_collections_is_evaluated_with_them_resumes_to_the_bit_and_sa
     logits, _ = jax.jit(model.apply)(variables, images.reshape(50, 8, 8, 1))
     accuracy = np.mean(np.argmax(logits, axis=1) == arrays["label"])
     np.testing.assert_allclose(results[f"{name}/prec@1"], accuracy, atol=1e-6)
+
+
+def test_two_processes_keep_the_collections_of_one(tmp_path):
+  coordinator = f"localhost:{trainer.free_port()}"
+  job = [trainer.start_code(PROCESS, coordinator, str(index), str(tmp_path / "two")) for index in range(2)]
+  outputs = [process.communicate(timeout=120)[0] for process in job]
+  assert [process.returncode for process in job] == [0, 0], outputs
+  for kind, collection in ((Resnet, "batch_stats"), (Autoencoder, "codebook")):
+    loop.run(kind(), recipe(total_steps=4, ckpt_steps=4), tmp_path / "one" / kind.__name__)
+    one, two = (trainer.final_state(tmp_path / name / kind.__name__) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert any(name.startswith(f"collections/{collection}/") for name in one)
+    for name, array in one.items():
+      np.testing.assert_allclose(two[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
