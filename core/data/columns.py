@@ -37,7 +37,7 @@ class Columns:
   def __len__(self) -> int:
     return len(next(iter(self.arrays.values()), ()))
 
-  def take(self, rows: Int[np.ndarray, "rows"]) -> dict[str, np.ndarray]:
+  def take(self, rows: Int[np.ndarray, "rows"]) -> dict[str, Shaped[np.ndarray, "rows ..."]]:
     """Returns the records `rows`, as a dict of arrays [len(rows), ...]."""
     return {key: array[rows] for key, array in self.arrays.items()}
 
@@ -50,7 +50,9 @@ def bytes_column(values: Iterable[str | bytes]) -> Shaped[np.ndarray, "values"]:
   return column
 
 
-def select(arrays: dict[str, dict[str, np.ndarray]], parts: list[tuple[str, int, int]]) -> dict[str, np.ndarray]:
+def select(
+  arrays: dict[str, dict[str, Shaped[np.ndarray, "rows ..."]]], parts: list[tuple[str, int, int]]
+) -> dict[str, Shaped[np.ndarray, "rows ..."]]:
   """Returns the ranges `parts` (see `core.data.split`) of named splits, one after the other; a view of a single one."""
   cuts = [{key: array[low:high] for key, array in arrays[name].items()} for name, low, high in parts]
   return cuts[0] if len(cuts) == 1 else {key: np.concatenate([cut[key] for cut in cuts]) for key in cuts[0]}

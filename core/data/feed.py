@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from core.errors import UserError
 
@@ -21,7 +22,9 @@ _NARROW = {"int64": np.int32, "uint64": np.uint32, "float64": np.float32}
 class DeviceFeed:
   """An iterator of batches on devices; see `to_devices`. Use it in a `with`, or `close()` it when leaving early."""
 
-  def __init__(self, batches: Iterable[dict[str, np.ndarray]], shardings, depth: int, keep_strings: bool):
+  def __init__(
+    self, batches: Iterable[dict[str, Shaped[np.ndarray, "batch ..."]]], shardings, depth: int, keep_strings: bool
+  ):
     self._ready: queue.SimpleQueue = queue.SimpleQueue()
     self._room = threading.Semaphore(depth)
     stop = threading.Event()
@@ -60,7 +63,7 @@ class DeviceFeed:
 
 
 def to_devices(
-  batches: Iterable[dict[str, np.ndarray]],
+  batches: Iterable[dict[str, Shaped[np.ndarray, "batch ..."]]],
   shardings: Sharding | Mapping[str, Sharding],
   *,
   depth: int = 2,
@@ -102,7 +105,10 @@ def _end(thread: threading.Thread, stop: threading.Event, room: threading.Semaph
 
 
 def put(
-  batch: dict[str, np.ndarray], shardings: Sharding | Mapping[str, Sharding], *, keep_strings: bool = False
+  batch: dict[str, Shaped[np.ndarray, "batch ..."]],
+  shardings: Sharding | Mapping[str, Sharding],
+  *,
+  keep_strings: bool = False,
 ) -> dict[str, Any]:
   """Puts one batch on the devices; see `to_devices`.
 

@@ -88,10 +88,10 @@ class Evaluator:
 @functools.lru_cache(maxsize=64)  # Evaluators that differ in their data alone are one program, compiled once.
 def _make_sums(
   predict: Predict, loss_name: str, label_key: str, classes: tuple[int, ...] | None, by_class: bool
-) -> Callable[[Variables, Batch], dict[str, Array]]:
+) -> Callable[[Variables, Batch], dict[str, Shaped[Array, "..."]]]:
   loss_fn, sigmoid = losses.LOSSES[loss_name], loss_name == "sigmoid_xent"
 
-  def sums(variables: Variables, batch: Batch) -> dict[str, Array]:
+  def sums(variables: Variables, batch: Batch) -> dict[str, Shaped[Array, "..."]]:
     """Returns how many examples of a batch count and are right, their loss, and the same by bin and by class."""
     batches.require(batch, "image", label_key)
     logits, *_ = predict(variables, batch)

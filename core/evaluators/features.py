@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from core import sharding as sharding_lib
 from core import trees
@@ -30,7 +30,12 @@ class Extractor:
     where: the path in the config of who asks, for messages: `config.evals.NAME`.
   """
 
-  def __init__(self, fn: Callable[[Variables, Batch], Mapping[str, Array]], sharding: NamedSharding, where: str):
+  def __init__(
+    self,
+    fn: Callable[[Variables, Batch], Mapping[str, Shaped[Array, "batch ..."]]],
+    sharding: NamedSharding,
+    where: str,
+  ):
     self._sharding, self._where = sharding, where
     # A whole copy on every device, so that each process can read all rows, those of the other processes, too.
     self._fn = jax.jit(_with_ids(fn), out_shardings=sharding_lib.replicated(sharding.mesh))
@@ -87,14 +92,16 @@ class Extractor:
 
 
 @functools.lru_cache(maxsize=64)  # As `layer_features`.
-def _with_ids(fn: Callable[[Variables, Batch], Mapping[str, Array]]) -> Callable[[Variables, Batch], dict[str, Array]]:
-  def outputs(variables: Variables, batch: Batch) -> dict[str, Array]:
+def _with_ids(
+  fn: Callable[[Variables, Batch], Mapping[str, Shaped[Array, "batch ..."]]],
+) -> Callable[[Variables, Batch], dict[str, Shaped[Array, "batch ..."]]]:
+  def outputs(variables: Variables, batch: Batch) -> dict[str, Shaped[Array, "batch ..."]]:
     return {**fn(variables, batch), "_id": batch["_id"]}
 
   return outputs
 
 
-def _real_rows(made: Mapping[str, jax.Array]) -> tuple[Int[np.ndarray, "rows"], Outputs]:
+def _real_rows(made: Mapping[str, Shaped[Array, "batch ..."]]) -> tuple[Int[np.ndarray, "rows"], Outputs]:
   """Returns (indices in the split, outputs) on the host, without padding."""
   outputs = jax.device_get(dict(made))
   ids = outputs.pop("_id")
@@ -102,7 +109,7 @@ def _real_rows(made: Mapping[str, jax.Array]) -> tuple[Int[np.ndarray, "rows"], 
   return ids[real], {name: values[real] for name, values in outputs.items()}
 
 
-def named_outputs(predict: Predict, variables: Variables, batch: Batch) -> dict[str, Array]:
+def named_outputs(predict: Predict, variables: Variables, batch: Batch) -> dict[str, Shaped[Array, "batch ..."]]:
   """Returns what a prediction gives by name: `output` (`output/NAME` if a dict), and intermediates by their path."""
   output, *rest = predict(variables, batch)
   found = dict(trees.flatten_with_names(rest[-1] if rest else {}))
@@ -113,7 +120,7 @@ def named_outputs(predict: Predict, variables: Variables, batch: Batch) -> dict[
 @functools.lru_cache(maxsize=64)  # Evaluators that differ in their data alone are one program, compiled once.
 def layer_features(
   predict: Predict, layers: tuple[str, ...], *, pool: str | None, keys: tuple[str, ...]
-) -> Callable[[Variables, Batch], dict[str, Array]]:
+) -> Callable[[Variables, Batch], dict[str, Shaped[Array, "batch ..."]]]:
   """Returns a function for `Extractor`: `{layer: float32 [batch, channels]}` and the entries `keys` of the batch.
 
   Args:
@@ -123,7 +130,7 @@ def layer_features(
     keys: entries of the batch.
   """
 
-  def features(variables: Variables, batch: Batch) -> dict[str, Array]:
+  def features(variables: Variables, batch: Batch) -> dict[str, Shaped[Array, "batch ..."]]:
     batches.require(batch, "image", *keys)
     found = named_outputs(predict, variables, batch)
     for layer in layers:

@@ -52,7 +52,7 @@ def make(num_classes: int | None, options: Options, *, name: str | None = None) 
   return NFNet(num_classes, options, name=name)
 
 
-def scaled_activation(activation: str, gelu: str = "tanh") -> Callable[[jax.Array], jax.Array]:
+def scaled_activation(activation: str, gelu: str = "tanh") -> Callable[[Float[Array, "..."]], Float[Array, "..."]]:
   """Returns the function of that name times its constant of `GAMMA`, which keeps the variance of normal values."""
   functions = {"gelu": functools.partial(nn.gelu, approximate=gelu == "tanh"), "silu": nn.silu, "relu": nn.relu}
   return lambda x: functions[activation](x) * GAMMA[activation]
@@ -125,7 +125,7 @@ class NFBlock(nn.Module):
 
   width: int
   inner: int
-  activation: Callable[[jax.Array], jax.Array]
+  activation: Callable[[Float[Array, "..."]], Float[Array, "..."]]
   stride: int = 1
   beta: float = 1.0
   alpha: float = 0.2

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend import core as jax_core
+from jaxtyping import Array, Float, Key, Shaped
 
 from core.models import registry
 from core.recipe.models.nfnet import VARIANTS as NFNETS
@@ -38,7 +39,9 @@ def measure(model: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Siz
   What only the intermediates need is not counted.
   """
 
-  def output_and_params(rng: jax.Array, inputs: jax.Array) -> tuple[jax.Array, Any]:
+  def output_and_params(
+    rng: Key[Array, ""], inputs: Shaped[Array, "batch ..."]
+  ) -> tuple[Float[Array, "batch ..."], Any]:
     (output, _), variables = model.init_with_output(rng, inputs)
     return output, variables["params"]
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
@@ -97,7 +96,7 @@ class TwoTowers(nn.Module):
 
 
 def embed(
-  tower: Callable[..., tuple[jax.Array, Intermediates]],
+  tower: Callable[..., tuple[Float[Array, "batch dim"], Intermediates]],
   name: str,
   inputs: Shaped[Array, "batch ..."],
   out: Intermediates,
