@@ -126,7 +126,7 @@ def merge(
   if head := _other_head(loaded, init, missing + surplus + [name.split()[0] for name in reshaped]):
     raise UserError(f"{source}: {head}; model_load.dont_load=['head/.*'] leaves the head out")
   differences = [("it lacks", missing), ("it has besides", surplus), ("of another shape", reshaped)]
-  if told := [f"{what} {first_few(names, shown=1)}" for what, names in differences if names]:
+  if told := [f"{what} {first_few(names, shown=2)}" for what, names in differences if names]:
     raise UserError(
       f"{source}: not the weights of this model: {'; '.join(told)} (dont_load takes regexes to skip){hint}"
     )
