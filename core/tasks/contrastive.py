@@ -16,7 +16,7 @@ from core.pp import vocabulary
 from core.recipe import tasks as recipes
 from core.recipe.types import Refused
 from core.state import Batch, Params, Predict, Variables
-from core.tasks import contrastive_losses
+from core.tasks import contrastive_losses, in_parts
 from core.tasks import variables as variables_lib
 from core.tasks.task import Loss, Task
 
@@ -87,20 +87,33 @@ class Contrastive(Task):
       raise UserError(f"config.model.text.vocab_size is {known:,}, and the first batch holds the token {largest:,}")
 
   def loss(self, variables: Variables, batch: Batch, rng: Key[Array, ""]) -> Loss:
+    return self.loss_in_parts(variables, batch, rng, 1)
+
+  def loss_in_parts(self, variables: Variables, batch: Batch, rng: Key[Array, ""], parts: int) -> Loss:
+    """Returns the loss of the whole batch, of which one part after the other is embedded; `loss` is in one part."""
     variables = {**variables, "params": trees.map_with_names(self._without_gradient, variables["params"])}
+    out, updated = in_parts.embedded(self._embed_pairs, variables, batch, rng, parts)
+    # Without an input the model computes its scalars alone.
+    out = {**out, **self._model.apply(variables)[2]}
+    if self._recipe.loss == "softmax":
+      loss, metrics = contrastive_losses.softmax_contrastive(out["zimg"], out["ztxt"], out["t"], **self._over_devices())
+    else:
+      bias = out.get("b", jnp.zeros(()))
+      loss, metrics = contrastive_losses.sigmoid_contrastive(
+        out["zimg"], out["ztxt"], out["t"], bias, **self._over_devices()
+      )
+    # The model's own scalars, and the mean lengths of the embeddings before they were normalized.
+    logged = {key: jax.lax.stop_gradient(jnp.mean(out[key])) for key in _LOGGED if key in out}
+    return variables_lib.result(loss, {**metrics, **logged}, updated)
+
+  def _embed_pairs(self, variables: Variables, batch: Batch, rng: Key[Array, ""]) -> tuple[Outputs, Variables]:
+    """Returns the embeddings of both sides, with their lengths before they were normalized, and updated collections."""
     rng_image, rng_text = jax.random.split(rng)
     zimg, out_image, of_image = self._embed(variables, batch, "image", rng_image)
     # One tower for both sides goes on with what its first pass made of its collections.
     ztxt, out_text, of_text = self._embed({**variables, **of_image}, batch, "text", rng_text)
-    out = {**out_image, **out_text}
-    if self._recipe.loss == "softmax":
-      loss, metrics = contrastive_losses.softmax_contrastive(zimg, ztxt, out["t"], **self._over_devices())
-    else:
-      bias = out.get("b", jnp.zeros(()))
-      loss, metrics = contrastive_losses.sigmoid_contrastive(zimg, ztxt, out["t"], bias, **self._over_devices())
-    # The model's own scalars, and the mean lengths of the embeddings before they were normalized.
-    logged = {key: jax.lax.stop_gradient(jnp.mean(out[key])) for key in _LOGGED if key in out}
-    return variables_lib.result(loss, {**metrics, **logged}, {**of_image, **of_text})
+    norms = {key: out[key] for out, key in ((out_image, "img/norm"), (out_text, "txt/norm")) if key in out}
+    return {"zimg": zimg, "ztxt": ztxt, **norms}, {**of_image, **of_text}
 
   @property
   def predict(self) -> Mapping[str, Predict]:

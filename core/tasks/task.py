@@ -29,6 +29,11 @@ class Task(abc.ABC):
   """Only where training does not start from scratch: given the fresh variables as NumPy arrays, those to start from
   (published weights, say). Not called on resume."""
 
+  loss_in_parts: Callable[[Variables, Batch, Key[Array, ""], int], Loss] | None = None
+  """Only where the loss compares the examples of a batch with each other, so that it is no mean over parts of it: given
+  what `loss` is, and `parts`, the number of parts to embed the batch in (`core.tasks.in_parts`), the loss of the whole
+  batch. It takes the place of `loss` where `config.grad_accum_steps` is more than 1."""
+
   @abc.abstractmethod
   def init(self, rng: Key[Array, ""], batch: Batch) -> Variables:
     """Returns fresh variables for batches of these shapes: `{"params": ...}`, and other collections of the model.

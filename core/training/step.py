@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Key
 
 from core import sharding
 from core.errors import UserError
 from core.optim.sam import Sam
 from core.state import Batch, Params, TrainState, Variables, step_rng
+from core.tasks import in_parts
 from core.tasks.task import Task
 
 Metrics = dict[str, Any]
@@ -37,28 +38,32 @@ def make_update(
     task: gives the loss.
     tx: the optimizer.
     seed: the run's seed; the step's key is a function of it and of `state.step`.
-    accumulate: number of parts into which a batch is split to save memory; the gradient is their mean.
+    accumulate: number of parts into which a batch is split to save memory; the gradient is the mean of theirs, or, of a
+      task with a `loss_in_parts`, that of the whole batch.
     sam: what to descend by in place of the gradient, `core.optim.sam.from_recipe`; None for the gradient.
 
   Raises:
     UserError: when the step is traced, `accumulate` does not divide the batch.
   """
+  loss = task.loss
+  if accumulate > 1 and task.loss_in_parts is not None:
+    loss, accumulate = functools.partial(task.loss_in_parts, parts=accumulate), 1
   grads_of = functools.partial(loss_and_grads, accumulate=accumulate)
 
   def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     rng, opt_state = step_rng(seed, state.step), state.opt_state
-    loss_at = functools.partial(_loss_at, task, state.collections)
+    loss_at = functools.partial(_loss_at, loss, state.collections)
     if sam is None:
-      (loss, metrics), grads = grads_of(loss_at, state.params, batch, rng)
+      (value, metrics), grads = grads_of(loss_at, state.params, batch, rng)
     else:
-      (loss, metrics), grads, opt_state = sam.gradients(
+      (value, metrics), grads, opt_state = sam.gradients(
         grads_of, loss_at, state.params, opt_state, batch=batch, rng=rng, step=state.step
       )
     metrics, collections = _divided(metrics, state.collections)
     updates, opt_state = tx.update(grads, opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norms = {"l2_grads": grads, "l2_updates": updates, "l2_params": params}
-    metrics = {"training_loss": loss, **{k: optax.tree.norm(v) for k, v in norms.items()}, **metrics}
+    metrics = {"training_loss": value, **{k: optax.tree.norm(v) for k, v in norms.items()}, **metrics}
     return TrainState(state.step + 1, params, opt_state, collections), metrics
 
   return update
@@ -86,16 +91,10 @@ def loss_and_grads(
   if accumulate == 1:
     return value_and_grad(params, batch, rng)
 
-  def split(x: Shaped[Array, "batch ..."]) -> Shaped[Array, "parts part ..."]:
-    if x.shape[0] % accumulate:
-      raise UserError(f"config.grad_accum_steps: a batch of {x.shape[0]} cannot be split into {accumulate} equal parts")
-    # Part i takes examples i, i + n, i + 2n, ...: the batch stays split over the same devices within each part.
-    return jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
-
   def add_part(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
     return jax.tree.map(jnp.add, total, value_and_grad(params, *part)), None
 
-  parts = (jax.tree.map(split, batch), jax.random.split(rng, accumulate))
+  parts = (in_parts.split(batch, accumulate), jax.random.split(rng, accumulate))
   first = jax.tree.map(lambda x: x[0], parts)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, params, *first))
   total, _ = jax.lax.scan(add_part, zeros, parts)
@@ -103,12 +102,12 @@ def loss_and_grads(
 
 
 def _loss_at(
-  task: Task, collections: Mapping[str, Any], params: Params, batch: Batch, rng: Key[Array, ""]
+  loss: Callable[..., Any], collections: Mapping[str, Any], params: Params, batch: Batch, rng: Key[Array, ""]
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Returns the task's loss and metrics as a function of the parameters, with the updated collections among these."""
+  """Returns a task's loss and metrics as a function of the parameters, with the updated collections among these."""
   variables: Variables = {"params": params, **collections}
-  loss, metrics, *updated = task.loss(variables, batch, rng)
-  return loss, {**metrics, **({_COLLECTIONS: updated[0]} if updated and updated[0] else {})}
+  value, metrics, *updated = loss(variables, batch, rng)
+  return value, {**metrics, **({_COLLECTIONS: updated[0]} if updated and updated[0] else {})}
 
 
 def _divided(metrics: Metrics, before: Mapping[str, Any]) -> tuple[Metrics, Mapping[str, Any]]:

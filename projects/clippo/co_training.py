@@ -6,6 +6,7 @@ so the two kinds are told apart without a mask: each has an array of its own, an
 stand in the place of a labelled image's text.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from core.data import order
 from core.errors import UserError
 from core.state import Batch, Predict, Variables
-from core.tasks import losses
+from core.tasks import in_parts, losses
 from core.tasks import variables as variables_lib
 from core.tasks.contrastive import Contrastive
 from core.tasks.task import Loss
@@ -56,18 +57,31 @@ class CoTraining(Contrastive):
     head = {"kernel": jnp.zeros((width, classes)), "bias": jnp.full((classes,), self._classifier.head_bias)}
     return {**variables, "params": {**variables["params"], _HEAD: head}}
 
-  def loss(self, variables: Variables, batch: Batch, rng: Key[Array, ""]) -> Loss:
+  def loss_in_parts(self, variables: Variables, batch: Batch, rng: Key[Array, ""], parts: int) -> Loss:
     if not self._classifier:
-      return super().loss(variables, batch, rng)
+      return super().loss_in_parts(variables, batch, rng, parts)
     pairs, labelled = self._divide(batch)
-    contrastive, metrics, *updated = super().loss(_without_head(variables), pairs, rng)
-    logits, _ = self._classify(variables, labelled)
+    counts = len(pairs["image"]), len(labelled["image"])
+    if (both := math.gcd(*counts)) % parts:
+      raise UserError(
+        f"config.grad_accum_steps: a batch's {counts[0]} pairs and {counts[1]} labelled images cannot both be split "
+        f"into {parts} equal parts; {both} and its divisors can"
+      )
+    contrastive, metrics, *updated = super().loss_in_parts(_without_head(variables), pairs, rng, parts)
+    logits, _ = in_parts.embedded(self._embed_labelled, variables, labelled, rng, parts)
     targets = jax.nn.one_hot(labelled["label"], logits.shape[-1])
     classification = jnp.mean(losses.LOSSES[self._classifier.loss](logits, targets))
     accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labelled["label"])
     beside = {"contrastive_loss": contrastive, "classification_loss": classification, "accuracy": accuracy}
     loss = contrastive + self._classifier.weight * classification
     return variables_lib.result(loss, {**metrics, **beside}, *(updated or [{}]))
+
+  def _embed_labelled(
+    self, variables: Variables, batch: Batch, rng: Key[Array, ""]
+  ) -> tuple[Float[Array, "batch classes"], Variables]:
+    """Returns logits, which are computed as in evaluation, and no collections."""
+    del rng
+    return self._classify(variables, batch)[0], {}
 
   def _load_weights(self, variables: Variables) -> Variables:
     """Returns the tower's variables from a file; the classifier begins as it is."""
@@ -88,8 +102,6 @@ class CoTraining(Contrastive):
   def _divide(self, batch: Batch) -> tuple[Batch, Batch]:
     """Returns the pairs and the labelled images of a batch, each in the order of the lanes, each on one device."""
     lanes = order.lanes_for(self._recipe.input.batch_size, jax.process_count())
-    if len(batch["label"]) != lanes.batch_size:
-      raise UserError("config.grad_accum_steps: the parts of a batch are not mixed as co-training needs; take 1")
     labelled_a_lane = round(lanes.width * self._share)
     is_labelled = (batch["label"] >= 0).reshape(lanes.count, lanes.width)
     places: Int[Array, "lanes width"] = jnp.argsort(is_labelled, axis=1, stable=True)

@@ -112,11 +112,14 @@ def _training(placement: Placement, batch: inputs.Shapes, total: int) -> Step:
   def flops() -> int:
     with placement.activations():
       rng = jax.eval_shape(lambda: jax.random.key(0))
-      part = {key: jax.ShapeDtypeStruct(_part(x.shape, settings["accumulate"]), x.dtype) for key, x in batch.items()}
+      # A loss in parts computes more than that of the whole batch, but only what it does again.
+      parts = settings["accumulate"] if task.loss_in_parts is None else 1
+      part = {key: jax.ShapeDtypeStruct(_part(x.shape, parts), x.dtype) for key, x in batch.items()}
       loss = model_flops.without_remat(task.loss, state.variables, part, rng)
       # As many where each device perturbs by its own part, whose program this loss was not traced for.
       sam = settings["sam"] and dataclasses.replace(settings["sam"], parts=None)
-      return model_flops.count(make_update(SimpleNamespace(loss=loss), tx, **settings | dict(sam=sam)), state, batch)
+      alone = SimpleNamespace(loss=loss, loss_in_parts=None)
+      return model_flops.count(make_update(alone, tx, **settings | dict(sam=sam, accumulate=parts)), state, batch)
 
   return Step(mesh, state, batch, lower, flops)
 
