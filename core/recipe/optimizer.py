@@ -52,7 +52,8 @@ class Optimizer:
     schedule: the course of the learning rate, one, or by regex over names of parameters; None freezes those.
     ema: an average of the parameters to keep. None keeps none.
     sam: sharpness-aware steps. None is plain training.
-    grad_accum_steps: the number of parts that each batch is split into, one after the other.
+    grad_accum_steps: the number of parts that each batch is split into, one after the other. Activations of one part
+      alone are in memory. The gradient is the whole batch's, a contrastive loss compares all of it.
   """
 
   optax_name: Text

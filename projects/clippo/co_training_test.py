@@ -1,5 +1,7 @@
 """Co-training against the two losses computed apart, with the batches of the input and on 1 and 4 devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,6 +124,33 @@ def test_on_several_devices_it_is_the_same(batch):
     found.append((loss, gradient["head_cls"]["kernel"], gradient["img"]["embedding"]["kernel"]))
   for one, several in zip(*map(jax.device_get, found)):
     np.testing.assert_allclose(one, several, rtol=1e-4, atol=1e-6)
+
+
+def trained(task, where, batch, parts):
+  """Returns loss, metrics and gradient of a batch in parts."""
+  step = jax.jit(jax.value_and_grad(functools.partial(task.loss_in_parts, parts=parts), has_aux=True))
+  variables = jax.device_put(variables_of(task, batch), sharding.replicated(where.mesh))
+  return jax.device_get(step(variables, jax.device_put(batch, where), jax.random.key(0)))
+
+
+@pytest.mark.parametrize("form", ["plain", "chunked"])
+def test_in_parts_it_is_the_same_to_a_millionth(batch, form):
+  one, several = [("data", 1), ("model", 4)], [("data", 4)]
+  whole, in_parts = (
+    trained(make_task(config(mesh=mesh, loss_form=form)), sharding.batch_sharding(sharding.make_mesh(mesh)), batch, n)
+    for mesh, n in ((one, 1), (one if form == "plain" else several, 4))
+  )
+  assert len(batch["label"]) == BATCH
+  largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(whole[1]))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * largest), in_parts[1], whole[1])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6), in_parts[0], whole[0])
+
+
+def test_parts_that_divide_the_pairs_and_not_the_labelled_images_are_refused(batch):
+  task = make_task(config())
+  variables = variables_of(task, batch)
+  with pytest.raises(UserError, match=r"grad_accum_steps: .* 16 pairs and 4 labelled images .* into 8 .*; 4 and its"):
+    task.loss_in_parts(variables, batch, jax.random.key(0), 8)
 
 
 def test_weights_are_loaded_into_the_tower_and_the_classifier_stays(batch, tmp_path):

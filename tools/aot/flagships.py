@@ -2,7 +2,7 @@
 
 The same config everywhere, and the mesh that it says nothing of. Chips are of the kinds of TOPOLOGIES, or of what an
 entry says where a step does not fit there. Where one chip's memory cannot hold the activations of a batch, it is taken
-in parts by `grad_accum_steps`; a contrastive loss, which looks at all of it at once, has a smaller one there.
+in parts by `grad_accum_steps`; the contrastive ones have a smaller batch there.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,11 @@
 """Steps of several projects for devices that are not there: what is known of each holds in its compiled program."""
 
+import dataclasses
+
 import pytest
 
-from tools.aot import aot, program
+from tools import trained_model
+from tools.aot import aot, chips, program
 
 RING = 4
 
@@ -25,6 +28,16 @@ def test_a_loss_over_all_devices_runs_on_those_that_it_is_compiled_for(siglip):
 
 def test_a_loss_in_a_ring_is_counted_with_its_hops(siglip):
   assert siglip["flops"]["compiled"] == pytest.approx(siglip["flops"]["model"], rel=0.05)
+
+
+def test_a_contrastive_step_in_parts_needs_the_flops_of_the_whole_batch():
+  _, task, recipe = trained_model.recipe_of("projects/siglip/configs/generic.py:runlocal", [])
+  one = chips.topology("cpu:1")
+  whole, in_parts = (
+    program.make_step(task, dataclasses.replace(recipe, grad_accum_steps=parts), one, data_size=100).model_flops()
+    for parts in (1, 4)
+  )
+  assert in_parts == whole > 0
 
 
 def test_no_backward_pass_runs_through_a_locked_tower():
