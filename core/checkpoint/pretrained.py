@@ -4,6 +4,7 @@ Transformer/encoder_norm/bias           a model that has parameters alone
 params/..., batch_stats/...             one with other Flax collections beside them
 """
 
+import collections
 import os
 import re
 import zipfile
@@ -17,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from core import files, trees
-from core.checkpoint import remote
+from core.checkpoint import remote, values
 from core.errors import UserError
 
 _ROOTS = ("params/", "opt/target/")  # Where a file may keep the parameters, newest form first; else at its root.
@@ -32,8 +33,8 @@ def load_params(spec: str) -> dict[str, Any]:
       location is a path or a URL, with or without a checksum: see `core.checkpoint.remote.fetch`.
 
   Raises:
-    UserError: no such file, no `.npz` or a damaged one, one that holds pickled objects, or no such subtree; a URL that
-      cannot be had.
+    UserError: no such file, no `.npz` or a damaged one, one that holds pickled objects, a name twice, or numbers that
+      no model can hold (`values.check`); no such subtree; a URL that cannot be had.
   """
   return _open(spec, _decode_all)
 
@@ -107,7 +108,7 @@ def save_params(path: str | os.PathLike, params: trees.PyTree) -> None:
     params: a tree of arrays.
 
   Raises:
-    UserError: the file cannot be written (no permission, disk full, ...).
+    UserError: the file cannot be written (no permission, disk full, ...), or an array's type has no name in it.
   """
   place = files.from_here(path)
   if not place.name:
@@ -115,7 +116,7 @@ def save_params(path: str | os.PathLike, params: trees.PyTree) -> None:
   try:
     files.make_folder(place.parent)
     with files.replacing(place) as file:
-      _write_npz(file, dict(trees.flatten_with_names(params)))
+      _write_npz(file, dict(trees.flatten_with_names(params)), place)
   except OSError as e:
     raise UserError(f"{place}: cannot be written ({files.reason(e)})") from None
 
@@ -156,7 +157,7 @@ def _read(path: Path, subtree: str, take: Callable[..., Any], where: str, remedy
         raise UserError(f"{where}: not an .npz file, or a truncated one{remedy}")
       file.seek(0)
       with np.load(file, allow_pickle=False) as arrays:
-        return take(arrays, _select(list(arrays), subtree, where), where)
+        return take(arrays, _select(_names(arrays, where), subtree, where), where)
   except FileNotFoundError:
     raise UserError(f"{where}: no such file") from None
   except MemoryError as e:
@@ -167,6 +168,14 @@ def _read(path: Path, subtree: str, take: Callable[..., Any], where: str, remedy
     raise UserError(f"{where}: a damaged .npz file ({_one_line(e)}){remedy}") from None
   except OSError as e:
     raise UserError(f"{where}: cannot be read ({e.strerror or _one_line(e)})") from None
+
+
+def _names(arrays: Any, where: str) -> list[str]:
+  """Returns the names in a file; NumPy would give the last array of a name that two have, other readers the first."""
+  stored = list(arrays)
+  if repeated := [name for name, count in collections.Counter(stored).items() if count > 1]:
+    raise UserError(f"{where}: holds {repeated[0]} {stored.count(repeated[0])} times; a name must stand for one array")
+  return stored
 
 
 def _select(stored: list[str], subtree: str, where: str) -> dict[str, str]:
@@ -198,10 +207,7 @@ def _below(prefix: str, stored: list[str]) -> dict[str, str]:
 def _decode(array: Any, where: str, stored: str) -> np.ndarray:
   if not isinstance(array, np.ndarray):  # NumPy hands other files of a zip archive over as bytes.
     raise UserError(f"{where}: not an .npz file: {stored} in it is no array")
-  array = array.view(ml_dtypes.bfloat16) if array.dtype == _BFLOAT16 else array
-  if array.dtype != ml_dtypes.bfloat16 and array.dtype.kind not in "biufc":
-    raise UserError(f"{where}: holds no parameters: {stored} is an array of {array.dtype}, not of numbers")
-  return array
+  return values.check(array.view(ml_dtypes.bfloat16) if array.dtype == _BFLOAT16 else array, stored, where)
 
 
 def _decode_flat(arrays: Any, stored: dict[str, str], where: str) -> dict[str, np.ndarray]:
@@ -219,17 +225,21 @@ def _nested(named: dict[str, np.ndarray], where: str) -> dict[str, Any]:
   return trees.from_names(named)
 
 
-def _encode(leaf: Any) -> np.ndarray:
+def _encode(leaf: Any, name: str, where: Path) -> np.ndarray:
   array = np.asarray(jax.device_get(leaf))
-  return array.view(_BFLOAT16) if array.dtype == ml_dtypes.bfloat16 else array
+  if array.dtype == ml_dtypes.bfloat16:
+    return array.view(_BFLOAT16)
+  if array.dtype.isbuiltin == 2:  # Not NumPy's own: it would be written as bytes, and no file tells of what.
+    raise UserError(f"{where}: {name} is of the type {array.dtype}, for which .npz files have no name")
+  return array
 
 
-def _write_npz(file: Any, named: dict[str, Any]) -> None:
+def _write_npz(file: Any, named: dict[str, Any], where: Path) -> None:
   # np.savez would stamp each entry with the time of day.
   with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
     for name, leaf in named.items():
       with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
-        np.lib.format.write_array(entry, _encode(leaf), allow_pickle=False)
+        np.lib.format.write_array(entry, _encode(leaf, name, where), allow_pickle=False)
 
 
 def _one_line(error: Exception) -> str:

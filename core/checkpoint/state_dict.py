@@ -10,27 +10,41 @@ taken off, so that the names are the model's own:
   `momentum_encoder.` (MoCo v3); then `backbone.`, without the heads that stand beside it.
 """
 
-import functools
+import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import ml_dtypes
 import numpy as np
 import safetensors
 
 from core import files
-from core.checkpoint import hub, torch_file
+from core.checkpoint import hub, torch_file, values
 from core.errors import UserError
 
 Arrays = dict[str, np.ndarray]
-# Arrays are read when called for: a file may hold a second network, or the state of an optimizer.
-Readers = dict[str, Callable[[], np.ndarray]]
+
+
+class _Stored(Protocol):
+  """An array in a file. It is read when called for: a file may hold a second network, or the state of an optimizer."""
+
+  def read(self) -> np.ndarray:
+    """Returns the array; raises `values.UnreadError` where it is of a kind that is not read."""
+
 
 _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".tar", ".ckpt")
 _IN_FOLDERS = hub.WEIGHTS
+_FLOAT8 = {
+  "F8_E4M3": ml_dtypes.float8_e4m3fn,
+  "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+  "F8_E5M2": ml_dtypes.float8_e5m2,
+  "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+  "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+}
 _NESTED = ("state_dict", "model", "teacher", "student")
 _BEFORE_ALL = ("module.", "_orig_mod.", "model.")
 _BEFORE_ONE = ("teacher.", "student.", "base_encoder.", "momentum_encoder.", "backbone.")
@@ -48,9 +62,17 @@ def read(path: Path) -> Arrays:
   """Returns the arrays of a local file or folder under the model's own names, in the types they are stored in.
 
   Raises:
-    UserError: not there, damaged, not of this kind, or holding objects whose reading could run code.
+    UserError: not there, damaged, not of this kind, or holding objects whose reading could run code; an array that no
+      model can hold (`values.check`), or of a kind that is not read.
   """
-  return {name: reader() for name, reader in _unwrap(_open(path)).items()}
+  return {name: _array(stored, name, path) for name, stored in _unwrap(_open(path), path).items()}
+
+
+def _array(stored: _Stored, name: str, path: Path) -> np.ndarray:
+  try:
+    return values.check(stored.read(), name, path)
+  except values.UnreadError as error:
+    raise UserError(f"{path}: {name} is {error}, which is not read") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -66,38 +88,76 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _open(path: Path) -> Mapping[str, Any]:
-  """Returns what a file or folder holds: readers of arrays by name, perhaps nested and among other things."""
+  """Returns what a file or folder holds: arrays in it by name, perhaps nested and among other things."""
   if not os.path.isdir(path):  # Which, unlike pathlib's, answers for names that no system takes, too.
-    return _open_safetensors(path) if path.suffix == ".safetensors" else torch_file.read(path)
+    return _open_file(path)
   file = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), None)
   if file is None:
     raise UserError(f"{path}: a folder without {_IN_FOLDERS[0]} or {_IN_FOLDERS[2]}")
-  if file.suffix != ".json":
-    return _open(file)
-  weight_map = _json(file).get("weight_map")
+  return _open_shards(file) if file.suffix == ".json" else _open_file(file)
+
+
+def _open_file(path: Path) -> Mapping[str, Any]:
+  return _open_safetensors(path) if path.suffix == ".safetensors" else torch_file.read(path)
+
+
+def _open_shards(index: Path) -> Mapping[str, Any]:
+  weight_map = _json(index).get("weight_map")
   if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-    raise UserError(f"{file}: has no weight_map, which tells the shards of the model")
-  shards = [_open(path / name) for name in sorted(set(weight_map.values()))]
-  return functools.reduce(lambda a, b: {**a, **b}, shards)
+    raise UserError(f"{index}: has no weight_map, which tells the shards of the model")
+  shards = {name: _open_file(index.parent / name) for name in sorted(set(weight_map.values()))}
+  found = {name: stored for shard in shards.values() for name, stored in shard.items()}
+  # Of what two shards hold, the map tells which it is.
+  mapped = {name: shards[file][name] for name, file in weight_map.items() if name in shards[file]}
+  return found | mapped
 
 
-def _open_safetensors(path: Path) -> Readers:
+def _open_safetensors(path: Path) -> dict[str, _Stored]:
   try:
     file = safetensors.safe_open(path, framework="numpy")
   except FileNotFoundError:
     raise UserError(f"{path}: no such file") from None
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(f"{path}: not a .safetensors file, or a damaged one ({error})") from None
-  return {name: functools.partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+  return {name: _Safetensor(path, file, name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
-def _unwrap(held: Mapping[str, Any]) -> Readers:
+@dataclasses.dataclass(frozen=True)
+class _Safetensor:
+  """An array of a `.safetensors` file, open as `file`, which has checked the places of all."""
+
+  path: Path
+  file: Any
+  name: str
+
+  def read(self) -> np.ndarray:
+    place = self.file.get_slice(self.name)
+    dtype = place.get_dtype()
+    if dtype in _FLOAT8:  # NumPy, for which the library reads, has no such types.
+      return np.frombuffer(self._bytes(), np.uint8).view(_FLOAT8[dtype]).reshape(place.get_shape())
+    if dtype in ("F4", "F6_E2M3", "F6_E3M2"):
+      raise values.UnreadError(f"an array of the type {dtype}")
+    return self.file.get_tensor(self.name)
+
+  def _bytes(self) -> bytes:
+    with self.path.open("rb") as file:
+      header_size = int.from_bytes(file.read(8), "little")
+      start, end = json.loads(file.read(header_size))[self.name]["data_offsets"]
+      file.seek(8 + header_size + start)
+      return file.read(end - start)
+
+
+def _unwrap(held: Mapping[str, Any], path: Path) -> dict[str, _Stored]:
+  entered: list[Mapping[str, Any]] = []
   while nested := next((held[key] for key in _NESTED if isinstance(held.get(key), Mapping)), None):
+    entered.append(held)
+    if any(nested is each for each in entered):
+      raise UserError(f"{path}: what it holds under {' or '.join(_NESTED)} leads back to itself")
     held = nested
-  readers = {name: value for name, value in held.items() if isinstance(name, str) and callable(value)}
-  while prefix := _prefix(readers):
-    readers = {name.removeprefix(prefix): reader for name, reader in readers.items() if name.startswith(prefix)}
-  return readers
+  arrays = {name: value for name, value in held.items() if isinstance(name, str) and hasattr(value, "read")}
+  while prefix := _prefix(arrays):
+    arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+  return arrays
 
 
 def _prefix(names: Iterable[str]) -> str | None:

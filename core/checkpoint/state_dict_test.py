@@ -117,6 +117,34 @@ def test_a_folder_is_read_whole_or_in_shards(name, tmp_path):
   assert state_dict.read_config(save(one / "other.safetensors", "a")) == {}
 
 
+def test_of_an_array_in_two_shards_the_index_tells_which(tmp_path):
+  for i, name in enumerate(("1.safetensors", "2.safetensors")):
+    safetensors.numpy.save_file({"a": np.full(2, i, np.float32), f"b{i}": np.ones(2)}, tmp_path / name)
+  (tmp_path / "model.safetensors.index.json").write_text(
+    json.dumps({"weight_map": {"a": "1.safetensors", "b1": "2.safetensors"}})
+  )
+  read = state_dict.read(tmp_path)
+  assert set(read) == {"a", "b0", "b1"}
+  np.testing.assert_array_equal(read["a"], 0)
+
+
+# A dict that holds itself under "state_dict", beside "epoch", as a zip file of PyTorch's.
+LEADS_BACK = b"\x80\x02}q\x00(X\x0a\x00\x00\x00state_dicth\x00X\x05\x00\x00\x00epochK\x01u."
+
+
+def test_a_state_that_leads_back_to_itself_is_refused(tmp_path):
+  with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+    archive.writestr("x/data.pkl", LEADS_BACK)
+  with pytest.raises(UserError, match=r"x.pth: what it holds under state_dict or .* leads back to itself$"):
+    state_dict.read(tmp_path / "x.pth")
+
+
+def test_an_index_that_names_its_own_folder_is_refused(tmp_path):
+  (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "."}}')
+  with pytest.raises(UserError, match="cannot be read"):
+    state_dict.read(tmp_path)
+
+
 def truncated(path):
   save(path, "a", "b")
   path.write_bytes(path.read_bytes()[:-3])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from core import files
-from core.checkpoint import remote
+from core.checkpoint import remote, values
 from core.errors import UserError, first_few
 from core.import_tensorflow import import_tensorflow
 
@@ -51,7 +51,8 @@ def read(prefix: str) -> dict[str, np.ndarray]:
     prefix: see `prefix`.
 
   Raises:
-    UserError: a file that is not there, not of this format, or damaged.
+    UserError: a file that is not there, not of this format, or damaged; an array that no model can hold
+      (`values.check`).
   """
   index = remote.fetch(f"{prefix}.index")
   if not os.path.isfile(index):
@@ -98,9 +99,11 @@ def _read(prefix: str, shown: str) -> dict[str, np.ndarray]:
 
 def _array(reader: Any, name: str, shown: str) -> np.ndarray:
   try:
-    return np.asarray(reader.get_tensor(name))
+    array = np.asarray(reader.get_tensor(name))
   except Exception as error:
     words = _words(error)
+  else:
+    return values.check(array, name, shown)
   if missing := _MISSING.search(words):
     raise _MissingError(missing[1])
   raise UserError(_damage(shown, name, words))

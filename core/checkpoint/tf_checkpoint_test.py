@@ -131,26 +131,64 @@ def saver():
   return save
 
 
-VARIABLES = {
-  "partitioned/kernel": np.arange(20.0, dtype=np.float32).reshape(10, 2),
-  "complex64": np.array([1 + 2j, -3j], np.complex64),
-  "complex128": np.array([[1e300 + 2j]]),
-  "uint16": np.array([1, 65535], np.uint16),
-  "uint32": np.array([1, 2**32 - 1], np.uint32),
-  "uint64": np.array([2**64 - 1], np.uint64),
-  "int8": np.array([-128, 127], np.int8),
-  "bfloat16": np.array([1.5, -2.0], ml_dtypes.bfloat16),
-  "bool": np.array([True, False]),
-}
-
-
-def test_partitioned_complex_and_unsigned_variables_are_read(saver, tmp_path):
-  saver(tmp_path / "old.ckpt", VARIABLES | {"words": np.array([b"left out"])}, partitions=["partitioned/kernel"])
+def test_partitioned_variables_are_read_whole_and_words_left_out(saver, tmp_path):
+  kernel = np.arange(20.0, dtype=np.float32).reshape(10, 2)
+  saver(tmp_path / "old.ckpt", {"kernel": kernel, "words": np.array([b"left out"])}, partitions=["kernel"])
   read = tf_checkpoint.read(str(tmp_path / "old.ckpt"))
-  assert set(read) == set(VARIABLES)
-  for name, value in VARIABLES.items():
-    assert (read[name].dtype, read[name].shape) == (value.dtype, value.shape), name
-    np.testing.assert_array_equal(read[name], value)
+  assert list(read) == ["kernel"]
+  np.testing.assert_array_equal(read["kernel"], kernel)
+
+
+# All types that TensorFlow's SaveV2 takes, but words, with numbers that each holds.
+INTEGERS = ("int2", "int4", "int8", "int16", "int32", "int64", "uint2", "uint4", "uint8", "uint16", "uint32", "uint64")
+FLOATS = ("float8_e4m3fn", "float8_e5m2", "bfloat16", "float16", "float32", "float64")
+QUANTIZED = ("qint8", "quint8", "qint16", "quint16", "qint32")
+
+
+def dtype_of(name):
+  return np.dtype(getattr(ml_dtypes, name, None) or name)
+
+
+def limits(name):
+  found = (ml_dtypes if name.endswith(("t2", "t4")) else np).iinfo(dtype_of(name))
+  return np.array([int(found.min), int(found.max)], dtype_of(name))
+
+
+@pytest.fixture(scope="module")
+def save_tensors():
+  """A function that saves tensors by name, of any type."""
+  tf = import_tensorflow()
+
+  def save(prefix, tensors):
+    names = list(tensors)
+    tensors = [tensors[name] if tf.is_tensor(tensors[name]) else tf.constant(tensors[name]) for name in names]
+    tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+    return str(prefix)
+
+  return save
+
+
+def test_every_real_type_of_the_format_is_read_as_it_is(save_tensors, tmp_path):
+  stored = {name: limits(name) for name in INTEGERS}
+  stored |= {name: np.array([0.5, -1.5, 2.0]).astype(dtype_of(name)) for name in FLOATS} | {
+    "bool": np.array([True, False])
+  }
+  read = tf_checkpoint.read(save_tensors(tmp_path / "x.ckpt", stored))
+  assert set(read) == set(stored)
+  for name, array in stored.items():
+    assert (read[name].dtype, read[name].shape) == (array.dtype, array.shape), name
+    np.testing.assert_array_equal(read[name], array)
+
+
+@pytest.mark.parametrize("kind", [*QUANTIZED, "complex64", "complex128"])
+def test_every_other_type_of_the_format_is_one_line_that_names_the_array(kind, save_tensors, tmp_path):
+  tf = import_tensorflow()
+  bits = {"8": np.uint8, "16": np.uint16, "32": np.int32}
+  complexes = kind.startswith("c")
+  tensor = np.ones(2, kind) if complexes else tf.bitcast(bits[kind.lstrip("quint")](np.ones(2)), getattr(tf, kind))
+  line = refused(save_tensors(tmp_path / "x.ckpt", {"kernel": tensor}))
+  assert line.startswith(f"{tmp_path}/x.ckpt")
+  assert f"kernel holds complex numbers ({kind})" in line if complexes else f"kernel is of the type {kind}" in line
 
 
 def test_a_checkpoint_of_no_numbers_is_refused(saver, tmp_path):
