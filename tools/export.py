@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -34,7 +35,7 @@ from core.recipe.models.towers import OneTower, TwoTowers
 from core.recipe.parse import parse
 from core.recipe.types import OneOf, Text, Whole
 from core.training import cli
-from tools import trained_model
+from tools import export_images, trained_model
 
 _FORMS = {
   "npz": "a file in the published layout, for this repository and big_vision",
@@ -61,8 +62,13 @@ _COMMAND.choice("to", tuple(_FORMS), "; ".join(f"{name}: {text}" for name, text 
 _COMMAND.text("output", "the file or folder", shown="PATH", required=True)
 _COMMAND.text(
   "image_size",
-  "side of the images in pixels, or HEIGHTxWIDTH (default: that of the last crop or resize in config.input.pp)",
+  "side of the images in pixels, or HEIGHTxWIDTH (default: that which config.input.pp leaves)",
   shown="N",
+)
+_COMMAND.text(
+  "pp_img",
+  "preprocessing of images from their files, which timm and transformers are to do (default: that of the first eval, "
+  "else config.input.pp)",
 )
 _COMMAND.whole(
   "text_length",
@@ -70,12 +76,15 @@ _COMMAND.whole(
   "config.input.pp)",
 )
 
-# Read with JAX alone: what lies in the folder of a StableHLO export.
+# Read with JAX alone: what lies in the folder of a StableHLO export. JAX writes and reads it by flatbuffers, which it
+# does not install.
 _RUN = '''\
-"""Runs the model in model.stablehlo, parameters and all. Needs `pip install jax` and nothing else.
+"""Runs the model in model.stablehlo, parameters and all. Needs `pip install jax flatbuffers`, JAX from 0.8.3 on.
 
     python run.py            runs the images of example.npz and compares with what they should give
-    python run.py IN OUT     runs those of IN, a .npy file of float32 [batch, {height}, {width}, 3] in [-1, 1], into OUT
+    python run.py IN OUT     runs those of IN, a .npy file of float32 [batch, {height}, {width}, 3], into OUT
+
+Images are {values}. The file was written by JAX {jax}; 0.8.3 to 0.10.2 were seen to read it.
 """
 
 import sys
@@ -109,6 +118,21 @@ class Exported:
   num_classes: Whole | None = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+  """What a model is run on.
+
+  Attributes:
+    image_size: (height, width) of its images in pixels.
+    images: gives what is done to an image file before, if other programs can do it, else raises `UserError`.
+    texts: gives the files of its tokenizer by name, likewise; None for a model without texts.
+  """
+
+  image_size: tuple[int, int]
+  images: Callable[[], export_images.Preprocessing]
+  texts: Callable[[], dict[str, bytes]] | None = None
+
+
 def main(argv: Sequence[str]) -> int:
   """Writes the model in the form that is asked for; returns the exit status."""
   flags, overrides = _COMMAND.parse(argv or ["--help"])
@@ -118,48 +142,59 @@ def main(argv: Sequence[str]) -> int:
   config = load.read(_config_spec(flags.config), overrides)
   known = [field.name for field in dataclasses.fields(Exported)]
   exported = parse(Exported, {key: value for key, value in config.items() if key in known})
-  pp = _preprocessing(config)
-  image_size = _image_size(flags.image_size, pp)
-  family, options = models.get(exported.model_name), _with_text_length(exported.model, flags.text_length, pp)
+  pp, where = _preprocessing(config)
+  image_size = _image_size(flags.image_size, pp, where)
+  family, options = models.get(exported.model_name), _with_text_length(exported.model, flags.text_length, pp, where)
   embeds = isinstance(options, TwoTowers | OneTower)
   model = family.make(None if embeds else exported.num_classes or None, options)
-  inputs = _example(model, image_size).values()
-  shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+  example = _example(model, image_size).values()
+  shapes = jax.eval_shape(model.init, jax.random.key(0), *example)["params"]
   params = family.load(shapes, flags.weights, options)
-  WRITERS[flags.to](output, family.__name__.rpartition(".")[2], model, params, image_size)
+  seen = (flags.pp_img, "--pp_img") if flags.pp_img else _seen(config) or (pp, where)
+  inputs = Inputs(image_size=image_size, images=functools.partial(export_images.read, *seen, image_size))
+  WRITERS[flags.to](output, family.__name__.rpartition(".")[2], model, params, inputs)
   print(f"written to {output}")
   return 0
 
 
-def write_npz(output: Path, family: str, model: Any, params: Any, image_size: tuple[int, int]) -> None:
+def write_npz(output: Path, family: str, model: Any, params: Any, inputs: Inputs) -> None:
   """Writes the published layout, without `scan`'s stacking, which other readers do not know."""
-  del family, model, image_size
+  del family, model, inputs
   if output.suffix != ".npz":
     raise UserError(f"--output={output} must end in .npz")
   pretrained.save_params(output, trees.from_names(_flat(params)))
 
 
 def write_folder(library: str) -> Callable[..., None]:
-  """Returns a writer of the folder that a library loads: config.json, model.safetensors, and an example."""
+  """Returns a writer of the folder that a library loads: the model, its preprocessing, and an example."""
 
-  def write(output: Path, family: str, model: Any, params: Any, image_size: tuple[int, int]) -> None:
+  def write(output: Path, family: str, model: Any, params: Any, inputs: Inputs) -> None:
     forms = foreign.get(family)
     if library not in forms:
       raise UserError(f"--to={library}: {family} has no form there (it has: {', '.join(forms)})")
-    state_dict = table.to_foreign(forms[library].writing(model, image_size), _flat(params), source=f"--to={library}")
-    config = forms[library].config(model, image_size)
+    form, size = forms[library], inputs.image_size
+    state_dict = table.to_foreign(form.writing(model, size), _flat(params), source=f"--to={library}")
+    config = form.config(model, size)
+    images = inputs.images()
+    if library == "timm":
+      config["pretrained_cfg"] |= export_images.timm(images, "--to=timm")
+      more = {}
+    else:
+      more = {"preprocessor_config.json": _json(export_images.transformers(images, config["model_type"]))}
     with _new_folder(output) as folder:
       # Other values than this are refused by transformers.
       safetensors.numpy.save_file(state_dict, folder / "model.safetensors", metadata={"format": "pt"})
-      (folder / "config.json").write_text(f"{json.dumps(config, indent=2)}\n")
+      for name, content in ({"config.json": _json(config)} | more).items():
+        (folder / name).write_bytes(content)
       # The library computes in the precision of the weights.
-      exact = _in_float32(model)
-      _write_example(folder, exact, params, image_size)
+      _write_example(folder, _in_float32(model), params, size)
+    for note in images.notes:
+      print(f"note: {note}")
 
   return write
 
 
-def write_stablehlo(output: Path, family: str, model: Any, params: Any, image_size: tuple[int, int]) -> None:
+def write_stablehlo(output: Path, family: str, model: Any, params: Any, inputs: Inputs) -> None:
   """Writes one file that JAX runs by itself on CPU, CUDA and TPU, for any batch size; and how to run it.
 
   Raises:
@@ -170,11 +205,25 @@ def write_stablehlo(output: Path, family: str, model: Any, params: Any, image_si
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
   if size > 2**31 - 2**20:
     raise UserError(f"--to=stablehlo: the parameters take {size / 2**30:.1f} GiB, and the format holds less than 2")
-  exported = stablehlo(model, params, image_size)
+  exported = stablehlo(model, params, inputs.image_size)
+  height, width = inputs.image_size
   with _new_folder(output) as folder:
     (folder / "model.stablehlo").write_bytes(exported.serialize())
-    (folder / "run.py").write_text(_RUN.format(height=image_size[0], width=image_size[1]))
-    _write_example(folder, model, params, image_size)
+    (folder / "run.py").write_text(
+      _RUN.format(height=height, width=width, values=_values_of(inputs), jax=jax.__version__)
+    )
+    _write_example(folder, model, params, inputs.image_size)
+
+
+def _values_of(inputs: Inputs) -> str:
+  """Returns words for the numbers that the images of a model are made of."""
+  try:
+    images = inputs.images()
+  except UserError:
+    return "preprocessed as in the model's training"
+  if images.value_range:
+    return "RGB, black being {:g} and white {:g}".format(*images.value_range)
+  return f"RGB in [0, 1], less {list(images.mean)}, divided by {list(images.std)}"
 
 
 def stablehlo(model: Any, params: Any, image_size: tuple[int, int]) -> jax_export.Exported:
@@ -197,24 +246,43 @@ def _config_spec(spec: str) -> str:
   return cli.config_spec(spec, Path(__file__).parents[1] / "projects" / (trained_model.project_of(spec) or "vit"))
 
 
-def _preprocessing(config: dict[str, Any]) -> str:
-  """Returns the pp string of the training images; "" where the config has none."""
+def _preprocessing(config: dict[str, Any]) -> tuple[str, str]:
+  """Returns the pp string of the training images, of a mixture that of its first part, and where it stands."""
   inputs = config.get("input")
-  pp = inputs.get("pp") if isinstance(inputs, dict) else None
-  return pp if isinstance(pp, str) else ""
+  parts = {"config.input": inputs}
+  if isinstance(inputs, dict):
+    parts |= {f"config.input.{name}": part for name, part in inputs.items()}
+  for where, part in parts.items():
+    if isinstance(part, dict) and isinstance(part.get("pp"), str):
+      return part["pp"], f"{where}.pp"
+  return "", "config.input.pp"
 
 
-def _image_size(text: str | None, pp: str) -> tuple[int, int]:
+def _seen(config: dict[str, Any]) -> tuple[str, str] | None:
+  """Returns the pp string of the images that a config evaluates, and where it stands; None where it evaluates none."""
+  evals = config.get("evals")
+  for name, options in evals.items() if isinstance(evals, dict) else ():
+    for key in ("pp_img", "pp_fn"):
+      if isinstance(options, dict) and isinstance(options.get(key), str):
+        return options[key], f"config.evals.{name}.{key}"
+  return None
+
+
+def _image_size(text: str | None, pp: str, where: str) -> tuple[int, int]:
   """Returns (height, width) in pixels, as given or as the config's training images have it."""
   if text is None:
-    sizes = re.findall(r"(?:crop|resize)\w*\((\d+)\)", pp)
-    if not sizes:
-      raise UserError("--image_size=... is missing, and config.input.pp neither crops nor resizes to a size")
-    text = sizes[-1]
+    size = export_images.size_of(pp, where)
+    if size is None:
+      raise UserError(f"--image_size=... is missing, and {where} leaves images of no certain size")
+    return size
   match = re.fullmatch(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", text, flags=re.ASCII)
   if not match:
     raise UserError(f"--image_size={text} must be a number of pixels or HEIGHTxWIDTH")
   return int(match[1]), int(match[2] or match[1])
+
+
+def _json(content: dict[str, Any]) -> bytes:
+  return f"{json.dumps(content, indent=2)}\n".encode()
 
 
 def _flat(params: Any) -> dict[str, np.ndarray]:
@@ -229,16 +297,15 @@ def _in_float32(model: Any) -> Any:
   return model.clone(**changes)
 
 
-def _with_text_length(options: Any, stated: int | None, pp: str) -> Any:
+def _with_text_length(options: Any, stated: int | None, pp: str, where: str) -> Any:
   """Returns the options with the length of the texts, where a text tower's parameters depend on it."""
   text = getattr(options, "text", None)
   if not isinstance(text, TextTransformer):
     return options
   if stated is None and not text.max_len:
-    lengths = re.findall(r"tokenize\((?:max_len=)?(\d+)", pp)
-    if not lengths:
-      raise UserError("--text_length=... is missing, and config.input.pp tokenizes to no length")
-    stated = int(lengths[-1])
+    stated = export_images.text_length_of(pp, where)
+    if stated is None:
+      raise UserError(f"--text_length=... is missing, and {where} tokenizes to no length")
   return dataclasses.replace(options, text=dataclasses.replace(text, max_len=stated)) if stated else options
 
 

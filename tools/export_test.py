@@ -84,6 +84,29 @@ def test_the_config_of_timm_builds_the_model(here):
   assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
 
 
+def test_the_preprocessing_written_is_that_of_the_first_eval_else_of_the_training_or_as_stated(here, capsys):
+  run("--to=timm", "--output=training")
+  notes = capsys.readouterr().out
+  assert "note: config.input.pp draws at random (inception_crop, flip_lr)" in notes
+  evals = "--config.evals={'val': {'type': 'classification', 'pp_fn': 'decode|resize_small(64)|central_crop(56)'}}"
+  run("--to=timm", "--output=evaluated", evals)
+  run("--to=timm", "--output=stated", "--pp_img=decode|resize(32,'bicubic',antialias=True)|vgg_value_range", evals)
+  run("--to=hf", "--output=hf", evals)
+  told = {}
+  for name in ("training", "evaluated", "stated"):
+    settings = json.loads((here / name / "config.json").read_text())["pretrained_cfg"]
+    told[name] = [settings[key] for key in ("crop_mode", "crop_pct", "interpolation", "mean")]
+  assert told == {
+    "training": ["squash", 1, "bilinear", [0, 0, 0]],
+    "evaluated": ["center", 32 / 37, "hamming", [0, 0, 0]],  # 64 of 56 pixels are 37 of 32.
+    "stated": ["squash", 1, "bicubic", [0.485, 0.456, 0.406]],
+  }
+  written = json.loads((here / "hf" / "preprocessor_config.json").read_text())
+  assert (written["size"], written["crop_size"]) == ({"shortest_edge": 37}, {"height": 32, "width": 32})
+  with pytest.raises(UserError, match=r"^--pp_img: resize_long there has no like"):
+    run("--to=timm", "--output=other", "--pp_img=resize_long(32)")
+
+
 def test_the_config_of_transformers_builds_the_model(here):
   run("--to=hf", "--output=out")
   config = json.loads((here / "out" / "config.json").read_text())
@@ -131,6 +154,9 @@ def test_a_stablehlo_folder_runs_where_only_jax_is(scan, here):
   assert done.returncode == 0, done.stderr
   assert "largest difference from the outputs in example.npz" in done.stdout
   assert float(done.stdout.split()[-1]) < 1e-4
+  told = " ".join((here / "out" / "run.py").read_text().split())
+  assert "Needs `pip install jax flatbuffers`, JAX from 0.8.3 on." in told
+  assert f"Images are RGB, black being 0 and white 255. The file was written by JAX {jax.__version__}" in told
   expected = outputs(vit.Model(7, **TINY), pretrained.load_params(str(here / "params.npz")), image)
   np.testing.assert_allclose(np.load(here / "out" / "out.npy"), expected, atol=1e-4)
 
@@ -232,10 +258,10 @@ def test_what_cannot_be_is_one_line(arguments, line, here):
 
 def test_a_family_without_mapping_is_one_line(tmp_path):
   with pytest.raises(UserError, match="weights of other libraries are known for"):
-    export.WRITERS["timm"](tmp_path / "out", "bit", None, {}, (32, 32))
+    export.WRITERS["timm"](tmp_path / "out", "bit", None, {}, None)
 
 
 def test_parameters_beyond_the_format_are_one_line(tmp_path):
   huge = {"a": np.broadcast_to(np.float32(0), (2**29,))}
   with pytest.raises(UserError, match=r"the parameters take 2.0 GiB, and the format holds less than 2"):
-    export.WRITERS["stablehlo"](tmp_path / "out", "vit", None, huge, (32, 32))
+    export.WRITERS["stablehlo"](tmp_path / "out", "vit", None, huge, None)
