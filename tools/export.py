@@ -35,7 +35,7 @@ from core.recipe.models.towers import OneTower, TwoTowers
 from core.recipe.parse import parse
 from core.recipe.types import OneOf, Text, Whole
 from core.training import cli
-from tools import export_images, trained_model
+from tools import export_images, export_texts, trained_model
 
 _FORMS = {
   "npz": "a file in the published layout, for this repository and big_vision",
@@ -68,6 +68,11 @@ _COMMAND.text(
 _COMMAND.text(
   "pp_img",
   "preprocessing of images from their files, which timm and transformers are to do (default: that of the first eval, "
+  "else config.input.pp)",
+)
+_COMMAND.text(
+  "pp_txt",
+  "preprocessing of texts, whose tokenizer is written for transformers (default: that of the first eval that has one, "
   "else config.input.pp)",
 )
 _COMMAND.whole(
@@ -150,8 +155,13 @@ def main(argv: Sequence[str]) -> int:
   example = _example(model, image_size).values()
   shapes = jax.eval_shape(model.init, jax.random.key(0), *example)["params"]
   params = family.load(shapes, flags.weights, options)
-  seen = (flags.pp_img, "--pp_img") if flags.pp_img else _seen(config) or (pp, where)
-  inputs = Inputs(image_size=image_size, images=functools.partial(export_images.read, *seen, image_size))
+  seen = (flags.pp_img, "--pp_img") if flags.pp_img else _seen(config, "pp_img", "pp_fn") or (pp, where)
+  read = (flags.pp_txt, "--pp_txt") if flags.pp_txt else _seen(config, "pp_txt") or (pp, where)
+  inputs = Inputs(
+    image_size=image_size,
+    images=functools.partial(export_images.read, *seen, image_size),
+    texts=functools.partial(export_texts.files, *read) if hasattr(model, "txt") else None,
+  )
   WRITERS[flags.to](output, family.__name__.rpartition(".")[2], model, params, inputs)
   print(f"written to {output}")
   return 0
@@ -175,12 +185,12 @@ def write_folder(library: str) -> Callable[..., None]:
     form, size = forms[library], inputs.image_size
     state_dict = table.to_foreign(form.writing(model, size), _flat(params), source=f"--to={library}")
     config = form.config(model, size)
-    images = inputs.images()
+    images, more, notes = inputs.images(), {}, []
     if library == "timm":
       config["pretrained_cfg"] |= export_images.timm(images, "--to=timm")
-      more = {}
     else:
-      more = {"preprocessor_config.json": _json(export_images.transformers(images, config["model_type"]))}
+      more, notes = _tokenizer(inputs)
+      more |= {"preprocessor_config.json": _json(export_images.transformers(images, config["model_type"]))}
     with _new_folder(output) as folder:
       # Other values than this are refused by transformers.
       safetensors.numpy.save_file(state_dict, folder / "model.safetensors", metadata={"format": "pt"})
@@ -188,10 +198,18 @@ def write_folder(library: str) -> Callable[..., None]:
         (folder / name).write_bytes(content)
       # The library computes in the precision of the weights.
       _write_example(folder, _in_float32(model), params, size)
-    for note in images.notes:
+    for note in (*images.notes, *notes):
       print(f"note: {note}")
 
   return write
+
+
+def _tokenizer(inputs: Inputs) -> tuple[dict[str, bytes], list[str]]:
+  """Returns the files of a tokenizer, and a note in place of those that cannot be written."""
+  try:
+    return (inputs.texts() if inputs.texts else {}), []
+  except UserError as error:
+    return {}, [f"there are no tokenizer's files beside the model: {error}"]
 
 
 def write_stablehlo(output: Path, family: str, model: Any, params: Any, inputs: Inputs) -> None:
@@ -258,11 +276,11 @@ def _preprocessing(config: dict[str, Any]) -> tuple[str, str]:
   return "", "config.input.pp"
 
 
-def _seen(config: dict[str, Any]) -> tuple[str, str] | None:
-  """Returns the pp string of the images that a config evaluates, and where it stands; None where it evaluates none."""
+def _seen(config: dict[str, Any], *keys: str) -> tuple[str, str] | None:
+  """Returns the first pp string that a config's evals have under one of the keys, and where it stands; else None."""
   evals = config.get("evals")
   for name, options in evals.items() if isinstance(evals, dict) else ():
-    for key in ("pp_img", "pp_fn"):
+    for key in keys:
       if isinstance(options, dict) and isinstance(options.get(key), str):
         return options[key], f"config.evals.{name}.{key}"
   return None

@@ -208,6 +208,18 @@ def test_two_towers_become_a_folder_for_transformers_and_published_weights_again
   assert_same(pretrained.load_params(str(here / "again.npz")), params)
 
 
+def test_a_tokenizer_lies_beside_two_towers_or_a_line_says_why_not(siglip, here, capsys):
+  run("--to=hf", "--output=out")
+  assert "note: there are no tokenizer's files beside the model: tokenizer 'x': no such file" in capsys.readouterr().out
+  texts = "--pp_txt=tokenize(6,model='digit_captions',eos='sticky',pad_value=1)"
+  run("--to=hf", "--output=whole", texts)
+  assert "no tokenizer's files" not in capsys.readouterr().out
+  names = {path.name for path in (here / "whole").iterdir()}
+  assert names - {path.name for path in (here / "out").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+  written = json.loads((here / "whole" / "preprocessor_config.json").read_text())
+  assert written["image_processor_type"] == "SiglipImageProcessor"
+
+
 @pytest.mark.parametrize(
   "arguments, line",
   [
