@@ -4,15 +4,17 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from core import data_files
+from core.checkpoint import pretrained
 from core.errors import UserError
-from core.models import vit
+from core.models import two_towers, vit
 from core.pp import builder
-from core.testing.params import shapes
+from core.testing.params import random_like, shapes
 from tools import export, export_images
 
 WEIGHTS = data_files.find("core/models/witness") / "vit_foreign.npz"
@@ -29,6 +31,37 @@ CASES = {
 }
 
 
+# Two towers, by transformers' own processor from an image's file and texts.
+TOWERS = dict(
+  image=dict(patch_size=8, width=16, depth=2, mlp_dim=32, num_heads=2, pool_type="map"),
+  text=dict(width=16, depth=1, mlp_dim=32, num_heads=2, vocab_size=74),
+  out_dim=(None, 16),
+  bias_init=-10.0,
+)
+PP_IMG, PP_TXT = CASES["squashed"][0], "tokenize(16,model='digit_captions',eos='sticky',pad_value=1)"
+
+
+def towers():
+  """The model and parameters none of which is at rest."""
+  model = two_towers.Model(**TOWERS)
+  inputs = np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 16), np.int32)
+  return model, random_like(jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"])
+
+
+def write_towers(folder):
+  """Exports the two towers, for witness/generate_export.py."""
+  config = f'model_name="two_towers", model={TOWERS!r}, input=dict(pp={f"{PP_IMG}|{PP_TXT}"!r})'
+  write_config(folder / "towers.py", config)
+  pretrained.save_params(folder / "towers.npz", towers()[1])
+  export.main(
+    [f"--config={folder}/towers.py", f"--weights={folder}/towers.npz", "--to=hf", f"--output={folder}/towers"]
+  )
+
+
+def write_config(path, entries):
+  path.write_text(f"from core.config import ConfigDict\ndef get_config(arg=None): return ConfigDict(dict({entries}))\n")
+
+
 def state_dict():
   with np.load(WEIGHTS) as file:
     return {
@@ -42,9 +75,7 @@ def write_cases(folder):
   for case, (pp, _) in CASES.items():
     config = f'model_name="vit", model={MODEL!r}, num_classes=7, input=dict(pp={pp!r})'
     path = folder / f"{case}.py"
-    path.write_text(
-      f"from core.config import ConfigDict\ndef get_config(arg=None): return ConfigDict(dict({config}))\n"
-    )
+    write_config(path, config)
     for library in ("timm", "hf"):
       output = f"--output={folder}/{case}/{library}"
       export.main(
@@ -78,6 +109,16 @@ def test_the_libraries_compute_the_same_logits_from_the_image_s_file(case, witne
     ours = model(preprocess({"image": witness[f"raw/{i}"].tobytes()})["image"])
     for library in settings:
       np.testing.assert_allclose(witness[f"{case}/{library}/logits"][i], ours, atol=tolerance, err_msg=library)
+
+
+def test_transformers_computes_the_same_logits_from_an_image_s_file_and_texts(witness):
+  model, params = towers()
+  image = builder.get_preprocess_fn(PP_IMG)({"image": witness["raw/0"].tobytes()})["image"]
+  texts = np.array([str(text).encode() for text in witness["towers/texts"]], object)
+  tokens = builder.get_batched_fn(PP_TXT)({"text": texts})["labels"]
+  np.testing.assert_array_equal(tokens, witness["towers/tokens"])
+  zimg, ztxt, out = jax.jit(model.apply)({"params": params}, np.asarray(image)[None], tokens)
+  np.testing.assert_allclose(witness["towers/logits"], zimg @ ztxt.T * out["t"] + out["b"], atol=1e-3)
 
 
 @pytest.mark.parametrize("case", ["squashed", "cropped", "both"])
@@ -216,3 +257,4 @@ def test_what_timm_alone_has_no_like_for_is_one_line_and_transformers_has_it(pp,
 
 if __name__ == "__main__":
   write_cases(Path(sys.argv[1]))
+  write_towers(Path(sys.argv[1]))

@@ -6,7 +6,8 @@
 
 Each folder is loaded by the library's own `timm.create_model("local-dir:FOLDER")` or `from_pretrained(FOLDER)`, and the
 images by its own `create_transform` or `AutoImageProcessor`. The file holds `raw/N`, the bytes of PNG files; and for
-each case and library `CASE/LIBRARY/settings`, what it was told of the preprocessing, and `CASE/LIBRARY/logits`.
+each case and library `CASE/LIBRARY/settings`, what it was told of the preprocessing, and `CASE/LIBRARY/logits`. Two
+towers are run by `AutoProcessor` on the first image and on `towers/texts`, to `towers/tokens` and `towers/logits`.
 """
 
 import io
@@ -22,6 +23,7 @@ import transformers
 from timm.data import create_transform, resolve_model_data_config
 
 SEED = 60
+TEXTS = ["a photo of the digit seven", "a handwritten nine, written IN red!", "zzz"]
 SIZES = ((60, 45), (24, 29))  # One that is shrunk and one that is enlarged.
 
 
@@ -53,6 +55,14 @@ def by_transformers(folder: Path, images: list[PIL.Image.Image]) -> tuple[dict, 
   return settings, [model(**processor(image, return_tensors="pt")).logits[0] for image in images]
 
 
+def by_processor(folder: Path, image: PIL.Image.Image) -> dict[str, np.ndarray]:
+  model = transformers.AutoModel.from_pretrained(folder).eval()
+  processor = transformers.AutoProcessor.from_pretrained(folder)
+  inputs = processor(text=TEXTS, images=image, padding="max_length", truncation=True, return_tensors="pt")
+  logits = model(**inputs).logits_per_image
+  return {"texts": np.array(TEXTS), "tokens": inputs["input_ids"].numpy(), "logits": logits.numpy()}
+
+
 def main(folder: Path, path: str) -> None:
   raw = raw_files()
   images = [PIL.Image.open(io.BytesIO(data)).convert("RGB") for data in raw]
@@ -63,6 +73,9 @@ def main(folder: Path, path: str) -> None:
         settings, logits = run(folder / case / library, images)
       arrays[f"{case}/{library}/settings"] = np.array(json.dumps(settings))
       arrays[f"{case}/{library}/logits"] = torch.stack(logits).numpy()
+  with torch.no_grad():
+    towers = by_processor(folder / "towers", images[0])
+  arrays |= {f"towers/{name}": array for name, array in towers.items()}
   versions = f"timm {timm.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, seed {SEED}"
   np.savez_compressed(path, **arrays, made_with=np.array(versions))
 
