@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import tokenizers
 
+from core import data_files
 from core.errors import UserError
 from core.pp import builder
 from tools import export_texts
 
+WITNESS = data_files.find("tools/witness") / "minilm.npz"  # Made by generate_minilm.py beside it.
 TEXTS = [
   *("A man is eating food.", "a_b  c", "Nine ZERO 3, seven!", "\u00dcn\u00efcode \ufb01ne \u00bd ", "x" * 50, ""),
   *(
@@ -74,6 +76,21 @@ def test_the_tokens_are_those_of_the_pp_string(pp, trained):
   for text in TEXTS + spelled:
     expected = ours({"text": np.array([text.encode()], object)})["labels"][0]
     np.testing.assert_array_equal(tokens(text), expected, err_msg=repr(text))
+
+
+def test_real_sentences_are_cut_as_transformers_cuts_them(tmp_path):
+  with np.load(WITNESS) as file:
+    sentences, expected, length = file["sentences"].tolist(), file["tokens"].tolist(), int(file["length"])
+  # The longest piece of a vocabulary that fits is the longest of those that were ever taken, too.
+  pieces = ["[PAD]", "[UNK]", *sorted({piece for tokens in expected for piece in tokens.split()} - {"[UNK]"})]
+  (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
+  pp = f"bert_tokenize({length}, vocab_path='{tmp_path}/vocab.txt')"
+  ids = builder.get_batched_fn(pp)({"text": np.array([each.encode() for each in sentences], object)})["labels"]
+  tokens = written(pp)
+  assert len(sentences) == 50
+  for sentence, row, known in zip(sentences, ids, expected):
+    assert " ".join(pieces[each] for each in row if each) == known, sentence
+    np.testing.assert_array_equal(tokens(sentence), row, err_msg=sentence)
 
 
 def test_the_settings_are_those_that_transformers_reads():
