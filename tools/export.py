@@ -43,6 +43,7 @@ _FORMS = {
   "hf": 'a folder for transformers\' from_pretrained("PATH")',
   "stablehlo": "a folder with the compiled model and its weights in one file, which runs where only JAX is",
 }
+_OF_TEXTS = ("bert", "text_transformer")
 _COMMAND = command.Command(
   f"export --config=FILE.py[:ARGS] --weights=W --to={'|'.join(_FORMS)} --output=PATH [options]", configs=True
 )
@@ -128,13 +129,14 @@ class Inputs:
   """What a model is run on.
 
   Attributes:
-    image_size: (height, width) of its images in pixels.
-    images: gives what is done to an image file before, if other programs can do it, else raises `UserError`.
+    image_size: (height, width) of its images in pixels; None for a model of texts alone.
+    images: gives what is done to an image file before, if other programs can do it, else raises `UserError`; None for
+      a model of texts alone.
     texts: gives the files of its tokenizer by name, likewise; None for a model without texts.
   """
 
-  image_size: tuple[int, int]
-  images: Callable[[], export_images.Preprocessing]
+  image_size: tuple[int, int] | None
+  images: Callable[[], export_images.Preprocessing] | None
   texts: Callable[[], dict[str, bytes]] | None = None
 
 
@@ -148,7 +150,8 @@ def main(argv: Sequence[str]) -> int:
   known = [field.name for field in dataclasses.fields(Exported)]
   exported = parse(Exported, {key: value for key, value in config.items() if key in known})
   pp, where = _preprocessing(config)
-  image_size = _image_size(flags.image_size, pp, where)
+  of_texts = exported.model_name in _OF_TEXTS
+  image_size = None if of_texts else _image_size(flags.image_size, pp, where)
   family, options = models.get(exported.model_name), _with_text_length(exported.model, flags.text_length, pp, where)
   embeds = isinstance(options, TwoTowers | OneTower)
   model = family.make(None if embeds else exported.num_classes or None, options)
@@ -159,8 +162,8 @@ def main(argv: Sequence[str]) -> int:
   read = (flags.pp_txt, "--pp_txt") if flags.pp_txt else _seen(config, "pp_txt") or (pp, where)
   inputs = Inputs(
     image_size=image_size,
-    images=functools.partial(export_images.read, *seen, image_size),
-    texts=functools.partial(export_texts.files, *read) if hasattr(model, "txt") else None,
+    images=None if of_texts else functools.partial(export_images.read, *seen, image_size),
+    texts=functools.partial(export_texts.files, *read) if of_texts or hasattr(model, "txt") else None,
   )
   WRITERS[flags.to](output, family.__name__.rpartition(".")[2], model, params, inputs)
   print(f"written to {output}")
@@ -185,11 +188,11 @@ def write_folder(library: str) -> Callable[..., None]:
     form, size = forms[library], inputs.image_size
     state_dict = table.to_foreign(form.writing(model, size), _flat(params), source=f"--to={library}")
     config = form.config(model, size)
-    images, more, notes = inputs.images(), {}, []
+    images = inputs.images() if inputs.images else None
+    more, notes = _tokenizer(inputs)
     if library == "timm":
       config["pretrained_cfg"] |= export_images.timm(images, "--to=timm")
-    else:
-      more, notes = _tokenizer(inputs)
+    elif images:
       more |= {"preprocessor_config.json": _json(export_images.transformers(images, config["model_type"]))}
     with _new_folder(output) as folder:
       # Other values than this are refused by transformers.
@@ -198,7 +201,7 @@ def write_folder(library: str) -> Callable[..., None]:
         (folder / name).write_bytes(content)
       # The library computes in the precision of the weights.
       _write_example(folder, _in_float32(model), params, size)
-    for note in (*images.notes, *notes):
+    for note in (*(images.notes if images else ()), *notes):
       print(f"note: {note}")
 
   return write
@@ -218,8 +221,8 @@ def write_stablehlo(output: Path, family: str, model: Any, params: Any, inputs: 
   Raises:
     UserError: the parameters exceed what the format holds, 2 GiB; a model of more than images.
   """
-  if family in ("two_towers", "one_tower"):
-    raise UserError(f"--to=stablehlo: takes models of images alone, and {family} is of texts too; try --to=npz")
+  if family in ("two_towers", "one_tower", *_OF_TEXTS):
+    raise UserError(f"--to=stablehlo: takes models of images alone, and {family} is of texts; try --to=npz")
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
   if size > 2**31 - 2**20:
     raise UserError(f"--to=stablehlo: the parameters take {size / 2**30:.1f} GiB, and the format holds less than 2")
@@ -317,34 +320,40 @@ def _in_float32(model: Any) -> Any:
 
 def _with_text_length(options: Any, stated: int | None, pp: str, where: str) -> Any:
   """Returns the options with the length of the texts, where a text tower's parameters depend on it."""
-  text = getattr(options, "text", None)
+  alone = isinstance(options, TextTransformer)
+  text = options if alone else getattr(options, "text", None)
   if not isinstance(text, TextTransformer):
     return options
   if stated is None and not text.max_len:
     stated = export_images.text_length_of(pp, where)
     if stated is None:
       raise UserError(f"--text_length=... is missing, and {where} tokenizes to no length")
-  return dataclasses.replace(options, text=dataclasses.replace(text, max_len=stated)) if stated else options
+  if not stated:
+    return options
+  text = dataclasses.replace(text, max_len=stated)
+  return text if alone else dataclasses.replace(options, text=text)
 
 
-def _example(model: Any, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
-  """Returns inputs of a model, made up: images, and for one of texts token ids too."""
+def _example(model: Any, image_size: tuple[int, int] | None) -> dict[str, np.ndarray]:
+  """Returns inputs of a model, made up: images where it has a size of them, token ids where it is of texts."""
   rng = np.random.default_rng(0)
-  image = rng.uniform(-1, 1, (2, *image_size, 3)).astype(np.float32)
-  if not hasattr(model, "txt"):
-    return {"image": image}
-  text = model.txt.options
-  length = min(text.max_len, 64)  # BERT has positions for more than anyone needs here.
-  return {"image": image, "text": rng.integers(1, text.vocab_size, (3, length)).astype(np.int32)}
+  inputs = {}
+  if image_size:
+    inputs["image"] = rng.uniform(-1, 1, (2, *image_size, 3)).astype(np.float32)
+  if not image_size or hasattr(model, "txt"):
+    text = getattr(model, "txt", model).options
+    length = min(text.max_len, 64)  # BERT has positions for more than anyone needs here.
+    inputs["text"] = rng.integers(1, text.vocab_size, (3, length)).astype(np.int32)
+  return inputs
 
 
-def _write_example(folder: Path, model: Any, params: Any, image_size: tuple[int, int]) -> None:
+def _write_example(folder: Path, model: Any, params: Any, image_size: tuple[int, int] | None) -> None:
   """Writes inputs and what they give, by which whoever has the folder can tell that it works."""
   inputs = _example(model, image_size)
 
   def run(params: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    if "text" not in inputs:
-      return {"output": model.apply({"params": params}, **inputs)[0]}
+    if len(inputs) == 1:
+      return {"output": model.apply({"params": params}, *inputs.values())[0]}
     zimg, ztxt, out = model.apply({"params": params}, **inputs)
     return {"logits": zimg @ ztxt.T * out["t"] + out.get("b", 0.0)}
 

@@ -11,7 +11,7 @@ import pytest
 from core import trees
 from core.checkpoint import pretrained
 from core.errors import UserError
-from core.models import mixer, two_towers, vit
+from core.models import bert, mixer, text_transformer, two_towers, vit
 from core.testing.params import random_like, shapes
 from tools import export
 
@@ -208,6 +208,34 @@ def test_two_towers_become_a_folder_for_transformers_and_published_weights_again
   assert_same(pretrained.load_params(str(here / "again.npz")), params)
 
 
+TEXTS = {
+  "bert": dict(width=16, depth=1, mlp_dim=32, num_heads=2, vocab_size=60, max_len=9),
+  "text_transformer": dict(width=16, depth=1, mlp_dim=32, num_heads=2, vocab_size=60, max_len=9),
+}
+
+
+@pytest.mark.parametrize("family", TEXTS)
+def test_a_model_of_texts_alone_becomes_a_folder_with_its_tokenizer(family, here):
+  classes = 16 if family == "text_transformer" else 0
+  pp = "bert_tokenize(9,'digit_words')"
+  entries = f"model_name={family!r}, model={TEXTS[family]!r}, num_classes={classes}, input=dict(pp={pp!r})"
+  (here / "config.py").write_text(
+    f"from core.config import ConfigDict\ndef get_config(arg=None): return ConfigDict(dict({entries}))\n"
+  )
+  module = {"bert": bert, "text_transformer": text_transformer}[family]
+  model = module.Model(classes or None, **TEXTS[family])
+  params = random_like(jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 9), np.int32))["params"])
+  pretrained.save_params(here / "params.npz", params)
+  assert run("--to=hf", "--output=out") == 0
+  names = {path.name for path in (here / "out").iterdir()}
+  files = {"config.json", "model.safetensors", "example.npz", "tokenizer.json", "tokenizer_config.json"}
+  assert names == files
+  with np.load(here / "out" / "example.npz") as example:
+    np.testing.assert_allclose(example["output"], model.apply({"params": params}, example["text"])[0], atol=1e-4)
+  with pytest.raises(UserError, match="takes models of images alone"):
+    run("--to=stablehlo", "--output=other")
+
+
 def test_a_tokenizer_lies_beside_two_towers_or_a_line_says_why_not(siglip, here, capsys):
   run("--to=hf", "--output=out")
   assert "note: there are no tokenizer's files beside the model: tokenizer 'x': no such file" in capsys.readouterr().out
@@ -224,7 +252,7 @@ def test_a_tokenizer_lies_beside_two_towers_or_a_line_says_why_not(siglip, here,
   "arguments, line",
   [
     (["--to=timm"], "--to=timm: two_towers has no form there (it has: hf)"),
-    (["--to=stablehlo"], "--to=stablehlo: takes models of images alone, and two_towers is of texts too"),
+    (["--to=stablehlo"], "--to=stablehlo: takes models of images alone, and two_towers is of texts;"),
     (["--to=hf", "--text_length=x"], "flag --text_length must be a whole number above 0, got 'x'"),
     (["--to=hf", "--text_length=8"], "txt: params.npz:txt: for texts of 6 tokens, and those here have 8"),
     (["--to=hf", "--config.input.pp=resize(32)"], "--text_length=... is missing, and config.input.pp tokenizes to no"),
