@@ -95,7 +95,8 @@ def model(tmp_path_factory):
   safetensors.numpy.save_file(state_dict(), path)
   model = vit.Model(7, **MODEL)
   params = vit.load(shapes(model), str(path), model.options)
-  return lambda image: model.apply({"params": params}, np.asarray(image, np.float32)[None])[0][0]
+  run = jax.jit(lambda image: model.apply({"params": params}, image[None])[0][0])
+  return lambda image: run(np.asarray(image, np.float32))
 
 
 @pytest.mark.parametrize("case", CASES)
