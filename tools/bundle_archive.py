@@ -28,8 +28,8 @@ def write(output: Path, folder: str, entries: Iterable[tuple[str, Path]]) -> Non
 def main() -> None:
   """Packs what Bazel's rule names, which calls this before any package is there."""
   output, folder, listing = sys.argv[1:]
-  lines = Path(listing.removeprefix("@")).read_text().splitlines()
-  entries = {tuple(line.split("=", 1)) for line in lines}
+  lines = Path(listing.removeprefix("@")).read_text("utf-8").split("\n")
+  entries = {tuple(line.split("=", 1)) for line in filter(None, lines)}
   write(Path(output), folder, [(name, Path(path)) for name, path in entries])
 
 

@@ -12,7 +12,7 @@ from core.data.columns import bytes_column
 from core.data.sources import digit_captions
 from core.pp import builder
 from core.testing import tiny_towers
-from tools import embed
+from tools import embed, embedding
 
 jax.config.update("jax_num_cpu_devices", 4)
 TEXTS = ["a photo of the digit seven", "three and four", "a red nine at the top left", "zero", "the digits one and two"]
@@ -148,3 +148,8 @@ def test_a_model_of_one_side_is_refused(texts, tmp_path):
   arguments = ["--config=projects/vit/configs/digits.py", "--weights=x.npz", f"--texts={texts}"]
   with pytest.raises(embed.UserError, match="the model of vit embeds no images; lit, siglip and clippo have one"):
     embed.main([*arguments, f"--output={tmp_path / 'x.npz'}"])
+
+
+def test_a_text_ends_at_a_line_feed_alone(tmp_path):
+  (tmp_path / "texts.txt").write_bytes("\ufeffa cat\u2028on a mat\r\n\r\na dog\x0cin fog\r\n".encode())
+  assert embedding.read_lines(str(tmp_path / "texts.txt"), "texts") == ["a cat\u2028on a mat", "a dog\x0cin fog"]

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float
 
-from core import command, files, sharding
+from core import command, files, sharding, text_lines
 from core.data import feed, pipeline
 from core.data.columns import bytes_column
 from core.data.source import open_source
@@ -287,11 +287,7 @@ def read_lines(spec: str, flag: str) -> list[str]:
   path = files.from_here(spec)
   if not path.is_file():
     raise UserError(f"--{flag}: no file {spec}")
-  try:
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-  except UnicodeDecodeError as error:
-    number = path.read_bytes()[: error.start].count(b"\n") + 1
-    raise UserError(f"--{flag}: {spec} line {number} is not UTF-8 text") from None
+  lines = text_lines.read_filled(path, f"--{flag}")
   if not lines:
     raise UserError(f"--{flag}: {spec} holds no text")
   return lines

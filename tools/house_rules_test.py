@@ -18,7 +18,19 @@ SOURCES = sorted(
 # The floors of core from the ground up: a file imports from its own and from those below. What stands in core itself is
 # named one by one; rooms that share a floor know nothing of each other.
 FLOORS = (
-  ("errors", "files", "data_files", "import_tensorflow", "trees", "flag_parsers", "command", "live", "late", "plots"),
+  (
+    "errors",
+    "files",
+    "text_lines",
+    "data_files",
+    "import_tensorflow",
+    "trees",
+    "flag_parsers",
+    "command",
+    "live",
+    "late",
+    "plots",
+  ),
   ("config", "recipe"),
   ("sharding", "state", "checkpoint"),
   ("optim", "models", "pp"),
@@ -32,6 +44,8 @@ _LONGEST_FUNCTION = 60  # Lines. A config's `get_config` is a table and may be l
 _LONGEST_FILE = 400  # Lines.
 # A file whose docstrings are being rewritten; goes with them.
 _OLD_DOCSTRINGS = ("core/training/progress.py",)
+# How a file's content comes into a program.
+_READING = {"read_text", "read_bytes", "read", "decompress"}
 # Where TensorFlow may be imported at the top of a file; their users import such a file only when a run needs it.
 TENSORFLOW = ("core/data/", "core/pp/")
 
@@ -106,6 +120,26 @@ def climbs(path: str, name: str) -> bool:
   return its > own or (its == own > 2 and room != other)
 
 
+def cuts_text(path: str, source: str) -> list[str]:
+  """Returns the functions that read a file and cut it by `splitlines`, which takes U+2028 and others for line ends."""
+  if path.endswith("_test.py"):
+    return []
+  found = []
+  for node in functions(ast.parse(source, path)):
+    assigned = [each for each in ast.walk(node) if isinstance(each, ast.Assign) and called(each.value) & _READING]
+    contents = {target.id for each in assigned for target in each.targets if isinstance(target, ast.Name)}
+    cut = [each.value for each in ast.walk(node) if isinstance(each, ast.Attribute) and each.attr == "splitlines"]
+    names = {each.id for of in cut for each in ast.walk(of) if isinstance(each, ast.Name)}
+    if "readlines" in called(node) or names & contents or any(called(each) & _READING for each in cut):
+      found.append(f"{path}:{node.lineno}: lines of a file are read by core.text_lines, in {node.name}")
+  return found
+
+
+def called(tree: ast.AST) -> set[str]:
+  """Returns the names of the methods and of modules' functions that are called somewhere in a tree."""
+  return {each.func.attr for each in ast.walk(tree) if isinstance(each, ast.Call) and hasattr(each.func, "attr")}
+
+
 def breaches(path: str, source: str) -> list[str]:
   """Returns the rules that a file breaks, one line each."""
   tree = ast.parse(source, path)
@@ -139,6 +173,27 @@ def test_the_rules_hold(path):
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_files_and_functions_are_short(path):
   assert not too_long(str(path), path.read_text())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_files_of_lines_have_one_reader(path):
+  assert not cuts_text(str(path), path.read_text())
+
+
+@pytest.mark.parametrize(
+  "body, is_told",
+  [
+    ("text = path.read_text()\n  return text.splitlines()", True),
+    ("return files.read_bytes(path).decode().splitlines()", True),
+    ("with open(path) as file:\n    return file.readlines()", True),
+    ("return str(error).splitlines()[0]", False),
+    ("return list(text_lines.read(path, where))", False),
+  ],
+)
+def test_a_file_cut_by_splitlines_is_found_by_its_line(body, is_told):
+  source = f"import os\n\ndef f(path):\n  {body}\n"
+  assert [line.partition(" ")[0] for line in cuts_text("core/a.py", source)] == ["core/a.py:3:"] * is_told
+  assert cuts_text("core/a_test.py", source) == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Int64
 
+from core import text_lines
 from core.data import paths
 from core.errors import UserError, first_few, nearest
 from core.recipe import words
@@ -27,10 +28,7 @@ def read(classes: Sequence[str] | str, folder: pathlib.Path, where: str, *, key:
   """
   if isinstance(classes, str):
     file = paths.existing_file(classes, where, folder)
-    try:
-      names = _read_jsonl(file, key, where) if file.suffix == ".jsonl" else _read_text(file)
-    except (OSError, UnicodeDecodeError) as error:
-      raise UserError(f"{where}: {file} cannot be read as text ({error})") from None
+    names = _read_jsonl(file, key, where) if file.suffix == ".jsonl" else tuple(text_lines.read_filled(file, where))
   else:
     names = tuple(classes)
   if not names:
@@ -62,13 +60,9 @@ def _nearest(name: str, classes: tuple[str, ...]) -> str:
   return close if "did you mean" in close else f" (classes: {first_few(classes)})"
 
 
-def _read_text(file: pathlib.Path) -> tuple[str, ...]:
-  return tuple(filter(None, map(str.strip, file.read_text("utf-8").splitlines())))
-
-
 def _read_jsonl(file: pathlib.Path, key: str, where: str) -> tuple[str, ...]:
   names: set[str] = set()
-  for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+  for number, line in enumerate(text_lines.read(file, where), 1):
     if not line.strip():
       continue
     try:

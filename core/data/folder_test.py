@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data import pipeline
+from core.data import class_names, pipeline
 from core.data.source import open_source
 from core.errors import UserError
 from core.recipe import sources
@@ -174,6 +174,16 @@ def test_jsonl_labels_may_be_names_of_classes(photos):
   shade = (batch["image"].mean(axis=(1, 2, 3)) + 1) * 127.5
   np.testing.assert_allclose(shade, np.take(list(SHADES.values()), batch["labels"].argmax(1)), atol=2)
   batches.close()
+
+
+def test_names_are_cut_at_line_feeds_alone_and_files_may_begin_with_a_mark(tmp_path):
+  rows = [{"x": 1.0, "label": "b\x85\u2028"}, {"x": 2.0, "label": "a"}]
+  text = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows)
+  (tmp_path / "t.jsonl").write_bytes(f"\ufeff{text}".encode())
+  (tmp_path / "names.txt").write_bytes("\ufeffa\r\nb\x85\u2028c\r\nb\x0cd".encode())
+  source = source_of(dict(source="jsonl", path=str(tmp_path / "t.jsonl"), classes="t.jsonl"))
+  assert (source.classes, source.arrays["label"].tolist()) == (("a", "b\x85\u2028"), [1, 0])
+  assert class_names.read("names.txt", tmp_path, "x") == ("a", "b\x85\u2028c", "b\x0cd")
 
 
 def test_jsonl_lists_of_names_become_several_labels(tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from core import data_files, files
+from core import data_files, files, text_lines
 from core.errors import UserError, first_few, nearest
 from core.pp import text as text_lib
 from core.recipe import words
@@ -128,13 +128,11 @@ def _read_file(name: str | Path, where: str, known: Any) -> Any:
     is_file = False
   if not is_file:
     raise UserError(f"{where}: {words.shown(str(name))} is no file and no name{nearest(str(name), known)}")
+  if path.suffix != ".json":
+    return text_lines.read_filled(path, where)
+  text = "\n".join(text_lines.read(path, where))
   try:
-    text = path.read_text("utf-8")
-    return json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
-  except OSError as error:
-    raise UserError(f"{where}: {path} cannot be read ({error.strerror})") from None
-  except UnicodeDecodeError:
-    raise UserError(f"{where}: {path} is not UTF-8 text") from None
+    return json.loads(text)
   except (ValueError, RecursionError) as error:
     line = f"{where}: {path} is not JSON ({first_few(str(error).splitlines(), shown=1, rest='')})"
     raise UserError(line) from None

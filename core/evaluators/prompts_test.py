@@ -110,7 +110,17 @@ def test_what_is_no_template_is_refused(given, words):
 def test_files_that_cannot_be_read_are_named(tmp_path):
   (tmp_path / "latin.txt").write_bytes("Käfer".encode("latin-1"))
   (tmp_path / "half.json").write_text('["cat"')
-  with pytest.raises(UserError, match=r"x: .*latin\.txt is not UTF-8"):
+  with pytest.raises(UserError, match=r"x: .*latin\.txt line 1 is not UTF-8"):
     prompts.read_classes(str(tmp_path / "latin.txt"), "x")
   with pytest.raises(UserError, match=r"x: .*half\.json is not JSON"):
     prompts.read_classes(str(tmp_path / "half.json"), "x")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_files_are_cut_at_line_feeds_alone_and_may_begin_with_a_mark(tmp_path, end):
+  (tmp_path / "names.txt").write_bytes(f"\ufeffa cat\u2028on a mat{end}{end}a\x0cdog{end}".encode())
+  assert prompts.read_classes(str(tmp_path / "names.txt"), "x") == (("a cat\u2028on a mat",), ("a\x0cdog",))
+  (tmp_path / "templates.txt").write_bytes(f"\ufeffa\x85{{}}{end}b {{}}".encode())
+  assert prompts.read_templates(str(tmp_path / "templates.txt"), "x") == ("a\x85{}", "b {}")
+  (tmp_path / "names.json").write_bytes(f'\ufeff{{"classes":{end} ["a\u2028b", "c"]}}'.encode())
+  assert prompts.read_classes(str(tmp_path / "names.json"), "x") == (("a\u2028b",), ("c",))

@@ -279,3 +279,15 @@ assert out["labels"].shape == (2, 16) and out["bert"].shape == (2, 8), out
 def test_a_batch_may_have_no_examples_of_a_mixtures_component():
   fn = builder.get_batched_fn("tokenize(5,model='digit_captions',eos='sticky',pad_value=1)")
   assert fn({"text": bytes_column([])})["labels"].shape == (0, 5)
+
+
+@pytest.mark.parametrize("piece", "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_id_of_a_wordpiece_is_the_number_of_its_line(tmp_path, piece, end):
+  # U+2028 is a piece of BERT's Chinese vocabulary; transformers read later ones one too high (its pull request 860).
+  path = tmp_path / "vocabulary.txt"
+  path.write_bytes(("\ufeff" + end.join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", piece, "cat"])).encode())
+  tokenizer = tokenizers.load(str(path))
+  assert [tokenizer.id_of(each) for each in ("[PAD]", "[SEP]", "cat")] == [0, 3, 5]
+  assert tokenizer.encode([b"cat"])[0].tolist() == [5]
+  assert tokenizer.size == 6

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from core import data_files
+from core import data_files, text_lines
 from core.checkpoint import catalog, remote
 from core.errors import UserError, nearest
 from core.pp import text
@@ -107,11 +107,9 @@ class WordPiece:
     import tokenizers
 
     self.path = path
-    try:
-      lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-      raise UserError(f"tokenizer {path}: no WordPiece vocabulary ({str(error)[:80]})") from None
-    self._ids = {piece.rstrip(): number for number, piece in enumerate(lines)}
+    lines = list(text_lines.read(path, "tokenizer"))
+    # White space behind a piece is none of it, but a line of nothing else is a piece: U+2028 is one of BERT's Chinese.
+    self._ids = {piece.rstrip() or piece: number for number, piece in enumerate(lines)}
     self.size = len(lines)
     self.special = {name: self._ids.get(f"[{name.upper()}]") for name in ("cls", "sep", "pad", "unk")}
     for name in ("cls", "unk"):

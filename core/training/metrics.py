@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from core import files
+from core import files, text_lines
 from core.errors import UserError
 
 
@@ -66,9 +66,9 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     OSError: it cannot be read.
   """
   lines = []
-  for text in (files.read_bytes(path) or b"").decode(errors="replace").splitlines():
+  for text in text_lines.of_bytes(files.read_bytes(path) or b""):
     try:
-      line = json.loads(text)
+      line = json.loads(text.decode(errors="replace"))
     except ValueError:
       continue
     if isinstance(line, dict) and isinstance(line.get("step"), int):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from core import text_lines
 from core.data import class_names, paths
 from core.data import split as splits
 from core.data.columns import Columns, bytes_column, describer, select
@@ -27,7 +28,7 @@ def read(data: sources.Jsonl, where: str) -> Columns:
   """
   path, of_file = data.path, f"{where}.path: {data.path}"
   file = paths.existing_file(path, f"{where}.path")
-  lines = _lines(file, of_file)
+  lines = [(n, line) for n, line in enumerate(text_lines.read(file, f"{where}.path"), 1) if line.strip()]
   table = [_object(line, f"{of_file} line {number}") for number, line in lines]
   parts = splits.ranges(data.split, {"all": len(table)}, f"{where}.split")
   _check_keys(table, lines, of_file)
@@ -54,16 +55,7 @@ def read(data: sources.Jsonl, where: str) -> Columns:
   return Columns(f"{path} {data.split}", select({"all": arrays}, parts), describer(parts, noun), files, known)
 
 
-def _lines(file: pathlib.Path, where: str) -> list[tuple[int, bytes]]:
-  """Returns the lines that are not empty, and their numbers from 1 on."""
-  try:
-    with file.open("rb") as stream:
-      return [(number, line) for number, line in enumerate(stream, 1) if line.strip()]
-  except OSError as error:
-    raise UserError(f"{where} cannot be read ({error.strerror})") from None
-
-
-def _check_keys(table: list[dict[str, Any]], lines: list[tuple[int, bytes]], where: str) -> None:
+def _check_keys(table: list[dict[str, Any]], lines: list[tuple[int, str]], where: str) -> None:
   for (number, _), row in zip(lines, table):
     if row.keys() != table[0].keys():
       key = sorted(row.keys() ^ table[0].keys())[0]
@@ -88,7 +80,7 @@ def _resolved(folder: pathlib.Path, path: str) -> str:
   return path if "://" in path else str(folder / path)
 
 
-def _object(line: bytes, where: str) -> dict[str, Any]:
+def _object(line: str, where: str) -> dict[str, Any]:
   try:
     row = json.loads(line)
   except (ValueError, RecursionError) as error:
@@ -98,7 +90,7 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
   return row
 
 
-def _column(values: list[Any], key: str, where: str, lines: list[tuple[int, bytes]]) -> Shaped[np.ndarray, "n ..."]:
+def _column(values: list[Any], key: str, where: str, lines: list[tuple[int, str]]) -> Shaped[np.ndarray, "n ..."]:
   """Returns an array: text as UTF-8 bytes, numbers as int64, float32 or bool, lists of one length as more axes."""
   values = _of_one_length(values)
   first = _shape(values[0])

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from core import text_lines
 from core.errors import UserError
 from core.pp.render.font import Glyph
 
@@ -35,7 +36,7 @@ def read(path: Path) -> dict[int, str]:
   except (OSError, EOFError) as error:  # What is no gzip file is an OSError, too.
     raise UserError(f"font {path}: cannot be read ({error})") from None
   glyphs = {}
-  for number, line in enumerate(content.splitlines(), 1):
+  for number, line in enumerate(text_lines.of_bytes(content), 1):
     line = line.strip()
     if not line or line.startswith(b"#"):
       continue

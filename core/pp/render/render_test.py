@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core import data_files
 from core.errors import UserError
-from core.pp.render import fonts
+from core.pp.render import fonts, hex_font
 from core.pp.render.render import render
 
 WITNESS = data_files.find("core/pp/render/witness")
@@ -262,3 +262,8 @@ def test_other_files_that_are_no_fonts_are_refused(tmp_path):
     fonts.load("unifnt", 16)
   with pytest.raises(UserError, match="a list of them, got \\[\\]"):
     fonts.load([], 16)
+
+
+def test_a_hex_font_may_begin_with_a_byte_order_mark(tmp_path):
+  (tmp_path / "font.hex").write_bytes(b"\xef\xbb\xbf0041:" + b"00" * 16 + b"\r\n")
+  assert hex_font.read(tmp_path / "font.hex") == {0x41: "00" * 16}
