@@ -19,6 +19,7 @@ class Columns:
     describe: what to call a row in a message.
     files: keys of `arrays` that hold paths, of files whose bytes the example gets in their place.
     classes: the names of the classes in the order of their labels, where the source knows them.
+    pieces: gives the ranges of records that a split of the same source names; None: this is no part of a source.
   """
 
   name: str
@@ -26,6 +27,7 @@ class Columns:
   describe: Callable[[int], str]
   files: tuple[str, ...] = ()
   classes: tuple[str, ...] = ()
+  pieces: Callable[[str], list[tuple[str, int, int]]] | None = None
 
   def __post_init__(self):
     sizes = {key: len(array) for key, array in self.arrays.items()}

@@ -171,7 +171,7 @@ def test_wrong_classes_are_refused_by_their_key(tmp_path, source):
     (dict(a=[{"b": 1}]), "columns: 'a' holds {'b': 1}; a column is of numbers or of text"),
     (dict(a=np.array(["2020"], "datetime64[D]")), "columns: 'a' holds datetime64[D]; a column is of numbers"),
     (dict(a=[]), "split: 'all' holds no examples"),
-    ({"train/a": [1], "test/a": [1]}, "split: there is no split 'all' (known: test, train)"),
+    ({"train/a": [1], "test/a": [1]}, "split is missing; arrays holds the splits test, train"),
   ],
 )
 def test_wrong_columns_are_refused(columns, words):

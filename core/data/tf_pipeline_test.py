@@ -196,7 +196,7 @@ def test_parts_of_a_split_are_those_of_tfds(data_dir):
     data = evaluation(tiny(data_dir, part), batch_size=4)
     ours = np.concatenate([batch["label"][batch["_mask"] == 1] for batch in data]).tolist()
     assert ours == theirs
-    ((_, low, high),) = split.ranges(part, {"train": 71}, "")
+    ((_, low, high),) = split.ranges(part, {"train": [71]}, "")
     assert ours == list(range(low, high))
 
 
@@ -333,7 +333,7 @@ def refused(line, config, **kw):
 
 def test_bad_input_is_refused_before_the_first_step(data_dir, own_dir, monkeypatch):
   refused("no key 'labels'", config(data_dir, pp='decode|keep("image", "labels")'))
-  refused("config.input.data.split: 'val' of tiny: Unknown split 'val'", config(data_dir, data=tiny(data_dir, "val")))
+  refused("config.input.data.split: there is no split 'val'", config(data_dir, data=tiny(data_dir, "val")))
   refused("config.input.data.split: 'train[:0]' holds no examples", config(data_dir, data=tiny(data_dir, "train[:0]")))
   decoded = config(data_dir, data=tiny(data_dir) | {"skip_decode": ["imag"]})
   refused("config.input.data.skip_decode: 'imag' is no image of tiny (did you mean 'image'?)", decoded)

@@ -28,6 +28,7 @@ class Records:
     takes: records of each piece.
     parse: tensor function, one serialized record -> its features.
     classes: the names of the classes in the order of their labels, where the dataset has some.
+    pieces: gives the ranges of records that a split of the same dataset names; None: this is no part of a dataset.
   """
 
   name: str
@@ -36,6 +37,7 @@ class Records:
   takes: tuple[int, ...]
   parse: Callable[[Any], dict[str, Any]]
   classes: tuple[str, ...] = ()
+  pieces: Callable[[str], list[tuple[str, int, int]]] | None = None
 
   def __len__(self) -> int:
     return sum(self.takes)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from core.recipe.split import Split, TfdsSplit
+from core.recipe.split import Split
 from core.recipe.types import Check, FilePath, OneOf, Refused, Text, Whole
 
 _TFDS_NAME = re.compile(
@@ -194,7 +194,7 @@ class Tfds:
 
   Attributes:
     name: the dataset, as TFDS names it: `cifar10`, `imagenet2012:5.1.0`, `imagenet_v2/matched-frequency`.
-    split: in TFDS's notation: `train`, `train[:98%]`, `train+validation`.
+    split: in TFDS's notation: `train`, `train[:98%]`, `train+validation`, `all`.
     data_dir: the folder of prepared datasets. None: the environment variable TFDS_DATA_DIR, or TFDS's own folder.
     skip_decode: image features that stay encoded bytes, for the pp op `decode`.
   """
@@ -202,7 +202,7 @@ class Tfds:
   TITLE: ClassVar[str] = "the source tfds"
 
   name: Annotated[Text, Check("a dataset of TFDS", _as_tfds_name)]
-  split: TfdsSplit
+  split: Split
   data_dir: FilePath | None = None
   skip_decode: tuple[Text, ...] = ("image",)
 

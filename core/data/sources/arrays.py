@@ -23,15 +23,18 @@ def read(data: sources.Arrays, where: str) -> Columns:
   for key, array in (_load(data.path, of_arrays) if data.path is not None else data.columns).items():
     table, _, column = key.rpartition("/")
     tables.setdefault(table or "all", {})[column] = _as_column(array, f"{of_arrays}: {words.shown(key)}")
-  sizes = {table: len(next(iter(columns.values()))) for table, columns in tables.items()}
-  parts = splits.ranges(data.split, sizes, f"{where}.split")
+  if data.split == "all" and "all" not in tables:  # What stands where a config says nothing is no wish for all of them.
+    raise UserError(f"{where}.split is missing; {name} holds the splits {', '.join(sorted(tables))}")
+  shards = {table: [len(next(iter(columns.values())))] for table, columns in tables.items()}
+  pieces = splits.of_source(shards, f"{where}.split")
+  parts = pieces(data.split)
   for table, _, _ in parts:  # Unequal columns must be refused before they are cut to a range.
     Columns(f"{of_arrays}: {name} {table}", tables[table], str)
 
   def noun(_: str, row: int) -> str:
     return f"row {row} of {name}"
 
-  return Columns(f"{name} {data.split}", select(tables, parts), describer(parts, noun))
+  return Columns(f"{name} {data.split}", select(tables, parts), describer(parts, noun), pieces=pieces)
 
 
 def _load(path: str, where: str) -> dict[str, np.ndarray]:

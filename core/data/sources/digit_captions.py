@@ -108,7 +108,8 @@ def read(data: sources.DigitCaptions, where: str) -> Columns:
   counts = (data.digits,) if isinstance(data.digits, int) else data.digits
   kept_from_training = frozenset((*data.held_out, *((second, first) for first, second in data.held_out)))
   held = {key: _rows(key, counts, data.examples) for key in _SEEDS}
-  parts = splits.ranges(data.split, {key: len(rows) for key, rows in held.items()}, f"{where}.split")
+  pieces = splits.of_source({key: [len(rows)] for key, rows in held.items()}, f"{where}.split")
+  parts = pieces(data.split)
   arrays = {}
   for key in {part for part, _, _ in parts}:
     if key == "test_combinations" and not kept_from_training:
@@ -119,7 +120,8 @@ def read(data: sources.DigitCaptions, where: str) -> Columns:
   def noun(part: str, row: int) -> str:
     return f"{part} image {held[part][row]} of digit_captions"
 
-  return Columns(f"digit_captions {data.split}", select(arrays, parts), describer(parts, noun), classes=CLASS_NAMES)
+  found, describe = select(arrays, parts), describer(parts, noun)
+  return Columns(f"digit_captions {data.split}", found, describe, classes=CLASS_NAMES, pieces=pieces)
 
 
 def _rows(split: str, counts: tuple[int, ...], examples: int) -> Int[np.ndarray, "n"]:

@@ -39,13 +39,14 @@ def read(data: sources.Digits, where: str) -> Columns:
     members = np.flatnonzero(label == digit)
     in_test[members[order.permutation(len(members), _SPLIT_SEED, digit)[:_TEST_PER_CLASS]]] = True
   rows = {"train": np.flatnonzero(~in_test), "test": np.flatnonzero(in_test)}
-  parts = splits.ranges(data.split, {key: len(found) for key, found in rows.items()}, f"{where}.split")
+  pieces = splits.of_source({key: [len(found)] for key, found in rows.items()}, f"{where}.split")
+  parts = pieces(data.split)
   arrays = {key: {"image": image[found], "label": label[found]} for key, found in rows.items()}
 
   def noun(part: str, row: int) -> str:
     return f"row {rows[part][row]} of digits.csv"
 
-  return Columns(f"digits {data.split}", select(arrays, parts), describer(parts, noun))
+  return Columns(f"digits {data.split}", select(arrays, parts), describer(parts, noun), pieces=pieces)
 
 
 def _table(where: str) -> tuple[UInt8[np.ndarray, "n 8 8 1"], Int64[np.ndarray, "n"]]:

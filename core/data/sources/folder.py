@@ -12,6 +12,7 @@ from core.data import split as splits
 from core.data.columns import Columns, bytes_column, describer, select
 from core.errors import UserError, first_few
 from core.recipe import sources
+from core.recipe import split as grammar
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")  # What the pp op `decode` reads.
 _OTHER_IMAGES = (".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga")
@@ -46,17 +47,23 @@ def read(data: sources.Folder, where: str) -> Columns:
 def _columns(data: sources.Folder, root: pathlib.Path, where: str) -> Columns:
   roots = _splits(root, f"{where}.path")
   # The names of splits are known before their files are: what another split holds need not be in order.
-  wanted = [part for part in roots if part in {each.partition("[")[0].strip() for each in data.split.split("+")}]
+  named = {part.name for part in grammar.read(data.split)}
+  wanted = [part for part in roots if part in named or ("all" in named and "all" not in roots)]
   names = _class_names(data.classes, roots, root, where)
 
   tables = {part: _table(roots[part], names, f"{where}.path") for part in wanted}
-  sizes = {part: len(tables[part]["label"]) if part in tables else 0 for part in roots}
-  parts = splits.ranges(data.split, sizes, f"{where}.split")
+  shards = {part: [len(tables[part]["label"]) if part in tables else 0] for part in roots}
+  ranges = splits.of_source(shards, f"{where}.split")
+  parts = ranges(data.split)
 
   def noun(part: str, row: int) -> str:
     return tables[part]["image"][row].decode()
 
-  return Columns(f"{data.path} {data.split}", select(tables, parts), describer(parts, noun), ("image",), names)
+  def pieces(split: str) -> list[tuple[str, int, int]]:
+    return [(str(roots[part]), low, high) for part, low, high in ranges(split)]
+
+  found, describe = select(tables, parts), describer(parts, noun)
+  return Columns(f"{data.path} {data.split}", found, describe, ("image",), names, pieces)
 
 
 def _splits(root: pathlib.Path, where: str) -> dict[str, pathlib.Path]:

@@ -59,7 +59,8 @@ def read(data: sources.Fractals, where: str) -> Columns:
     UserError: no such split.
   """
   counts = {"train": data.per_class, "test": max(1, data.per_class // 10)}
-  parts = splits.ranges(data.split, {key: count * data.classes for key, count in counts.items()}, f"{where}.split")
+  pieces = splits.of_source({key: [count * data.classes] for key, count in counts.items()}, f"{where}.split")
+  parts = pieces(data.split)
   arrays = {}
   for key in {part for part, _, _ in parts}:
     label = np.tile(np.arange(data.classes), counts[key])
@@ -68,7 +69,7 @@ def read(data: sources.Fractals, where: str) -> Columns:
   def noun(part: str, row: int) -> str:
     return f"{part} image {row // data.classes} of fractal class {row % data.classes}"
 
-  return Columns(f"fractals {data.split}", select(arrays, parts), describer(parts, noun))
+  return Columns(f"fractals {data.split}", select(arrays, parts), describer(parts, noun), pieces=pieces)
 
 
 @functools.lru_cache(maxsize=2)

@@ -30,7 +30,8 @@ def read(data: sources.Jsonl, where: str) -> Columns:
   file = paths.existing_file(path, f"{where}.path")
   lines = [(n, line) for n, line in enumerate(text_lines.read(file, f"{where}.path"), 1) if line.strip()]
   table = [_object(line, f"{of_file} line {number}") for number, line in lines]
-  parts = splits.ranges(data.split, {"all": len(table)}, f"{where}.split")
+  pieces = splits.of_source({"all": [len(table)]}, f"{where}.split")
+  parts = pieces(data.split)
   _check_keys(table, lines, of_file)
   keys = list(table[0])
   known: tuple[str, ...] = ()
@@ -52,7 +53,7 @@ def read(data: sources.Jsonl, where: str) -> Columns:
     held = "".join(f" ({arrays[key][row].decode()})" for key in files)
     return f"line {lines[row][0]} of {path}{held}"
 
-  return Columns(f"{path} {data.split}", select({"all": arrays}, parts), describer(parts, noun), files, known)
+  return Columns(f"{path} {data.split}", select({"all": arrays}, parts), describer(parts, noun), files, known, pieces)
 
 
 def _check_keys(table: list[dict[str, Any]], lines: list[tuple[int, str]], where: str) -> None:

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from core.data import split as splits
 from core.data.import_tensorflow import import_tfds
 from core.data.tfrecord import Records
 from core.errors import UserError, first_few, naming, nearest
@@ -24,7 +25,8 @@ def read(data: sources.Tfds, where: str) -> Records:
   if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
     written = builder.info.file_format.value
     raise UserError(f"{where}.name: the files of {data.name!r} are {written}; prepare it with file_format=tfrecord")
-  instructions = _instructions(builder, data, where)
+  pieces = splits.of_source({key: info.shard_lengths for key, info in builder.info.splits.items()}, f"{where}.split")
+  instructions = _instructions(builder, pieces(data.split), data, where)
   files = tuple(os.fspath(i.filename) for i in instructions)
   gone = next((file for file in files if "://" not in file and not os.path.exists(file)), None)
   if gone:
@@ -45,6 +47,7 @@ def read(data: sources.Tfds, where: str) -> Records:
     takes=tuple(i.examples_in_shard - i.skip if i.take == -1 else i.take for i in instructions),
     parse=lambda record: features.deserialize_example(record, decoders=decoders),
     classes=tuple(names),
+    pieces=pieces,
   )
 
 
@@ -56,10 +59,10 @@ def _absolute(path: str, where: str) -> str:
     raise UserError(f"{where}: {path}: {error}") from None
 
 
-def _instructions(builder, data: sources.Tfds, where: str) -> list[Any]:
-  """Returns what TFDS says is to be read for a split: files, and the records in each."""
+def _instructions(builder, parts: list[tuple[str, int, int]], data: sources.Tfds, where: str) -> list[Any]:
+  """Returns what TFDS says is to be read for the ranges of a split: files, and the records in each."""
   try:
-    info = builder.info.splits[data.split]
+    info = builder.info.splits["+".join(f"{name}[{low}:{high}]" for name, low, high in parts if low < high)]
     found = [i for i in info.file_instructions if i.take]
   except Exception as error:  # TFDS's own kinds vary with what is wrong.
     reason = next(iter(str(error).splitlines()), type(error).__name__)
