@@ -1,8 +1,12 @@
-"""Classes by name: a class's label is the place of its name in a list, which is sorted unless someone orders it."""
+"""Classes by name: a class's label is the place of its name in a list, which is sorted unless someone orders it.
+
+Whole numbers are sorted by their values, and stand before other names: the folders 0 to 999 are the labels 0 to 999.
+"""
 
 import collections
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -13,12 +17,14 @@ from core.data import paths
 from core.errors import UserError, first_few, nearest
 from core.recipe import words
 
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+
 
 def read(classes: Sequence[str] | str, folder: pathlib.Path, where: str, *, key: str = "label") -> tuple[str, ...]:
   """Returns the names of the classes, in the order of their labels.
 
   Args:
-    classes: the names; or a file: of text, a name a line, in that order; or a JSONL, the names under `key` sorted.
+    classes: the names; or a file: of text, a name a line, in that order; or a JSONL, those under `key`, see `in_order`.
     folder: where a relative path starts.
     where: the path of `classes` in the config, for messages.
     key: of a JSONL.
@@ -37,6 +43,16 @@ def read(classes: Sequence[str] | str, folder: pathlib.Path, where: str, *, key:
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
     raise UserError(f"{where} holds {first_few(list(map(repr, sorted(twice))))} more than once")
   return names
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+  """Returns names in the order of their labels."""
+
+  def place(name: str) -> tuple[bool, int, str]:
+    is_number = _WHOLE_NUMBER.fullmatch(name) is not None
+    return (not is_number, int(name) if is_number else 0, name)
+
+  return tuple(sorted(names, key=place))
 
 
 def labels(names: Iterable[str], classes: tuple[str, ...], where: Iterable[str]) -> Int64[np.ndarray, "n"]:
@@ -74,4 +90,4 @@ def _read_jsonl(file: pathlib.Path, key: str, where: str) -> tuple[str, ...]:
       shown = words.shown(held)
       raise UserError(f"{where}: {file} line {number}: {key!r} holds {shown}; names of classes are text")
     names.update(held)
-  return tuple(sorted(names))
+  return in_order(names)

@@ -43,8 +43,11 @@ def test_ranges(text, expected):
     ("all[:10]", "'all' is every split and has no ranges; give each of train, test one"),
     ("train[:1.5]", "'train[:1.5]' cannot be read; '1.5' is no whole number"),
     ("train[:]", "'train[:]' cannot be read; a range has at least one bound, train[:90%] or train[100:]"),
-    ("train[7]", "'train[7]' cannot be read; a range has a colon, train[:90%] or train[100:200]; only shards go by one "
-     "number, train[3shard]"),
+    (
+      "train[7]",
+      "'train[7]' cannot be read; a range has a colon, train[:90%] or train[100:]; only shards go by one "
+      "number, train[3shard]",
+    ),
     ("train[", "'train[' cannot be read; write it as train, train[:90%] or train[100:200]"),
   ],
 )

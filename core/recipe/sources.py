@@ -121,8 +121,8 @@ class Folder:
       and the whole is the split `train`, or `all`.
     split: `train`, `val`, `train[:90%]`, ...
     classes: the names of the classes in the order of their labels. A list; a text file with a name a line; or a JSONL
-      file with a "label" in every line. A relative path starts at the folder. None: the sorted names of the class
-      folders.
+      file with a "label" in every line. A relative path starts at the folder. None: the names of the class folders,
+      sorted, whole numbers by their values.
     name: unused. Every source may be named.
   """
 
@@ -172,8 +172,8 @@ class Jsonl:
     files: keys that hold paths, absolute or relative to the file's folder. The example gets the bytes of the file that
       a path names. None: `image`, where it is text.
     classes: turns names of classes under `label_key` into labels. The names in the order of their labels: a list; a
-      text file with a name a line; or a JSONL file, the names under `label_key` sorted. Evaluation takes the classes of
-      training.
+      text file with a name a line; or a JSONL file, the names under `label_key` sorted, whole numbers by their values.
+      Evaluation takes the classes of training.
     label_key: the key of those names.
     name: unused. Every source may be named.
   """

@@ -1,4 +1,4 @@
-"""Splits in TFDS's notation: `train`, `train[:98%]`, `test[100:1_200]`, `train[:2shard]`, `train+test[:12.5%]`, `all`."""
+"""Splits in TFDS's notation: `train`, `train[:98%]`, `test[100:1_200]`, `val[:2shard]`, `train+test[:12.5%]`, `all`."""
 
 import re
 from typing import Annotated, Literal, NamedTuple
@@ -57,7 +57,7 @@ def _read(text: str) -> Part:
   if not match["colon"]:
     # A colon that is missing lets the pattern find one number as two: both are of one text.
     if unit != "shard" or high is not None:
-      raise ValueError("a range has a colon, train[:90%] or train[100:200]; only shards go by one number, train[3shard]")
+      raise ValueError("a range has a colon, train[:90%] or train[100:]; only shards go by one number, train[3shard]")
     high = low + 1 or None  # [-1shard] ends where the split ends.
   if unit == "%" and any(abs(bound) > 100 for bound in (low, high) if bound is not None):
     raise ValueError("percents are between -100 and 100")

@@ -26,8 +26,8 @@ def read(data: sources.Folder, where: str) -> Columns:
   that `decode` cannot read are refused. Other files are skipped, and a line on stderr names the first of them; what
   begins with a dot is not even named.
 
-  Which label: the place of the class's name in `classes`, by default the sorted names of the class folders, those of
-  the split `train` where there are splits.
+  Which label: the place of the class's name in `classes`, by default the names of the class folders, those of the
+  split `train` where there are splits, sorted: whole numbers by their values, then others by their letters.
 
   Which order: class by class in an order of its own, then all classes spread evenly, each in proportion to its size.
   So `train[:90%]` holds nine tenths of every class, and adding `train[90%:]` gives all. The order follows from the
@@ -48,10 +48,11 @@ def _columns(data: sources.Folder, root: pathlib.Path, where: str) -> Columns:
   roots = _splits(root, f"{where}.path")
   # The names of splits are known before their files are: what another split holds need not be in order.
   named = {part.name for part in grammar.read(data.split)}
-  wanted = [part for part in roots if part in named or ("all" in named and "all" not in roots)]
+  wanted = {root: None for part, root in roots.items() if part in named or ("all" in named and "all" not in roots)}
   names = _class_names(data.classes, roots, root, where)
 
-  tables = {part: _table(roots[part], names, f"{where}.path") for part in wanted}
+  found = {root: _table(root, names, f"{where}.path") for root in wanted}
+  tables = {part: found[root] for part, root in roots.items() if root in found}
   shards = {part: [len(tables[part]["label"]) if part in tables else 0] for part in roots}
   ranges = splits.of_source(shards, f"{where}.split")
   parts = ranges(data.split)
@@ -62,8 +63,8 @@ def _columns(data: sources.Folder, root: pathlib.Path, where: str) -> Columns:
   def pieces(split: str) -> list[tuple[str, int, int]]:
     return [(str(roots[part]), low, high) for part, low, high in ranges(split)]
 
-  found, describe = select(tables, parts), describer(parts, noun)
-  return Columns(f"{data.path} {data.split}", found, describe, ("image",), names, pieces)
+  arrays, describe = select(tables, parts), describer(parts, noun)
+  return Columns(f"{data.path} {data.split}", arrays, describe, ("image",), names, pieces)
 
 
 def _splits(root: pathlib.Path, where: str) -> dict[str, pathlib.Path]:
@@ -90,7 +91,7 @@ def _class_names(
     return class_names.read(classes, root, f"{where}.classes")
   first = roots.get("train")
   folders = _folders(first) if first else {f.name for each in roots.values() for f in _folders(each)}
-  return tuple(sorted(folder if isinstance(folder, str) else folder.name for folder in folders))
+  return class_names.in_order({folder if isinstance(folder, str) else folder.name for folder in folders})
 
 
 def _table(folder: pathlib.Path, classes: tuple[str, ...], where: str) -> dict[str, np.ndarray]:
