@@ -273,6 +273,8 @@ def find_images(spec: str) -> list[Path]:
     found += here
   if strange := [str(path) for path in found if path.suffix.lower() not in folder.IMAGE_SUFFIXES]:
     raise UserError(f"{first_few(strange)}: no image by its name; make it one of {', '.join(folder.IMAGE_SUFFIXES)}")
+  if irregular := [str(path) for path in found if not path.is_file()]:  # Reading a pipe waits for its other end.
+    raise UserError(f"{first_few(irregular)}: no regular file")
   if not found:
     raise UserError("no images are named")
   return found

@@ -1,12 +1,17 @@
 """A source that lies in memory: equally long NumPy arrays, one a key."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from core.errors import UserError
+from core.recipe import words
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,42 @@ def bytes_column(values: Iterable[str | bytes]) -> Shaped[np.ndarray, "values"]:
   column = np.empty(len(values), object)
   column[:] = values
   return column
+
+
+def number_column(values: Sequence[float], where: str) -> Shaped[np.ndarray, "values"]:
+  """Returns whole numbers as int64, numbers of which some have a fraction as float32, and True and False as bool.
+
+  Raises:
+    UserError: a whole number that 64 bits do not hold, or beside fractions 32 bits; a number beyond float32.
+  """
+  check_exact(values, where)
+  kinds = {type(value) for value in values}
+  return np.array(values, np.float32 if float in kinds else bool if kinds == {bool} else np.int64)
+
+
+def check_exact(values: Sequence[float], where: str) -> None:
+  """Refuses numbers of one column that would become others: devices compute fractions in float32.
+
+  Raises:
+    UserError: as `number_column`.
+  """
+  has_fractions = any(isinstance(value, float) for value in values)
+  for value in values:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+      raise UserError(f"{where} holds {words.shown(value)}, which 64 bits do not hold")
+    if has_fractions and isinstance(value, int) and abs(value) > 2**24 and int(np.float32(value)) != value:
+      raise UserError(f"{where} holds {value} beside fractions, and float32 holds no such whole number")
+    if isinstance(value, float) and math.isfinite(value) and abs(value) > _LARGEST:
+      raise UserError(f"{where} holds {value}, which is beyond float32")
+
+
+def flatten(value: Any) -> Iterator[Any]:
+  """Yields what nested lists hold."""
+  if isinstance(value, list | tuple):
+    for inner in value:
+      yield from flatten(inner)
+  else:
+    yield value
 
 
 def select(

@@ -113,7 +113,7 @@ def put(
   """Puts one batch on the devices; see `to_devices`.
 
   Raises:
-    UserError: integers that 32 bits cannot hold, or a key without a sharding.
+    UserError: numbers that 32 bits cannot hold, or a key without a sharding.
   """
   arrays, strings = {}, {}
   for key, array in batch.items():
@@ -141,7 +141,10 @@ def _narrow(key: str, array: np.ndarray) -> np.ndarray:
   kind = _NARROW.get(array.dtype.name)
   if kind is None:
     return array
-  narrow = array.astype(kind)
+  with np.errstate(over="ignore"):
+    narrow = array.astype(kind)
   if array.dtype.kind in "iu" and not np.array_equal(narrow, array):
     raise UserError(f"batch: {key!r} holds integers up to {array.max()}; devices compute with 32 bits")
+  if array.dtype.kind == "f" and np.any(np.isinf(narrow) & np.isfinite(array)):
+    raise UserError(f"batch: {key!r} holds numbers beyond float32, in which devices compute")
   return narrow

@@ -49,6 +49,9 @@ def test_types_that_devices_hold():
   assert found == {"label": "int32", "x": "float32", "image": "uint8", "ok": "bool"}
   with pytest.raises(UserError, match="'label' holds integers up to"):
     feed.put({"label": np.array([2**40])}, HERE)
+  with pytest.raises(UserError, match="'x' holds numbers beyond float32"):
+    feed.put({"x": np.array([1.0, -1e39])}, HERE)
+  assert np.isinf(feed.put({"x": np.array([np.inf, np.nan])}, HERE)["x"][0])
 
 
 def test_strings_stay_on_the_host_or_are_dropped():

@@ -1,6 +1,7 @@
 """A folder of images trains as it lies: its layout is understood, its order is fair, its mistakes are named."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -126,6 +127,47 @@ def test_mistakes_in_a_folder_are_named(photos, tmp_path):
   Image.new("RGB", (4, 4)).save(photos / "0.png")
   (photos / "zebra" / "more").rmdir()
   refused("photos/0.png lies in no class's folder; put it into one", photos)
+
+
+def test_a_stray_image_makes_no_class_of_a_split(tmp_path):
+  write(tmp_path / "train", {"ant": 2, "bee": 2})
+  Image.new("RGB", (4, 4)).save(tmp_path / "train" / "cover.png")
+  refused("train/cover.png lies beside folders of images; if train is a split, put it into one of them", tmp_path)
+  write(tmp_path, {"test": 2})  # Images without labels.
+  refused("train/cover.png lies beside folders of images", tmp_path, split="test")
+
+
+def test_a_class_may_have_folders_of_its_own_beside_its_images(tmp_path):
+  write(tmp_path, {"ant": 2, "ant/winged": 3, "bee": 2})
+  source = opened(tmp_path)
+  assert (source.classes, np.bincount(source.arrays["label"]).tolist()) == (("ant", "bee"), [5, 2])
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(photos):
+  os.mkfifo(photos / "ant" / "pipe.jpg")
+  refused("ant/pipe.jpg: no regular file", photos)
+  (photos / "ant" / "pipe.jpg").unlink()
+  (photos / "ant" / "gone.jpg").symlink_to("nowhere")
+  refused("ant/gone.jpg: no regular file", photos)
+  (photos / "ant" / "gone.jpg").unlink()
+  os.mkfifo(photos / "ant" / "pipe")  # By name no image, it is skipped.
+  assert len(opened(photos)) == 70
+
+
+def test_links_are_followed_and_one_that_leads_back_is_refused(photos, tmp_path):
+  (tmp_path / "more").mkdir()
+  Image.new("RGB", (4, 4)).save(tmp_path / "more" / "linked.png")
+  (photos / "ant" / "more").symlink_to(tmp_path / "more")
+  assert len(opened(photos)) == 71
+  (photos / "ant" / "back").symlink_to(photos / "ant")
+  refused("back cannot be read (Too many levels of symbolic links)", photos)
+
+
+def test_folders_of_whole_numbers_are_labelled_by_their_values(tmp_path):
+  write(tmp_path, {str(number): 1 for number in (0, 1, 2, 9, 10, 11, 100)})
+  source = opened(tmp_path)
+  assert source.classes == ("0", "1", "2", "9", "10", "11", "100")
+  assert all(source.classes[label] == path.split("/")[-2] for path, label in zip(paths(source), source.arrays["label"]))
 
 
 def test_a_folder_trains_without_a_builder(photos):

@@ -187,3 +187,41 @@ def test_lists_of_a_config_are_columns():
 def test_digits_without_scikit_learn_are_refused(monkeypatch):
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   refused("config.input.data: the digits ship with scikit-learn, which is not installed", name="digits", split="test")
+
+
+@pytest.mark.parametrize(
+  "values, expected",
+  [
+    ([0, 2**63 - 1, -(2**63)], np.int64),
+    ([True, 2], np.int64),
+    ([True, False], bool),
+    ([16_777_216, 4.5], float),
+    ([2**40, 4.5], float),
+    ([float("inf"), 1.0], float),
+    ([2**63, 1], "holds 9223372036854775808, which 64 bits do not hold"),
+    ([-(2**63) - 1, 1], "holds -9223372036854775809, which 64 bits do not hold"),
+    ([10**30], "which 64 bits do not hold"),
+    ([16_777_217, 4.0], "holds 16777217 beside fractions, and float32 holds no such whole number"),
+    ([2**53 + 1, 4.0], "holds 9007199254740993 beside fractions"),
+    ([1e300, 1.0], "holds 1e+300, which is beyond float32"),
+    ([[1, 2], [3, 16_777_217.0]], float),
+    ([[1, 0.5], [3, 16_777_217]], "holds 16777217 beside fractions"),
+  ],
+)
+def test_numbers_stay_what_they_are_or_are_refused(tmp_path, values, expected):
+  path = tmp_path / "x.jsonl"
+  path.write_text("".join(f"{json.dumps({'x': value})}\n" for value in values))
+  for data in (dict(source="jsonl", path=str(path)), dict(source="arrays", columns=dict(x=values))):
+    if isinstance(expected, str):
+      refused(expected, **data)
+    else:
+      found, wanted = opened(data).arrays["x"], np.float32 if expected is float else expected
+      assert np.issubdtype(found.dtype, np.floating if expected is float else expected)
+      np.testing.assert_array_equal(found.astype(wanted), np.array(values, wanted))
+
+
+def test_integers_that_no_int64_holds_are_refused_in_arrays():
+  refused(
+    "columns: 'x' holds 9223372036854775808, from 2^63 on", source="arrays", columns=dict(x=np.uint64([2**63, 1]))
+  )
+  assert opened(dict(source="arrays", columns=dict(x=np.uint64([1, 2**63 - 1])))).arrays["x"].dtype == np.uint64

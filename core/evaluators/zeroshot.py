@@ -229,6 +229,8 @@ def _check_fit(
 ) -> None:
   if z.shape[1] != weights.shape[1]:
     raise Refused(f"gives images embeddings of size {z.shape[1]}, texts of size {weights.shape[1]}", key="pred")
+  if labels.ndim == 1 and not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise Refused(f"has labels of {labels.dtype.name}; a label is a whole number", key=f"datasets.{name}")
   if labels.ndim not in (1, 2) or (labels.ndim == 2 and labels.shape[1] != len(weights)):
     raise Refused(
       f"has labels of shape {labels.shape[1:]} an example; it must be one integer, or a column for each of the "

@@ -219,6 +219,12 @@ def test_what_does_not_fit_is_refused_before_the_first_step():
     evaluator({"digits": DIGITS}, whole).check(linear_image_text.variables())
 
 
+def test_labels_with_fractions_are_refused_and_not_cut():
+  halves = DIGITS | dict(pp_img="value_range(0, 1, 0, 2, key='label')")
+  with pytest.raises(UserError, match=PATH + r".datasets.digits has labels of float32; a label is a whole number"):
+    evaluator({"digits": halves}).check(linear_image_text.variables())
+
+
 def test_labels_are_checked_to_the_last_example():
   last = DIGITS | dict(class_names=digit_captions.DIGITS[:9], data=DATA | dict(split="test[:9]+test[9:10]"))
   with pytest.raises(UserError, match="outside of 0 to 8"):

@@ -5,7 +5,7 @@ from jaxtyping import Shaped
 
 from core.data import paths
 from core.data import split as splits
-from core.data.columns import Columns, bytes_column, describer, select
+from core.data.columns import Columns, bytes_column, check_exact, describer, flatten, select
 from core.errors import UserError
 from core.recipe import sources, words
 
@@ -50,6 +50,8 @@ def _load(path: str, where: str) -> dict[str, np.ndarray]:
 
 
 def _as_column(values: object, where: str) -> Shaped[np.ndarray, "n ..."]:
+  if isinstance(values, tuple):  # A config's list; an array's type was chosen by who made it.
+    check_exact([each for each in flatten(values) if isinstance(each, int | float)], where)
   try:
     array = np.asarray(values)
   except ValueError:
@@ -64,4 +66,6 @@ def _as_column(values: object, where: str) -> Shaped[np.ndarray, "n ..."]:
     return bytes_column(array.flat).reshape(array.shape) if any(isinstance(each, str) for each in array.flat) else array
   if array.dtype.kind not in _KINDS:
     raise UserError(f"{where} holds {array.dtype.name}; a column is of numbers or of text")
+  if array.dtype == np.uint64 and array.size and (large := array.max()) > np.iinfo(np.int64).max:
+    raise UserError(f"{where} holds {large}, from 2^63 on; labels and ids are int64")
   return array

@@ -1,9 +1,11 @@
 """A folder of images in one folder a class: `photos/cat/1.jpg`, or with splits `photos/train/cat/1.jpg`."""
 
+import errno
 import functools
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from core.recipe import split as grammar
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")  # What the pp op `decode` reads.
 _OTHER_IMAGES = (".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga")
+_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")  # No one calls a class so.
 _ORDER_SEED = 0
 
 
@@ -76,6 +79,13 @@ def _splits(root: pathlib.Path, where: str) -> dict[str, pathlib.Path]:
     )
   of_classes = [folder for folder in top if _folders(folder) and not _images(folder, where, deep=False)]
   of_images = [folder for folder in top if _images(folder, where, deep=False)]
+  both = [folder for folder in of_images if any(_images(each, where) for each in _folders(folder))]
+  if both and (len(both) == len(top) or any(folder.name.lower() in _SPLITS for folder in both)):
+    strays = _images(both[0], where, deep=False)
+    raise UserError(
+      f"{where}: {strays[0]} lies beside folders of images; if {both[0].name} is a split, put it into one of them, "
+      f"like {_folders(both[0])[0] / strays[0].name}; if it is a class, put its images into one folder"
+    )
   if of_classes and of_images:
     raise UserError(
       f"{where}: {root}: {of_images[0].name} holds images, {of_classes[0].name} holds folders; let all be classes, "
@@ -130,17 +140,35 @@ def _images(folder: pathlib.Path, where: str, deep: bool = True) -> list[pathlib
     UserError: an image there that cannot be read.
   """
   found, others = [], []
-  for place, folders, files in os.walk(folder, followlinks=True):
-    folders[:] = sorted(name for name in folders if deep and not name.startswith("."))
-    for name in sorted(files):
-      if not name.startswith("."):
-        (found if name.lower().endswith(IMAGE_SUFFIXES) else others).append(os.path.join(place, name))
+  for entry in _entries(folder, deep):
+    if not entry.name.lower().endswith(IMAGE_SUFFIXES):
+      others.append(entry.path)
+    elif not entry.is_file():  # Reading a pipe waits for its other end.
+      raise UserError(f"{where}: {entry.path}: no regular file; remove it")
+    else:
+      found.append(entry.path)
+  others.sort()
   if unreadable := [path for path in others if path.lower().endswith(_OTHER_IMAGES)]:
     suffixes = ", ".join(IMAGE_SUFFIXES)
     raise UserError(f"{where}: {first_few(unreadable)}: no format that is read; make it one of {suffixes}")
   if others and deep:
     _tell(f"{folder}: skipped, as by name no image: {first_few(others)}")
   return sorted(map(pathlib.Path, found))
+
+
+def _entries(folder: str | os.PathLike, deep: bool, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry]:
+  """Yields what lies in a folder and, if `deep`, below it and is no folder; nothing that begins with a dot."""
+  own = os.path.realpath(folder)
+  if own in above:
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(folder))
+  with os.scandir(folder) as entries:
+    for entry in entries:
+      if entry.name.startswith("."):
+        continue
+      if not entry.is_dir():
+        yield entry
+      elif deep:
+        yield from _entries(entry.path, deep, (*above, own))
 
 
 @functools.cache

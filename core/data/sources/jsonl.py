@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from jaxtyping import Shaped
 from core import text_lines
 from core.data import class_names, paths
 from core.data import split as splits
-from core.data.columns import Columns, bytes_column, describer, select
+from core.data.columns import Columns, bytes_column, describer, flatten, number_column, select
 from core.errors import UserError, first_few
 from core.recipe import sources, words
 
@@ -102,14 +101,13 @@ def _column(values: list[Any], key: str, where: str, lines: list[tuple[int, str]
   for (number, _), value in zip(lines, values):
     if _shape(value) != first:
       raise UserError(f"{where} line {number}: {key!r} has the form {_shape(value)}, on line 1 it has {first}")
-  flat = list(_flatten(values))
+  flat = list(flatten(values))
   if flat and isinstance(flat[0], str):
     array = _text_column(flat, key, where)
+  elif flat:
+    array = number_column(flat, f"{where}: {key!r}")
   else:
-    if large := next((value for value in flat if isinstance(value, int) and abs(value) >= 2**63), None):
-      raise UserError(f"{where}: {key!r} holds {words.shown(large)}, which 64 bits do not hold")
-    array = np.array(flat)
-    array = array.astype({"b": bool, "i": np.int64}.get(array.dtype.kind, np.float32))
+    array = np.zeros(0, np.float32)
   return array.reshape([len(values), *first[:-1]])
 
 
@@ -134,11 +132,3 @@ def _shape(value: Any) -> tuple:
     inner = {_shape(v) for v in value} or {("number",)}
     return (len(value), *inner.pop()) if len(inner) == 1 else ("uneven",)
   return ("text" if isinstance(value, str) else "number" if isinstance(value, int | float) else type(value).__name__,)
-
-
-def _flatten(value: Any) -> Iterator[Any]:
-  if isinstance(value, list):
-    for inner in value:
-      yield from _flatten(inner)
-  else:
-    yield value
