@@ -13,17 +13,16 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 import scipy.special
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from core import command, files, sharding, text_lines
 from core.data import feed, pipeline
 from core.data.columns import bytes_column
 from core.data.source import open_source
-from core.data.sources import folder
-from core.errors import UserError, first_few, nearest
+from core.errors import UserError, first_few, naming, nearest
 from core.evaluators import features, text_embeddings
 from core.live import Line
-from core.pp import builder
+from core.pp import builder, decoding
 from core.recipe import evaluators, sources
 from core.state import Variables
 from core.training import cli, progress, state_init
@@ -77,6 +76,19 @@ class Model:
       UserError: a file that is no image, when its batch is read.
     """
     return _listed(paths, lambda data: self._open(data, *self._pp_img(), len(paths), "--images"))
+
+  def decoded(self, path: Path) -> UInt8[np.ndarray, "height width channels"]:
+    """Returns an image file as the model's preprocessing decodes it, before it is resized and cropped.
+
+    Raises:
+      UserError: the file is no image.
+    """
+    pp, where = self._pp_img()
+    found = [step.arguments for step in builder.steps(pp, where, upright=True) if "upright" in step.arguments]
+    channels, upright = (found[0].get("channels", 3), found[0]["upright"]) if found else (3, True)
+    with naming(str(path)):
+      decode = builder.get_preprocess_fn(f"decode({channels}, upright={upright})")
+      return decode({"image": path.read_bytes()})["image"].numpy()
 
   def dataset(self, name: str) -> pipeline.EvalInput:
     """Returns the batches of the data that the config's eval `name`, or its `input`, has.
@@ -263,7 +275,7 @@ def find_images(spec: str) -> list[Path]:
   for part in filter(None, (each.strip() for each in spec.split(","))):
     path = Path(files.from_here(part))
     if path.is_dir():
-      here = sorted(p for p in path.rglob("*") if p.suffix.lower() in folder.IMAGE_SUFFIXES and p.is_file())
+      here = sorted(p for p in path.rglob("*") if p.suffix.lower() in decoding.SUFFIXES and p.is_file())
     elif path.is_file():
       here = [path]
     else:
@@ -271,8 +283,8 @@ def find_images(spec: str) -> list[Path]:
     if not here:
       raise UserError(f"no images: {part!r} is no file, no folder with images in it, and matches none")
     found += here
-  if strange := [str(path) for path in found if path.suffix.lower() not in folder.IMAGE_SUFFIXES]:
-    raise UserError(f"{first_few(strange)}: no image by its name; make it one of {', '.join(folder.IMAGE_SUFFIXES)}")
+  if strange := [str(path) for path in found if path.suffix.lower() not in decoding.SUFFIXES]:
+    raise UserError(f"{first_few(strange)}: no image by its name; make it one of {', '.join(decoding.SUFFIXES)}")
   if irregular := [str(path) for path in found if not path.is_file()]:  # Reading a pipe waits for its other end.
     raise UserError(f"{first_few(irregular)}: no regular file")
   if not found:

@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
   if "output" in outputs:
     _write(outputs["output"], f"{json.dumps(found, indent=1)}\n")
   if "page" in outputs:
-    pictures = [zeroshot_page.Picture.of_file(path, _THUMBNAIL) for path in paths]
+    pictures = [zeroshot_page.Picture.of_pixels(path.name, model.decoded(path), _THUMBNAIL) for path in paths]
     _write(outputs["page"], zeroshot_page.write(pictures, **{k: v for k, v in found.items() if k != "images"}))
   return 0
 

@@ -5,7 +5,9 @@ import dataclasses
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
 
 from core import data_files
 
@@ -30,19 +32,18 @@ class Picture:
   height: int
 
   @classmethod
-  def of_file(cls, path: Path, size: int) -> "Picture":
-    """Returns the picture of an image file, made smaller where its longer side is above `size` pixels."""
-    from PIL import Image, ImageOps
+  def of_pixels(cls, name: str, pixels: UInt8[np.ndarray, "height width channels"], size: int) -> "Picture":
+    """Returns the picture of an image, made smaller where its longer side is above `size` pixels."""
+    from PIL import Image
 
-    with Image.open(path) as opened:
-      image = ImageOps.exif_transpose(opened).convert("RGB")
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
     image.thumbnail((size, size))
     out = io.BytesIO()
     # Of small pictures every pixel counts.
     kind, options = ("png", {}) if max(image.size) <= 64 else ("jpeg", {"quality": 85})
     image.save(out, kind, **options)
     source = f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
-    return cls(path.name, source, *image.size)
+    return cls(name, source, *image.size)
 
 
 def write(

@@ -4,7 +4,6 @@ import html.parser
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,17 +23,13 @@ SIMILARITY = [[0.31, 0.11, 0.05, 0.12], [0.12, 0.29, 0.1, -0.1], [0.13, 0.12, 0.
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("pictures")
+def pictures():
   found = []
   for number, name in enumerate(NAMES):
     size = ((300, 200), (16, 16), (150, 300))[number]
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     pixels[..., number] = np.linspace(40, 255, size[0], dtype=np.uint8)
-    path = folder / f"{number}{Path(name).suffix}"
-    Image.fromarray(pixels).save(path)
-    picture = zeroshot_page.Picture.of_file(path, 320)
-    found.append(zeroshot_page.Picture(name, picture.source, picture.width, picture.height))
+    found.append(zeroshot_page.Picture.of_pixels(name, pixels, 320))
   return found
 
 

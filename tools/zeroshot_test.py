@@ -1,6 +1,9 @@
 """The table and the page hold the probabilities that the model's own numbers give, worked out by hand."""
 
+import base64
+import io
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -85,14 +88,31 @@ def test_labels_may_be_the_classes_of_a_data_set(images, tmp_path, capsys):
   assert len(capsys.readouterr().out.splitlines()) == 1 + 3 * 10
 
 
-def test_a_picture_is_made_smaller_and_turned_upright(tmp_path):
-  image = Image.new("RGB", (800, 400), (255, 0, 0))
-  exif = Image.Exif()
-  exif[0x0112] = 6  # The camera was turned by 90 degrees.
-  image.save(tmp_path / "a.jpg", exif=exif)
-  picture = zeroshot_page.Picture.of_file(tmp_path / "a.jpg", 320)
+def test_a_picture_is_made_smaller():
+  picture = zeroshot_page.Picture.of_pixels("a", np.full((800, 400, 3), 255, np.uint8), 320)
   assert (picture.width, picture.height) == (160, 320)
   assert picture.source.startswith("data:image/jpeg;base64,")
+  grey = zeroshot_page.Picture.of_pixels("a", np.full((3, 4, 1), 255, np.uint8), 320)
+  assert (grey.width, grey.height) == (4, 3)
+
+
+def test_the_page_shows_what_the_model_saw(tmp_path, capsys):
+  config, weights = tiny_towers.write(tmp_path)
+  pixels = np.random.default_rng(0).integers(0, 255, (8, 6, 3)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
+  exif = Image.Exif()
+  exif[0x0112] = 6  # The camera was turned by 90 degrees.
+  Image.fromarray(np.rot90(pixels)).save(tmp_path / "sideways.png", exif=exif)
+  Image.fromarray(pixels).save(tmp_path / "upright.png")
+  given = [str(tmp_path / name) for name in ("sideways.png", "upright.png")]
+  outputs = [f"--output={tmp_path / 'scores.json'}", f"--page={tmp_path / 'page.html'}"]
+  assert zeroshot.main([*given, "--labels=zero,one", *outputs, *flags(config, weights)]) == 0
+  capsys.readouterr()
+  sideways, upright = json.loads((tmp_path / "scores.json").read_text())["similarity"]
+  assert sideways == upright
+  shown = re.findall(r"data:image/png;base64,([^\"]*)", (tmp_path / "page.html").read_text())
+  assert len(shown) == 2
+  for each in shown:
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))), pixels)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def component(
     def parse(row, record):
       return source.parse(record)
 
-  fn = builder.get_preprocess_fn(pp, place.pp)
+  fn = builder.get_preprocess_fn(pp, place.pp, upright=isinstance(source, Columns) and bool(source.files))
 
   def example(row, record, seed):
     made = fn({**parse(row, record), "_seed": seed})

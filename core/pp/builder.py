@@ -51,7 +51,7 @@ class Step:
   given: frozenset[str]
 
 
-def get_preprocess_fn(pp_string: str, where: str | None = None) -> Callable[[Data], Data]:
+def get_preprocess_fn(pp_string: str, where: str | None = None, *, upright: bool = False) -> Callable[[Data], Data]:
   """Returns the function of one example (a dict of tensors) that `pp_string` describes, for `tf.data.Dataset.map`.
 
   An empty string is the identity. Random ops draw from the example's `_seed`, an int64 scalar, and nothing else.
@@ -59,12 +59,13 @@ def get_preprocess_fn(pp_string: str, where: str | None = None) -> Callable[[Dat
   Args:
     pp_string: the ops.
     where: its path in the config, "config.input.pp", which then begins every message.
+    upright: what ops that decode images and do not say `upright` do.
 
   Raises:
     UserError: a string that cannot be read, an unknown op, arguments that do not fit; when traced, a missing key or a
       value that an op is not for.
   """
-  chain = [(step, step.functions.per_example) for step in steps(pp_string, where)]
+  chain = [(step, step.functions.per_example) for step in steps(pp_string, where, upright=upright)]
   import tensorflow as tf
 
   def preprocess(data: Data) -> Data:
@@ -100,13 +101,14 @@ def get_batched_fn(pp_string: str, where: str | None = None) -> Callable[[Data],
   return preprocess
 
 
-def steps(pp_string: str, where: str | None = None) -> list[Step]:
-  """Returns the ops of `pp_string` with their arguments bound and checked.
+def steps(pp_string: str, where: str | None = None, *, upright: bool = False) -> list[Step]:
+  """Returns the ops of `pp_string` with their arguments bound and checked; `upright` as of `get_preprocess_fn`.
 
   Raises:
     UserError: a string that cannot be read, an unknown op, or arguments that do not fit.
   """
-  return [_step(place, call, _prefix(where)) for place, call in enumerate(parse(pp_string, where))]
+  calls = enumerate(parse(pp_string, where))
+  return [_step(place, call, _prefix(where), {"upright": upright}) for place, call in calls]
 
 
 def parse(pp_string: str, where: str | None = None) -> list[grammar.Call]:
@@ -125,7 +127,8 @@ def _prefix(where: str | None) -> str:
   return f"{where}: " if where else ""
 
 
-def _step(place: int, call: grammar.Call, prefix: str) -> Step:
+def _step(place: int, call: grammar.Call, prefix: str, by_source: dict[str, Any]) -> Step:
+  """Returns one op; arguments of `by_source` that it has and the string does not give, or gives as None, are filled."""
   if call.name not in registry.OPS:
     name = words.shown(call.name)
     raise UserError(f"{prefix}pp op {name} is unknown{nearest(call.name, registry.OPS)}")
@@ -133,6 +136,9 @@ def _step(place: int, call: grammar.Call, prefix: str) -> Step:
   where = f"{prefix}pp op {op.name}"
   bound = arguments.bind(op.signature, op.annotations, call.args, call.kwargs, where)
   given = frozenset(bound.arguments)
+  for key, value in by_source.items():
+    if key in op.signature.parameters and bound.arguments.get(key) is None:
+      bound.arguments[key] = value
   try:
     functions = op.make(*bound.args, **bound.kwargs)
   except UserError as error:

@@ -70,7 +70,7 @@ def test_an_empty_string_is_the_identity(pp):
     ("value_range('-1', 1)", "pp op value_range: vmin must be a number, got '-1'"),
     ("value_range(in_min=1e-30, in_max=1.1e-30, vmax=3e38)", "are too close to each other"),
     ("decode(2)", "pp op decode: channels must be one of 1, 3, 4, got 2"),
-    ("decode(4, precise=True)", "pp op decode: precise is for JPEGs"),
+    ("decode(upright=1)", "pp op decode: upright must be True or False, got 1"),
     ("pad(2, mode='mirror')", "mode must be one of 'constant', 'reflect', 'symmetric', got 'mirror'"),
     ("pad(2, 'reflect', 7)", "value has no meaning with mode='reflect'"),
     ("vgg_value_range((1, 2), (1, 2, 3))", "mean and std are a number or one a channel"),

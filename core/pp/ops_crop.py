@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from core.errors import UserError
+from core.pp import decoding
 from core.pp.arguments import Method, Percent, Ratio, Size
 from core.pp.held import Held, require_bytes, require_image
 from core.pp.ops_resize import resize, sides_of
@@ -20,22 +21,18 @@ ImageBatch = Shaped[np.ndarray, "batch height width channels"]
 
 
 @key_op()
-def decode(channels: Literal[1, 3, 4] = 3, precise: bool = False):
-  """Decodes JPEG, PNG, GIF or BMP bytes to a uint8 image.
+def decode(channels: Literal[1, 3, 4] = 3, precise: bool = False, upright: bool | None = None):
+  """Decodes JPEG, PNG, GIF, BMP, WebP, AVIF or TIFF bytes to a uint8 image, of several to the first.
 
   Args:
-    channels: 3 for colour, 4 with opacity (PNG), 1 for grey, whatever the file holds.
+    channels: 3 for colour, 4 with opacity, 1 for grey, whatever the file holds.
     precise: decode JPEGs with the accurate integer DCT, the same bits as other decoders, instead of the fast one.
+    upright: turn the image as its EXIF orientation says. None: True for image files of one's own (the sources folder
+      and jsonl, the tools), False for prepared datasets, whose published numbers were made without.
   """
-  if precise and channels == 4:
-    raise UserError("precise is for JPEGs, which have 1 or 3 channels, not 4")
 
   def per_example(image_bytes):
-    import tensorflow as tf
-
-    if precise:
-      return tf.io.decode_jpeg(image_bytes, channels=channels, dct_method="INTEGER_ACCURATE")
-    return tf.io.decode_image(image_bytes, channels=channels, expand_animations=False)
+    return decoding.decoded(image_bytes, channels, precise=precise, upright=bool(upright))
 
   return OpFunctions(per_example, accepts=require_bytes)
 
@@ -49,8 +46,14 @@ def decode_jpeg_and_inception_crop(
   ratio_max: Ratio = 1.33,
   method: Method = "bilinear",
   antialias: bool = False,
+  precise: bool = False,
+  upright: bool | None = None,
 ):
-  """Does what `decode|inception_crop` does at less cost: only the crop of the JPEG is decoded.
+  """Does what `decode|inception_crop` does at less cost: only the crop of a JPEG is decoded.
+
+  Of the same box the right-most column may differ, by up to 27 of 255 as seen: where colours are stored at half the
+  width, TensorFlow's partial decoding knows no neighbour beyond the crop. What is no JPEG is decoded whole, and so is
+  what is turned.
 
   Args:
     size: pixels, what the crop is resized to; None leaves it.
@@ -60,6 +63,8 @@ def decode_jpeg_and_inception_crop(
     ratio_max: most width / height of the crop.
     method: see `resize`.
     antialias: see `resize`.
+    precise: the same bits as `decode(precise=True)|inception_crop`, at its cost.
+    upright: see `decode`.
   """
   _check_order("area_min", area_min, "area_max", area_max)
   _check_order("ratio_min", ratio_min, "ratio_max", ratio_max)
@@ -68,10 +73,23 @@ def decode_jpeg_and_inception_crop(
   def per_example(image_bytes, rng):
     import tensorflow as tf
 
-    shape = tf.io.extract_jpeg_shape(image_bytes)
-    begin, extent = _distorted_box(shape, rng, (area_min, area_max), (ratio_min, ratio_max))
-    window = tf.concat([begin[:2], extent[:2]], axis=0)
-    image = tf.io.decode_and_crop_jpeg(image_bytes, window, channels=3)
+    key = rng.key()  # One draw, whichever way it goes.
+
+    def box(shape):
+      return _distorted_box(shape, key, (area_min, area_max), (ratio_min, ratio_max))
+
+    def of_part():
+      begin, extent = box(tf.io.extract_jpeg_shape(image_bytes))
+      return tf.io.decode_and_crop_jpeg(image_bytes, tf.concat([begin[:2], extent[:2]], axis=0), channels=3)
+
+    def of_whole():
+      image = decoding.decoded(image_bytes, 3, precise=precise, upright=bool(upright))
+      return tf.slice(image, *box(tf.shape(image)))
+
+    in_part = decoding.is_jpeg(image_bytes) & (not precise)
+    if upright and not precise:
+      in_part &= tf.equal(decoding.orientation(image_bytes), 1)
+    image = tf.ensure_shape(tf.cond(in_part, of_part, of_whole), [None, None, 3])
     return to_size(image) if to_size else image
 
   return OpFunctions(per_example, accepts=require_bytes)
@@ -100,7 +118,7 @@ def inception_crop(
   def per_example(image, rng):
     import tensorflow as tf
 
-    begin, extent = _distorted_box(tf.shape(image), rng, (area_min, area_max), (0.75, 1.33))
+    begin, extent = _distorted_box(tf.shape(image), rng.key(), (area_min, area_max), (0.75, 1.33))
     crop = tf.ensure_shape(tf.slice(image, begin, extent), [None, None, image.shape[2]])
     return to_size(crop) if to_size else crop
 
@@ -217,14 +235,14 @@ def _crop(image: Any, top: Any, left: Any, height: Any, width: Any) -> Any:
   return tf.slice(image, tf.stack([top, left, 0]), [height, width, -1])
 
 
-def _distorted_box(shape: Any, rng: Rng, area: tuple[float, float], ratio: tuple[float, float]) -> tuple[Any, Any]:
+def _distorted_box(shape: Any, key: Any, area: tuple[float, float], ratio: tuple[float, float]) -> tuple[Any, Any]:
   """Returns `begin` and `size` for `tf.slice` of a box with area (percent) and ratio (width / height) in two ranges."""
   import tensorflow as tf
 
   begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
     shape,
     tf.zeros([1, 0, 4]),
-    rng.key(),
+    key,
     min_object_covered=0.0,
     aspect_ratio_range=ratio,
     area_range=(area[0] / 100, area[1] / 100),

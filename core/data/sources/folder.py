@@ -13,11 +13,11 @@ from core.data import class_names, order, paths
 from core.data import split as splits
 from core.data.columns import Columns, bytes_column, describer, select
 from core.errors import UserError, first_few
+from core.pp import decoding
 from core.recipe import sources
 from core.recipe import split as grammar
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")  # What the pp op `decode` reads.
-_OTHER_IMAGES = (".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga")
+_OTHER_IMAGES = (".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".psd", ".svg", ".ico", ".dng")
 _SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")  # No one calls a class so.
 _ORDER_SEED = 0
 
@@ -25,8 +25,8 @@ _ORDER_SEED = 0
 def read(data: sources.Folder, where: str) -> Columns:
   """Returns `image`, the paths of the files, and `label`, int64 [n]; `.classes` holds the names of the classes.
 
-  Which files: those with the suffixes of JPEG, PNG, GIF and BMP, in a class's folder or below it. Images of a format
-  that `decode` cannot read are refused. Other files are skipped, and a line on stderr names the first of them; what
+  Which files: those with the suffixes of what `decode` reads, in a class's folder or below it. Images of other formats
+  are refused. Other files are skipped, and a line on stderr names the first of them; what
   begins with a dot is not even named.
 
   Which label: the place of the class's name in `classes`, by default the names of the class folders, those of the
@@ -116,7 +116,7 @@ def _table(folder: pathlib.Path, classes: tuple[str, ...], where: str) -> dict[s
   for label, each in zip(labels, folders):
     files = _images(each, where)
     if not files:
-      suffixes = ", ".join(IMAGE_SUFFIXES)
+      suffixes = ", ".join(decoding.SUFFIXES)
       raise UserError(f"{where}: the class folder {each} holds no images ({suffixes}); remove it or fill it")
     files = [files[row] for row in order.permutation(len(files), _ORDER_SEED, int(label))]
     files_of += map(str, files)
@@ -141,7 +141,7 @@ def _images(folder: pathlib.Path, where: str, deep: bool = True) -> list[pathlib
   """
   found, others = [], []
   for entry in _entries(folder, deep):
-    if not entry.name.lower().endswith(IMAGE_SUFFIXES):
+    if not entry.name.lower().endswith(decoding.SUFFIXES):
       others.append(entry.path)
     elif not entry.is_file():  # Reading a pipe waits for its other end.
       raise UserError(f"{where}: {entry.path}: no regular file; remove it")
@@ -149,7 +149,7 @@ def _images(folder: pathlib.Path, where: str, deep: bool = True) -> list[pathlib
       found.append(entry.path)
   others.sort()
   if unreadable := [path for path in others if path.lower().endswith(_OTHER_IMAGES)]:
-    suffixes = ", ".join(IMAGE_SUFFIXES)
+    suffixes = ", ".join(decoding.SUFFIXES)
     raise UserError(f"{where}: {first_few(unreadable)}: no format that is read; make it one of {suffixes}")
   if others and deep:
     _tell(f"{folder}: skipped, as by name no image: {first_few(others)}")
