@@ -26,8 +26,8 @@ def read(data: sources.Folder, where: str) -> Columns:
   """Returns `image`, the paths of the files, and `label`, int64 [n]; `.classes` holds the names of the classes.
 
   Which files: those with the suffixes of what `decode` reads, in a class's folder or below it. Images of other formats
-  are refused. Other files are skipped, and a line on stderr names the first of them; what
-  begins with a dot is not even named.
+  are refused. Other files are skipped, and a line on stderr names the first of them; what begins with a dot is not even
+  named.
 
   Which label: the place of the class's name in `classes`, by default the names of the class folders, those of the
   split `train` where there are splits, sorted: whole numbers by their values, then others by their letters.
