@@ -24,8 +24,8 @@ from jax import export as jax_export
 from core import command, files, trees
 from core.checkpoint import pretrained
 from core.errors import UserError
+from core.models import grids, weights
 from core.models import registry as models
-from core.models import weights
 from core.models.foreign import registry as foreign
 from core.models.foreign import table
 from core.recipe import load
@@ -175,7 +175,7 @@ def write_npz(output: Path, family: str, model: Any, params: Any, inputs: Inputs
   del family, model, inputs
   if output.suffix != ".npz":
     raise UserError(f"--output={output} must end in .npz")
-  pretrained.save_params(output, trees.from_names(_flat(params)))
+  pretrained.save_params(output, trees.from_names(_flat(params)), grids=grids.noted(params))
 
 
 def write_folder(library: str) -> Callable[..., None]:

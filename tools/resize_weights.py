@@ -3,17 +3,16 @@
 ./bazelw run //tools:resize_weights -- --weights=howto-i21k-B/16 --patch_size=32 --image_size=384 --output=b32.npz
 """
 
-import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from core import command, files, trees
 from core.checkpoint import pretrained
-from core.errors import UserError
-from core.models import patch_resize, vit_layouts, weights
+from core.errors import UserError, naming
+from core.models import grids, patch_resize, vit_layouts, weights
 
 _POSITIONS = ("corners", "centers")
 
@@ -33,6 +32,12 @@ _COMMAND.text(
 )
 _COMMAND.text("image_size", "pixels of an image, or HEIGHTxWIDTH, a multiple of the patches", shown="N", required=True)
 _COMMAND.text("output", "where the weights go", shown="FILE.npz", required=True)
+_COMMAND.text(
+  "grid",
+  "rows and columns of the patches for which the weights were made, ROWSxCOLUMNS, where the file does not tell: a "
+  "square one if need be",
+  shown="G",
+)
 _COMMAND.choice(
   "positions",
   _POSITIONS,
@@ -55,10 +60,11 @@ def main(argv: Sequence[str]) -> int:
   if output.exists():
     raise UserError(f"--output: {output} is there already; nothing is overwritten")
 
-  named = vit_layouts.current(weights.read_file("vit", flags.weights), {})
-  grid = (image[0] // patch[0], image[1] // patch[1])
-  resized = resize(named, patch, grid, centers=flags.positions == "centers", source=flags.weights)
-  pretrained.save_params(output, trees.from_names(resized))
+  loaded, of_file = weights.read_file_and_options("vit", flags.weights)
+  new = grids.of_image(image, patch)
+  named, old = _by_patches(loaded, of_file, new, flags)
+  resized = resize(named, patch, old, new, centers=flags.positions == "centers", source=flags.weights)
+  pretrained.save_params(output, trees.from_names(resized), grids={} if old is None else {"pos_embedding": new})
   for name in ("embedding/kernel", "pos_embedding"):
     if name in named:
       print(f"{name}: {_shape(named[name])} -> {_shape(resized[name])}")
@@ -66,41 +72,48 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
+def _by_patches(
+  loaded: dict[str, np.ndarray], of_file: dict[str, Any], new: grids.Grid, flags: Any
+) -> tuple[dict[str, np.ndarray], grids.Grid | None]:
+  """Returns the parameters under today's names, with the positions of the patches alone; and their grid."""
+  named = vit_layouts.current(loaded, {})
+  facts = grids.facts(of_file, named)
+  if flags.grid:
+    facts["told"] = [_pair("grid", flags.grid)]
+  with naming(flags.weights):
+    return grids.split(named, model=new, **facts)
+
+
 def resize(
-  named: dict[str, np.ndarray], patch_size: tuple[int, int], grid: tuple[int, int], *, centers: bool, source: str
+  named: dict[str, np.ndarray],
+  patch_size: tuple[int, int],
+  old: grids.Grid | None,
+  new: grids.Grid,
+  *,
+  centers: bool,
+  source: str,
 ) -> dict[str, np.ndarray]:
-  """Returns a ViT's parameters by name, for patches of that size, `grid` = (rows, columns) of them an image.
+  """Returns a ViT's parameters by name, for patches of that size and another grid.
 
   Args:
-    named: under the published names, as `core.models.weights.read_file` gives them.
+    named: under today's names, positions those of the patches alone.
     patch_size: pixels (height, width).
-    grid: rows and columns.
+    old: rows and columns of the file's grid; None without a position embedding.
+    new: rows and columns wanted.
     centers: resize the position embedding by FlexiViT's rule (`core.models.patch_resize.resize_grid`).
     source: begins the line of an error.
 
   Raises:
-    UserError: these are not the weights of a ViT, or positions that cannot be resized.
+    UserError: these are not the weights of a ViT.
   """
   kernel = named.get("embedding/kernel")
   if kernel is None or kernel.ndim != 4:
     raise UserError(f"{source}: no weights of a ViT: they have no embedding/kernel [height, width, channels, width]")
   resized = {**named, "embedding/kernel": patch_resize.resample_patch_embedding(kernel, patch_size)}
-  if "pos_embedding" in named:
-    resized["pos_embedding"] = _resize_positions(named["pos_embedding"], grid, centers)
+  if old is not None:
+    resizing = patch_resize.resize_grid if centers else patch_resize.resize_grid_by_corners
+    resized["pos_embedding"] = resizing(named["pos_embedding"], old, new)
   return resized
-
-
-def _resize_positions(
-  positions: Float[np.ndarray, "1 tokens dim"], grid: tuple[int, int], centers: bool
-) -> Float[np.ndarray, "1 new_tokens dim"]:
-  side = math.isqrt(positions.shape[1])
-  if not centers and grid[0] == grid[1]:
-    return weights.resample_posemb(positions, np.empty((1, grid[0] * grid[1], 0)))
-  if side**2 != positions.shape[1]:
-    raise UserError(f"pos_embedding: {positions.shape[1]} positions are no square grid, and only those can be resized")
-  if not centers:
-    raise UserError(f"--positions=corners makes square grids only, not {grid[0]}x{grid[1]}; try --positions=centers")
-  return patch_resize.resize_grid(positions, (side, side), grid)
 
 
 def _pair(name: str, text: str) -> tuple[int, int]:

@@ -77,13 +77,26 @@ def test_what_has_the_size_already_is_untouched(tmp_path, capsys):
   assert "embedding/kernel: 8x8x3x32 -> 8x8x3x32\npos_embedding: 1x36x32 -> 1x36x32" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("weights", ["told", "untold"])
+def test_positions_of_4x9_patches_are_not_taken_for_6x6(tmp_path, weights):
+  params = random_like(shapes(vit.Model(7, patch_size=8, **TINY), (1, 48, 48, 3)))
+  grid = np.stack(np.meshgrid(np.arange(4), np.arange(9), indexing="ij"), -1, dtype=np.float32)  # Rows, columns.
+  params["pos_embedding"] = np.tile(grid.reshape(1, 36, 2), 16)
+  pretrained.save_params(tmp_path / "old.npz", params, grids={"pos_embedding": (4, 9)} if weights == "told" else None)
+  options = ["--patch_size=8", "--image_size=48", *([] if weights == "told" else ["--grid=4x9"])]
+  new = resized(tmp_path, tmp_path / "old.npz", *options)["pos_embedding"].reshape(6, 6, 32)
+  expected = np.stack(np.meshgrid(np.linspace(0, 3, 6), np.linspace(0, 8, 6), indexing="ij"), -1)
+  np.testing.assert_allclose(new[..., :2], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
   "options, words",
   [
     (["--patch_size=8"], "--image_size=... is missing"),
     (["--patch_size=0", "--image_size=32"], "--patch_size=0 must be a number of pixels"),
     (["--patch_size=12", "--image_size=32"], "--image_size=32 is no multiple of --patch_size=12"),
-    (["--patch_size=8", "--image_size=32x48"], "square grids only, not 4x6; try --positions=centers"),
+    (["--patch_size=8", "--image_size=32x48", "--grid=4x4"], "36 positions are not those of a grid of 4x4"),
+    (["--patch_size=8", "--image_size=32x72"], "36 positions may be 4x9 or 6x6 patches, and the file does not tell"),
     (["--patch_size=8", "--image_size=32", "--positions=center"], "--positions must be one of corners, centers"),
     (["--patch_size=8", "--image_size=32", "--output=new.pt"], "must end in .npz"),
     (

@@ -5,11 +5,12 @@ params/..., batch_stats/...             one with other Flax collections beside t
 """
 
 import collections
+import json
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,24 @@ def load_some(spec: str, wanted: Collection[str]) -> dict[str, np.ndarray]:
   return _open(spec, take)
 
 
+def load_grids(spec: str) -> dict[str, tuple[int, int]]:
+  """Returns the grids (rows, columns) of position embeddings that a file's note tells, by name; mostly none.
+
+  Raises:
+    UserError: as `load_params`, or a note that is damaged.
+  """
+  location, subtree = split(spec)
+  prefix = f"{subtree}/" if subtree else ""
+  path = remote.fetch(location)
+  try:
+    with zipfile.ZipFile(path) as archive:
+      note = json.loads(archive.comment) if archive.comment.startswith(b"{") else {}
+    noted = {str(name): (int(rows), int(columns)) for name, (rows, columns) in note.get("grids", {}).items()}
+  except (zipfile.BadZipFile, OSError, ValueError, TypeError, AttributeError):
+    raise UserError(f"{remote.shown(location)}: its note of grids is damaged") from None
+  return {name.removeprefix(prefix): grid for name, grid in noted.items() if name.startswith(prefix)}
+
+
 def split(spec: str) -> tuple[str, str]:
   """Returns `("LOCATION.npz", "img")` of `"LOCATION.npz:img"`; an empty subtree where none is given.
 
@@ -98,7 +117,9 @@ def split(spec: str) -> tuple[str, str]:
   return (match[1] + (match[2] or match[4] or ""), match[3].strip("/")) if match else (spec, "")
 
 
-def save_params(path: str | os.PathLike, params: trees.PyTree) -> None:
+def save_params(
+  path: str | os.PathLike, params: trees.PyTree, *, grids: Mapping[str, Sequence[int]] | None = None
+) -> None:
   """Writes `params` to an `.npz` file that `load_params` reads; equal parameters give equal bytes.
 
   The file appears whole or not at all, and an older one stays until then. Parent folders are made.
@@ -106,6 +127,8 @@ def save_params(path: str | os.PathLike, params: trees.PyTree) -> None:
   Args:
     path: the file, on disk or in a bucket.
     params: a tree of arrays.
+    grids: (rows, columns) of what is bound to a grid of patches, by name. Noted in the archive's comment, which other
+      readers pass over.
 
   Raises:
     UserError: the file cannot be written (no permission, disk full, ...), or an array's type has no name in it.
@@ -116,12 +139,14 @@ def save_params(path: str | os.PathLike, params: trees.PyTree) -> None:
   try:
     files.make_folder(place.parent)
     with files.replacing(place) as file:
-      _write_npz(file, dict(trees.flatten_with_names(params)), place)
+      _write_npz(file, dict(trees.flatten_with_names(params)), grids, place)
   except OSError as e:
     raise UserError(f"{place}: cannot be written ({files.reason(e)})") from None
 
 
-def save_variables(path: str | os.PathLike, variables: Mapping[str, trees.PyTree]) -> None:
+def save_variables(
+  path: str | os.PathLike, variables: Mapping[str, trees.PyTree], *, grids: Mapping[str, Sequence[int]] | None = None
+) -> None:
   """Writes parameters and what Flax collections stand beside them to an `.npz` file that `load_variables` reads.
 
   Without other collections the file is that of `save_params`; with them, names begin with the collection's.
@@ -129,12 +154,13 @@ def save_variables(path: str | os.PathLike, variables: Mapping[str, trees.PyTree
   Args:
     path: as for `save_params`.
     variables: `{"params": .., "batch_stats": ..}`.
+    grids: as for `save_params`, by the names of the parameters.
 
   Raises:
     UserError: as `save_params`.
   """
   held = {name: tree for name, tree in variables.items() if name == "params" or jax.tree.leaves(tree)}
-  save_params(path, held["params"] if set(held) == {"params"} else held)
+  save_params(path, held["params"] if set(held) == {"params"} else held, grids=grids)
 
 
 def _open(spec: str, take: Callable[[Any, dict[str, str], str], Any]) -> Any:
@@ -234,9 +260,13 @@ def _encode(leaf: Any, name: str, where: Path) -> np.ndarray:
   return array
 
 
-def _write_npz(file: Any, named: dict[str, Any], where: Path) -> None:
+def _write_npz(
+  file: Any, named: dict[str, Any], grids: Mapping[str, Sequence[int]] | None, where: Path
+) -> None:
   # np.savez would stamp each entry with the time of day.
   with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    if grids:
+      archive.comment = json.dumps({"grids": grids}).encode()
     for name, leaf in named.items():
       with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
         np.lib.format.write_array(entry, _encode(leaf, name, where), allow_pickle=False)

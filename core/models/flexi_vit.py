@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from core import trees
 from core.errors import UserError
-from core.models import patch_resize, vit
+from core.models import grids, patch_resize, vit
 from core.recipe.models.options import NumClasses
 from core.recipe.models.vit import FlexiViT as Options
 from core.recipe.parse import parse
@@ -76,6 +76,8 @@ class FlexiViT(vit.ViT):
     if options.posemb == "sincos2d":
       return super()._position_embedding(rows, columns)
     init = nn.initializers.normal(1 / math.sqrt(options.width))
+    if self.is_initializing():
+      grids.note(*options.posemb_size)
     kept = self.param("pos_embedding", init, (1, math.prod(options.posemb_size), options.width))
     return patch_resize.resize_grid(kept, options.posemb_size, (rows, columns))
 
@@ -112,7 +114,13 @@ def load(
     UserError: an unreadable file, one of another model, or one whose patch embedding is larger than this model keeps.
   """
   return vit.load(
-    init_params, init_file, options, dont_load, resize_positions=_resize_positions, resize_patches=_enlarge_patches
+    init_params,
+    init_file,
+    options,
+    dont_load,
+    grid=options.posemb_size if isinstance(options, Options) else None,
+    resize_positions=patch_resize.resize_grid,
+    resize_patches=_enlarge_patches,
   )
 
 
@@ -144,13 +152,3 @@ def _enlarge_patches(
       f"set model.patch_size={tuple(kernel.shape[:2])}"
     )
   return patch_resize.resample_patch_embedding(kernel, size)
-
-
-def _resize_positions(old: Float[np.ndarray, "1 old_tokens dim"], new: Any) -> Float[np.ndarray, "1 new_tokens dim"]:
-  if old.shape[1] == new.shape[1]:
-    return old
-  sides = [math.isqrt(each.shape[1]) for each in (old, new)]
-  for side, each, where in zip(sides, (old, new), ("the file", "the model")):
-    if side**2 != each.shape[1]:
-      raise UserError(f"pos_embedding: {each.shape[1]} positions in {where}: only square grids can be resized")
-  return patch_resize.resize_grid(old, *((side, side) for side in sides))

@@ -181,5 +181,7 @@ def test_a_file_that_keeps_larger_patches_is_refused(saved):
 
 def test_positions_that_are_no_square_are_refused(saved):
   path = saved(random_like(shapes(vit.Model(7, patch_size=8, **TINY), (1, 16, 24, 3))))
-  with pytest.raises(UserError, match="6 positions in the file: only square grids"):
+  with pytest.raises(
+    UserError, match="6 positions are no square grid, and the file does not tell theirs; the model's grid is 7x7"
+  ):
     flexi_vit.load(shapes(flexi_vit.Model(7, seqhw=2, **KEPT, **TINY)), path)

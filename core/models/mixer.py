@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float
 
 from core import trees
-from core.errors import UserError
-from core.models import patch_resize, weights
+from core.errors import UserError, naming
+from core.models import grids, patch_resize, weights
 from core.models.layers import Intermediates, skip_examples
 from core.recipe.models.mixer import Mixer as Options
 from core.recipe.models.options import NumClasses
@@ -101,6 +101,8 @@ class MlpMixer(nn.Module):
     options = self.options
     out: Intermediates = {}
     self._check_image(image.shape)
+    if self.is_initializing():
+      grids.note(*grids.of_image(image.shape[1:3], options.patch_size))
     conv = nn.Conv(
       options.hidden_dim,
       options.patch_size,
@@ -164,7 +166,7 @@ def load(
   weights.check_options(of_file, options, source=init_file)
   loaded = weights.renumber_modules(trees.from_names(loaded))
   loaded = {_current_name(name): array for name, array in trees.flatten_with_names(loaded)}
-  _refuse_other_grid(loaded, init, dont_load, init_file)
+  _refuse_other_grid(loaded, of_file, init, dont_load, init_file)
   stem = "stem/kernel"
   if stem in loaded and stem in init and trees.first_match(stem, dont_load) is None:
     loaded[stem] = patch_resize.resample_patch_embedding(loaded[stem], init[stem].shape[:2])
@@ -191,9 +193,9 @@ def _current_block(block: str) -> str:
 
 
 def _refuse_other_grid(
-  loaded: dict[str, jax.Array], init: dict[str, Any], dont_load: Sequence[str], source: str
+  loaded: dict[str, jax.Array], of_file: dict[str, Any], init: dict[str, Any], dont_load: Sequence[str], source: str
 ) -> None:
-  name = "MixerBlock_0/token_mixing/Dense_0/kernel"
+  name = grids.MIXED
   if name not in loaded or name not in init or trees.first_match(name, dont_load) is not None:
     return
   theirs, ours = loaded[name].shape[0], init[name].shape[0]
@@ -201,4 +203,12 @@ def _refuse_other_grid(
     raise UserError(
       f"{source}: trained with {theirs} patches an image, but this model has {ours}: a Mixer's token-mixing MLPs are "
       "bound to their number; keep the ratio of image size to patch size of the file"
+    )
+  model, kernel = grids.of_model(ours), {"embedding/kernel": loaded.get("stem/kernel")}
+  with naming(source):
+    _, grid = grids.of_file(theirs, first=(0,), model=model, told=grids.facts(of_file, kernel)["told"])
+  if model and grid != model:
+    raise UserError(
+      f"{source}: trained with {grid[0]}x{grid[1]} patches an image, but this model has {model[0]}x{model[1]}: a "
+      "Mixer's token-mixing MLPs are bound to their grid"
     )

@@ -60,13 +60,28 @@ def resize_grid(
   """Resizes position embeddings of a grid `old` = (rows, columns) to `new`, bilinearly by half-pixel centers.
 
   Cells of both grids stand for the same parts of an image, whatever their size, which is FlexiViT's way. Fine-tuned
-  ViTs keep the corners instead: `core.models.weights.resample_posemb`.
+  ViTs keep the corners instead: `resize_grid_by_corners`.
   """
   if tuple(old) == tuple(new):
     return positions
   dim = positions.shape[-1]
   rows, columns = (bilinear(*sides) for sides in zip(old, new))
   return _both_sides(rows, columns, positions.reshape(*old, 1, dim)).reshape(1, new[0] * new[1], dim)
+
+
+def resize_grid_by_corners(
+  positions: Float[np.ndarray, "1 tokens dim"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[np.ndarray, "1 new_tokens dim"]:
+  """Resizes position embeddings of a grid `old` = (rows, columns) to `new`, linearly, with the corners kept.
+
+  So published ViTs were fine-tuned at another resolution (Dosovitskiy et al. 2021, section 3.2).
+  """
+  if tuple(old) == tuple(new):
+    return positions
+  rows, columns = (interpolation(np.linspace(0, a - 1, b), a) for a, b in zip(old, new))
+  grid = np.asarray(positions, np.float32).reshape(*old, -1)
+  grid = np.einsum("ir,jc,rcd->ijd", rows, columns, grid, optimize=True)
+  return grid.reshape(1, new[0] * new[1], -1).astype(np.float32)
 
 
 def _both_sides(

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from core import trees
-from core.errors import UserError
-from core.models import patch_resize, vit_layouts, weights
+from core.errors import UserError, naming
+from core.models import grids, patch_resize, vit_layouts, weights
 from core.models.foreign.vit import structure
 from core.models.layers import Encoder, Intermediates, MAPHead, sincos2d
 from core.recipe.models.options import ModelOptions, NumClasses
@@ -133,6 +133,8 @@ class ViT(nn.Module):
     options = self.options
     if options.posemb == "sincos2d":
       return jnp.asarray(sincos2d(rows, columns, options.width))
+    if self.is_initializing():
+      grids.note(rows, columns)
     if self.has_variable("params", "pos_embedding"):
       stored = self.get_variable("params", "pos_embedding").shape[1]
       if stored != rows * columns:
@@ -174,7 +176,8 @@ def load(
   options: ModelOptions | None = None,
   dont_load: Sequence[str] = (),
   *,
-  resize_positions: Callable[[Any, Any], Any] = weights.resample_posemb,
+  grid: grids.Grid | None = None,
+  resize_positions: Callable[[Any, grids.Grid, grids.Grid], Any] = patch_resize.resize_grid_by_corners,
   resize_patches: Callable[[Any, Any], Any] = patch_resize.resample_patch_embedding,
 ) -> Any:
   """Returns the published weights of `init_file` ("PATH.npz[:subtree]"), fitted to `init_params`.
@@ -189,25 +192,31 @@ def load(
     options: of the model. Where they are given, weights of other libraries whose model computes otherwise
       (another kind of GELU, another number of heads) are refused.
     dont_load: regexes over names, `["head/.*"]` for a new task.
-    resize_positions: `fn(positions, those of init_params)`, for a model that wants another way of resizing.
+    grid: rows and columns of patches in the model's images; by default those for which it was made in this process.
+    resize_positions: `fn(positions, the file's grid, the model's)`, for a model that wants another way of resizing.
     resize_patches: `fn(kernel, (height, width))`, likewise.
 
   Raises:
-    UserError: an unreadable file, one of another model (it names the first parameters that differ), or a regex of
-      `dont_load` that matches nothing.
+    UserError: an unreadable file, one of another model (it names the first parameters that differ), one whose grid of
+      positions may be this or that, or a regex of `dont_load` that matches nothing.
   """
   init, dont_load = dict(trees.flatten_with_names(init_params)), weights.patterns(dont_load)
   loaded, of_file = weights.read_file_and_options("vit", init_file)
   weights.check_options(of_file, options, source=init_file)
-  loaded = vit_layouts.current(loaded, init)
+  older, loaded = vit_layouts.is_older(loaded), vit_layouts.current(loaded, init)
   loaded = weights.split_heads(weights.match_scan(loaded, init), init)
 
   def wanted(name: str) -> bool:
     alike = name in loaded and name in init and loaded[name].ndim == init[name].ndim
     return alike and trees.first_match(name, dont_load) is None
 
-  if wanted("pos_embedding"):
-    loaded["pos_embedding"] = resize_positions(loaded["pos_embedding"], init["pos_embedding"])
+  with naming(init_file):
+    if grid is None and "pos_embedding" in init:
+      grid = grids.of_model(init["pos_embedding"].shape[1])
+    facts = grids.facts(of_file, loaded)
+    loaded, of_grid = grids.split(loaded, **facts, model=grid, exact=not older and "first" not in facts)
+  if wanted("pos_embedding") and of_grid and grid:
+    loaded["pos_embedding"] = resize_positions(loaded["pos_embedding"], of_grid, grid)
   if wanted("embedding/kernel"):
     size = init["embedding/kernel"].shape[:2]
     loaded["embedding/kernel"] = resize_patches(loaded["embedding/kernel"], size)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from core import trees
 from core.models import weights
 
-_POSITIONS = ("Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding")
+_POSITIONS = {"Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding"}
 _MAP_HEAD = ("probe", "MlpBlock_0", "MultiHeadDotProductAttention_0", "LayerNorm_0")
 
 
@@ -24,11 +24,11 @@ def current(loaded: dict[str, Any], init: dict[str, Any]) -> dict[str, Any]:
   - all of a module's children are counted together (before flax.linen), `LayerNorm_0, MultiHeadDotProductAttention_1,
     LayerNorm_2`;
   - the position embedding stands in the encoder, or in a module of its own there;
-  - the class token has a position, the first of grid + 1: their sum is what the encoder sees;
   - the parameters of the MAP head stand at the root (during the development of ViT-G, Zhai et al. 2022).
 
   And in those of NaFlex (SigLIP 2, Tschannen et al. 2025), which cuts patches beforehand, the patch embedding is a
-  matrix [patch_height * patch_width * channels, width], and the position embedding may have its rows and columns apart.
+  matrix [patch_height * patch_width * channels, width]. Positions stay as they are: `core.models.grids` knows whose
+  they are.
 
   Args:
     loaded: the file's parameters.
@@ -36,37 +36,20 @@ def current(loaded: dict[str, Any], init: dict[str, Any]) -> dict[str, Any]:
   """
   named = dict(trees.flatten_with_names(weights.renumber_modules(trees.from_names(loaded))))
   named = {_current_name(name, inlined="probe" in named): array for name, array in named.items()}
-  if "pos_embedding" in named and named["pos_embedding"].ndim in (2, 3):
-    named["pos_embedding"] = _one_row(named["pos_embedding"])
-    named = _fold_class_position(named, init)
   if "embedding/kernel" in named:
     named["embedding/kernel"] = _as_convolution(named["embedding/kernel"], init)
   return named
+
+
+def is_older(loaded: dict[str, Any]) -> bool:
+  """Tells whether the position embedding has a name from when class tokens had positions, too."""
+  return not _POSITIONS.isdisjoint(loaded)
 
 
 def _current_name(name: str, inlined: bool) -> str:
   if name in _POSITIONS:
     return "pos_embedding"
   return f"MAPHead_0/{name}" if inlined and name.split("/")[0] in _MAP_HEAD else name
-
-
-def _one_row(positions: Float[np.ndarray, "*grid width"]) -> Float[np.ndarray, "1 tokens width"]:
-  """Returns [1, tokens, width] of [tokens, width] or [rows, columns, width]."""
-  return positions if positions.ndim == 3 and len(positions) == 1 else positions.reshape(1, -1, positions.shape[-1])
-
-
-def _fold_class_position(named: dict[str, Any], init: dict[str, Any]) -> dict[str, Any]:
-  positions = named["pos_embedding"]
-  tokens, grid = positions.shape[1], positions.shape[1] - 1
-  # An oblong grid may have a square of positions and one more as well; a model of that grid tells.
-  if (
-    grid < 1 or math.isqrt(grid) ** 2 != grid or ("pos_embedding" in init and init["pos_embedding"].shape[1] == tokens)
-  ):
-    return named
-  folded = {**named, "pos_embedding": positions[:, 1:]}
-  if "cls" in named:
-    folded["cls"] = np.asarray(named["cls"], np.float32) + np.asarray(positions[:, :1], np.float32)
-  return folded
 
 
 def _as_convolution(

@@ -233,10 +233,8 @@ def test_weights_of_another_model_are_refused_by_the_first_names_that_differ(sav
     vit.load(shapes(vit.Model(7, pool_type="map", **TINY)), path)
   line = str(e.value)
   assert ": not the weights of this model: it lacks MAPHead_0/" in line
-  assert line.endswith("its model has pool_type='tok', ours 'map'; its model has num_classes=21, ours 7")
+  assert line.endswith("; its model has pool_type='tok', ours 'map'; its model has num_classes=21, ours 7")
   assert "\n" not in line
-  with pytest.raises(UserError, match=r"pos_embedding: 16 positions cannot be resized to 32: .* of the model is none"):
-    vit.load(shapes(vit.Model(21, pool_type="tok", **TINY), (1, 32, 64, 3)), path)
 
 
 @pytest.mark.parametrize(

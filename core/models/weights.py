@@ -11,12 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from core import trees
 from core.checkpoint import catalog, pretrained, remote, state_dict
 from core.errors import UserError, first_few
-from core.models import patch_resize
+from core.models import grids
 from core.models.foreign import registry, table
 from core.recipe.models.load import Regexes
 from core.recipe.models.options import ModelOptions
@@ -39,13 +38,16 @@ def read_file(family: str, init_file: str) -> dict[str, np.ndarray]:
 
 
 def read_file_and_options(family: str, init_file: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """Returns what `read_file` does, and the options of the model that the parameters do not tell.
+  """Returns what `read_file` does, and what the parameters do not tell of the model.
 
-  Published `.npz` files want none of these, other libraries may: `{"gelu": "exact"}`.
+  Of other libraries' files its options, `{"gelu": "exact"}`; and of all what there is of the grid of patches, see
+  `core.models.grids.facts`.
   """
   location = catalog.locate(family, init_file)
   if not state_dict.is_one(location):
-    return dict(trees.flatten_with_names(pretrained.load_params(location))), {}
+    named = dict(trees.flatten_with_names(pretrained.load_params(location)))
+    noted = pretrained.load_grids(location)
+    return named, {"grids": [noted[name] for name in (grids.EMBEDDED, grids.MIXED) if name in noted]}
   path = remote.fetch(location)
   arrays = state_dict.read(path)
   form = table.recognize(registry.get(family), arrays, source=init_file)
@@ -206,27 +208,3 @@ def _unstack_blocks(named: dict[str, Any]) -> dict[str, Any]:
     else:
       unstacked[name] = array
   return unstacked
-
-
-def resample_posemb(old: Float[np.ndarray, "1 old_tokens dim"], new: Any) -> Float[np.ndarray, "1 new_tokens dim"]:
-  """Resizes the position embedding `old` to the square grid of `new`, whose shape alone is read.
-
-  Linear interpolation in both directions with the corner positions kept, as published models were fine-tuned.
-
-  Raises:
-    UserError: the numbers of tokens differ and one of them is no square.
-  """
-  tokens = {"the file": old.shape[1], "the model": new.shape[1]}
-  if old.shape[1] == new.shape[1]:
-    return old
-  for where, count in tokens.items():
-    if math.isqrt(count) ** 2 != count:
-      raise UserError(
-        f"pos_embedding: {old.shape[1]} positions cannot be resized to {new.shape[1]}: only square grids can, "
-        f"and that of {where} is none"
-      )
-  old_side, new_side = map(math.isqrt, tokens.values())
-  matrix = patch_resize.interpolation(np.linspace(0, old_side - 1, new_side), old_side)
-  grid = np.asarray(old, np.float32).reshape(old_side, old_side, -1)
-  grid = np.einsum("ir,jc,rcd->ijd", matrix, matrix, grid, optimize=True)
-  return grid.reshape(1, new_side**2, -1).astype(np.float32)

@@ -1,29 +1,9 @@
 import numpy as np
 import pytest
-import scipy.ndimage
 
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import bit, resnet, vit, weights
-
-
-@pytest.mark.parametrize("old, new", [(4, 7), (7, 4), (14, 24), (3, 1), (1, 3)])
-def test_position_embeddings_are_resized_as_scipy_zooms(old, new):
-  embedding = np.random.default_rng(0).normal(size=(1, old * old, 5)).astype(np.float32)
-  resized = weights.resample_posemb(embedding, np.zeros((1, new * new, 5)))
-  zoomed = scipy.ndimage.zoom(embedding.reshape(old, old, 5), (new / old, new / old, 1), order=1)
-  np.testing.assert_allclose(resized, zoomed.reshape(1, new * new, 5), atol=1e-5)
-
-
-def test_a_position_embedding_of_the_same_size_is_untouched_even_if_oblong():
-  embedding = np.ones((1, 32, 5), np.float32)
-  assert weights.resample_posemb(embedding, np.zeros((1, 32, 5))) is embedding
-
-
-@pytest.mark.parametrize("old, new, where", [(32, 16, "the file"), (16, 32, "the model")])
-def test_an_oblong_position_embedding_is_not_resized(old, new, where):
-  with pytest.raises(UserError, match=f"{old} positions cannot be resized to {new}: .* {where} is none"):
-    weights.resample_posemb(np.ones((1, old, 5)), np.zeros((1, new, 5)))
 
 
 @pytest.mark.parametrize(

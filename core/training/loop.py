@@ -11,6 +11,7 @@ from core import sharding
 from core.checkpoint import pretrained
 from core.cluster import processes
 from core.cluster.preemption import Preempted
+from core.models import grids
 from core.recipe.recipe import Recipe
 from core.state import Variables
 from core.tasks.task import Task
@@ -78,4 +79,4 @@ def _save(path: Path, variables: Callable[[], Variables]) -> None:
   """Writes variables in the published layout from the first process; all of them must call it."""
   on_host = sharding.to_host(variables())
   if jax.process_index() == 0:
-    pretrained.save_variables(path, on_host)
+    pretrained.save_variables(path, on_host, grids=grids.noted(on_host["params"]))
