@@ -4,7 +4,8 @@ Read are `.safetensors` files, what `torch.save` writes (`core.checkpoint.torch_
 `.ckpt`), and folders as libraries save models, in one file or in shards. What training programs wrap around a model is
 taken off, so that the names are the model's own:
 
-- of `{"epoch": .., "state_dict": {..}, ..}` the first of `state_dict`, `model`, `teacher`, `student` that is there;
+- of `{"epoch": .., "state_dict": {..}, ..}` the first of `state_dict_ema`, `model_ema`, `state_dict`, `model`,
+  `teacher`, `student` that is there: averaged weights before raw ones, as timm takes them, which a line tells;
 - `module.`, `_orig_mod.` and `model.` before every name;
 - of a pair of networks the one that its authors evaluate: `teacher.` before `student.` (DINO), `base_encoder.` before
   `momentum_encoder.` (MoCo v3); then `backbone.`, without the heads that stand beside it.
@@ -14,6 +15,7 @@ import dataclasses
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +27,7 @@ import safetensors
 from core import files
 from core.checkpoint import hub, torch_file, values
 from core.errors import UserError
+from core.live import Line
 
 Arrays = dict[str, np.ndarray]
 
@@ -45,7 +48,8 @@ _FLOAT8 = {
   "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
   "F8_E8M0": ml_dtypes.float8_e8m0fnu,
 }
-_NESTED = ("state_dict", "model", "teacher", "student")
+_AVERAGED = ("state_dict_ema", "model_ema")
+_NESTED = (*_AVERAGED, "state_dict", "model", "teacher", "student")
 _BEFORE_ALL = ("module.", "_orig_mod.", "model.")
 _BEFORE_ONE = ("teacher.", "student.", "base_encoder.", "momentum_encoder.", "backbone.")
 
@@ -65,7 +69,10 @@ def read(path: Path) -> Arrays:
     UserError: not there, damaged, not of this kind, or holding objects whose reading could run code; an array that no
       model can hold (`values.check`), or of a kind that is not read.
   """
-  return {name: _array(stored, name, path) for name, stored in _unwrap(_open(path), path).items()}
+  held = _open(path)
+  if averaged := [key for key in _AVERAGED if isinstance(held.get(key), Mapping)]:
+    Line(sys.stderr).say(f"{path.name}: its averaged weights are read ({averaged[0]}), not the raw ones")
+  return {name: _array(stored, name, path) for name, stored in _unwrap(held, path).items()}
 
 
 def _array(stored: _Stored, name: str, path: Path) -> np.ndarray:
@@ -155,6 +162,7 @@ def _unwrap(held: Mapping[str, Any], path: Path) -> dict[str, _Stored]:
       raise UserError(f"{path}: what it holds under {' or '.join(_NESTED)} leads back to itself")
     held = nested
   arrays = {name: value for name, value in held.items() if isinstance(name, str) and hasattr(value, "read")}
+  arrays.pop("n_averaged", None)  # What PyTorch's AveragedModel counts, beside its `module.`
   while prefix := _prefix(arrays):
     arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
   return arrays

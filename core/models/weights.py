@@ -21,6 +21,9 @@ from core.recipe.models.load import Regexes
 from core.recipe.models.options import ModelOptions
 from core.recipe.parse import parse
 
+# Options of which no parameter tells.
+_COMPARED = ("num_heads", "gelu", "norm_eps", "activation", "alpha")
+
 
 def read_file(family: str, init_file: str) -> dict[str, np.ndarray]:
   """Returns the parameters in a file, under the flat published names `{"embedding/kernel": array, ...}`.
@@ -51,8 +54,11 @@ def read_file_and_options(family: str, init_file: str) -> tuple[dict[str, np.nda
   path = remote.fetch(location)
   arrays = state_dict.read(path)
   form = table.recognize(registry.get(family), arrays, source=init_file)
-  published = table.to_published(form.reading(arrays), arrays, source=init_file)
-  return published, form.options(arrays, state_dict.read_config(path))
+  try:  # A configuration of today may refuse what the names would be read as.
+    options, rules = form.options(arrays, state_dict.read_config(path)), form.reading(arrays)
+  except UserError as error:
+    raise UserError(f"{init_file}: {error}") from None
+  return table.to_published(rules, arrays, source=init_file), options
 
 
 def check_options(wanted: dict[str, Any], options: ModelOptions | None, *, source: str) -> None:
@@ -69,13 +75,18 @@ def check_options(wanted: dict[str, Any], options: ModelOptions | None, *, sourc
   Raises:
     UserError: names the options to set.
   """
-  for option in ("num_heads", "gelu") if options is not None else ():
+  differ = {}
+  for option in _COMPARED if options is not None else ():
     value, ours = wanted.get(option), getattr(options, option, None)
     if value is not None and value != ours and (option == "num_heads" or option not in options.stated):
-      or_keep = f", or state {option}={ours!r} to keep ours" if option != "num_heads" else ""
-      raise UserError(
-        f"{source}: its model has {option}={value!r}, ours {ours!r}: set model.{option}={value!r}{or_keep}"
-      )
+      differ[option] = value, ours
+  if differ:
+    told = ", ".join(f"{option}={value!r}, ours {ours!r}" for option, (value, ours) in differ.items())
+    remedy = ", ".join(f"model.{option}={value!r}" for option, (value, _) in differ.items())
+    keep = ", ".join(f"{option}={ours!r}" for option, (_, ours) in differ.items() if option != "num_heads")
+    raise UserError(
+      f"{source}: its model has {told}: set {remedy}" + (f", or state {keep} to keep ours" if keep else "")
+    )
 
 
 class UnmatchedError(UserError):

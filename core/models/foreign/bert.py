@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError, first_few
-from core.models.foreign import table
+from core.models.foreign import config_keys, table
 from core.models.foreign.table import DENSE, Arrays, Format, Rule, constant, dropped
 from core.models.foreign.transformer import dense
 
@@ -31,6 +31,21 @@ _SURPLUS_HF = r"(.*\.)?(pooler|cls|classifier|qa_outputs)\..*|.*\.position_ids"
 _SURPLUS_RELEASE = (
   r"bert/pooler/.*|cls/.*|global_step|.*/(adam_[mv]|AdamWeightDecayOptimizer(_\d)?)|output_(weights|bias)"
 )
+
+
+# What the weights tell or `_options` compares; and what our BERT has of what they do not.
+_READ = config_keys.words("""
+  vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act max_position_embeddings
+  layer_norm_eps pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
+  classifier_dropout summary_type
+""")
+_EQUAL = {
+  "position_embedding_type": ("absolute", None),
+  "is_decoder": (False, None),
+  "add_cross_attention": (False, None),
+  "pad_token_id": (0, None),
+  "type_vocab_size": (2,),
+}
 
 
 def from_release(variables: Arrays, *, source: str) -> dict[str, np.ndarray]:
@@ -144,8 +159,10 @@ def _options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
     raise UserError(
       f"config.json: hidden_act {gelu!r} is an activation that our BERT lacks (it has {', '.join(_GELUS)})"
     )
-  if config.get("position_embedding_type", "absolute") != "absolute":
-    raise UserError(f"config.json: position_embedding_type {config['position_embedding_type']!r} is not BERT's own")
+  config_keys.check(config, read=_READ, equal=_EQUAL, model_types=("bert",))
+  for name in config.get("architectures") or ():
+    if not str(name).startswith("Bert"):  # Files from before model_type.
+      raise UserError(f"config.json: {name!r} in architectures computes otherwise than BERT, whose names it has")
   known = {"num_attention_heads": "num_heads", "layer_norm_eps": "norm_eps"}
   return {ours: config[theirs] for theirs, ours in known.items() if theirs in config} | {"gelu": _GELUS[gelu]}
 

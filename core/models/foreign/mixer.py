@@ -4,7 +4,7 @@ timm computes the exact GELU, even with the weights of the paper, which were tra
 differ in the third decimal. `Model(gelu="exact")` computes what timm does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.errors import UserError
@@ -73,4 +73,18 @@ def _is_timm(state_dict: Arrays) -> bool:
   return "blocks.0.mlp_tokens.fc1.weight" in state_dict
 
 
-FORMATS = {"timm": Format(_is_timm, lambda _: TIMM, _writing, _config, lambda *_: {"gelu": "exact"})}
+def _options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
+  del state_dict
+  facts = timm_config.facts(config, "mixer")
+  if facts["pool"] not in (None, "avg"):
+    raise UserError(f"config.json: global_pool is {facts['pool']!r}, and our Mixer takes the mean (avg)")
+  gelus = {"gelu": "exact", "gelu_tanh": "tanh"}
+  activation = facts.get("act_layer", "gelu")
+  if activation not in gelus:
+    raise UserError(
+      f"config.json: model_args.act_layer is {activation!r}, which our Mixer lacks (it has {', '.join(gelus)})"
+    )
+  return {"gelu": gelus[activation], "image_sizes": facts["image_sizes"]}
+
+
+FORMATS = {"timm": Format(_is_timm, lambda _: TIMM, _writing, _config, _options)}

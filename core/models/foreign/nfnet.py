@@ -137,8 +137,14 @@ def _config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
 
 def _options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
   del state_dict
-  activation = (config.get("model_args") or {}).get("act_layer", "gelu")
-  return {"gelu": "exact"} if activation == "gelu" else {"activation": activation}
+  facts = timm_config.facts(config, "nfnet")
+  if facts["pool"] not in (None, "avg"):
+    raise UserError(f"config.json: global_pool is {facts['pool']!r}, and our NFNet takes the mean (avg)")
+  activation = facts.get("act_layer", "gelu")
+  if activation not in ("gelu", "silu", "relu"):
+    raise UserError(f"config.json: model_args.act_layer is {activation!r}, which our NFNet lacks")
+  alpha = {"alpha": facts["alpha"]} if "alpha" in facts else {}
+  return alpha | {"activation": activation} | ({"gelu": "exact"} if activation == "gelu" else {})
 
 
 FORMATS = {"timm": Format(_is_timm, _reading, _writing, _config, _options)}

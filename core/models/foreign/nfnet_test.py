@@ -89,7 +89,7 @@ def test_published_and_timm_standardization_differ_where_it_is_folded(state_dict
 @pytest.mark.parametrize(
   "config, options",
   [
-    ({}, {"gelu": "exact"}),
+    ({}, {"activation": "gelu", "gelu": "exact"}),
     ({"model_args": {"act_layer": "silu"}}, {"activation": "silu"}),
   ],
 )

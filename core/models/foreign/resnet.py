@@ -1,10 +1,10 @@
 """BiT's weights in the forms of timm (`ResNetV2`: resnetv2_50x1_bit and its kin) and transformers (`BitModel`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.errors import UserError
-from core.models.foreign import timm_config
+from core.models.foreign import config_keys, timm_config
 from core.models.foreign.table import CONV, DENSE, Arrays, Format, Layout, Rule
 
 # Our scales and biases are [1, 1, 1, channels]; the heads of timm's are 1x1 convolutions.
@@ -93,7 +93,36 @@ def _is_hf(state_dict: Arrays) -> bool:
   return any(f"{prefix}embedder.convolution.weight" in state_dict for prefix in ("bit.", ""))
 
 
+def _timm_options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
+  del state_dict
+  facts = timm_config.facts(config, "resnet")
+  for key, value, ours in (("global_pool", facts["pool"], "avg"), ("act_layer", facts.get("act_layer"), "relu")):
+    if value not in (None, ours):
+      raise UserError(f"config.json: {key} is {value!r}, which our ResNet does not compute (it does {ours!r})")
+  return {}
+
+
+_HF_READ = ("num_channels", "embedding_size", "hidden_sizes", "depths", "out_features", "out_indices", "stage_names")
+_HF_EQUAL = {
+  "layer_type": ("preactivation",),
+  "hidden_act": ("relu",),
+  "global_padding": (None, "valid", "VALID"),
+  "embedding_dynamic_padding": (False,),
+  "num_groups": (32,),
+  "output_stride": (32,),
+  "width_factor": (1,),
+}
+
+
+def _hf_options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
+  del state_dict
+  config_keys.check(config, read=_HF_READ, equal=_HF_EQUAL, model_types=("bit",))
+  return {}
+
+
 FORMATS = {
-  "timm": Format(_is_timm, lambda _: TIMM, lambda *_: TIMM, _timm_config),
-  "hf": Format(_is_hf, _hf_reading, lambda model, _: HF if model.num_classes else HF_WITHOUT_HEAD, _hf_config),
+  "timm": Format(_is_timm, lambda _: TIMM, lambda *_: TIMM, _timm_config, _timm_options),
+  "hf": Format(
+    _is_hf, _hf_reading, lambda model, _: HF if model.num_classes else HF_WITHOUT_HEAD, _hf_config, _hf_options
+  ),
 }

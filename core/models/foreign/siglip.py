@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
-from core.models.foreign import vit_hf
+from core.models.foreign import config_keys, vit_hf
 from core.models.foreign.table import Arrays, Format, Layout, Rule, constant, dropped
 from core.models.foreign.transformer import dense, norm, output, projections
 from core.models.layers import sincos1d
@@ -19,6 +19,10 @@ from core.recipe.models.vit import ViT
 _GELUS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh"}
 _TEXT, _IMAGE = "text_model.", "vision_model."
 _BLOCK = "Encoder_0/encoderblock_{j}"  # Not {i}: the towers' depths may differ.
+_TEXT_READ = config_keys.words("""
+  vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings hidden_act
+  layer_norm_eps projection_size pad_token_id
+""")
 _WITHOUT_BATCH_AXIS = Layout(lambda positions: positions[None], lambda positions: positions[0])
 _USUAL_LENGTH = 64  # Tokens of a text, where neither the model nor its config tells.
 
@@ -116,7 +120,9 @@ def _config_text(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
 
 def _options_text(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
   del state_dict
+  vit_hf.check_towers(config)
   config = config.get("text_config", config)
+  config_keys.check(config, read=_TEXT_READ, model_types=("siglip", "siglip_text_model"))
   gelu = config.get("hidden_act", "gelu_pytorch_tanh")
   if gelu not in _GELUS:
     raise UserError(f"config.json: hidden_act {gelu!r} is an activation that our text transformer lacks")

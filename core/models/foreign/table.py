@@ -166,7 +166,12 @@ def _translate(table: Sequence[Rule], named: Arrays, here: str, there: str, sour
   translated = {}
   for rule, number in parts:
     convert = rule.layout.to_published if there == "ours" else rule.layout.to_foreign
-    results = convert(*(named[_fill(name, number)] for name in rule.names(here)))
+    names = [_fill(name, number) for name in rule.names(here)]
+    try:
+      results = convert(*(named[name] for name in names))
+    except (ValueError, IndexError, TypeError):  # An array of other axes than the rule's.
+      told = ", ".join(f"{name} {list(np.shape(named[name]))}" for name in names)
+      raise UserError(f"{source}: not the parameters of this kind of model: the shape of {told}") from None
     results = results if isinstance(results, tuple) else (results,)
     translated.update(zip((_fill(name, number) for name in rule.names(there)), results, strict=True))
   return translated

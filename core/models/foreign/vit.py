@@ -26,7 +26,9 @@ def options_of(state_dict: Arrays, config: Mapping[str, Any] | None = None) -> d
   """
   form = table.recognize(FORMATS, state_dict, source="the state dict")
   published = table.to_published(form.reading(state_dict), state_dict, source="the state dict")
-  return structure(published) | form.options(state_dict, config or {})
+  of_grid = ("first", "image_sizes")
+  found = structure(published) | form.options(state_dict, config or {})
+  return {option: value for option, value in found.items() if option not in of_grid}
 
 
 def structure(published: Mapping[str, Any]) -> dict[str, Any]:

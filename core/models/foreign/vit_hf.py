@@ -5,12 +5,14 @@ Read are the names that `save_pretrained` writes, in all versions, and for ViT a
 no head; one with a MAP head and no classifier as SiglipVisionModel; a mean and a classifier as its classifying form.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from core.errors import UserError
+from core.models.foreign import config_keys
 from core.models.foreign.table import CONV, Arrays, Layout, Rule, constant, dropped
 from core.models.foreign.transformer import dense, fused_projections, norm, output, projections
 from core.models.layers import sincos2d
@@ -18,6 +20,19 @@ from core.models.layers import sincos2d
 _BLOCK = "Transformer/encoderblock_{i}"
 _ATTENTION = f"{_BLOCK}/MultiHeadDotProductAttention_0"
 _GELUS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh"}
+
+# What the weights tell or `options` compares; what our ViT has of what they do not; and whose names are these.
+_READ = config_keys.words("""
+  hidden_size num_hidden_layers num_attention_heads intermediate_size mlp_ratio hidden_act layer_norm_eps image_size
+  patch_size num_channels qkv_bias pooler_output_size num_register_tokens use_swiglu_ffn layerscale_value use_mask_token
+  vision_use_head out_features out_indices stage_names apply_layernorm reshape_hidden_states
+""")
+_EQUAL = {"pooler_act": ("tanh", None)}
+_MODEL_TYPES = {
+  "vit": ("vit",),
+  "dinov2": ("dinov2", "dinov2_with_registers"),
+  "siglip": ("siglip", "siglip_vision_model"),
+}
 
 # Names within a block of ViT: as saved, and as in a running model of version 5.
 _SAVED = {
@@ -37,6 +52,7 @@ _RUNNING = {
 _WITH_CLASS_POSITION = Layout(
   lambda positions: positions, lambda positions: np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
 )
+_PATCHES = "patch_embeddings.projection.weight"
 _WITHOUT_BATCH_AXIS = Layout(lambda positions: positions[None], lambda positions: positions[0])
 
 
@@ -66,9 +82,20 @@ def reading(state_dict: Arrays) -> list[Rule]:
     return f"{prefix}{name}" in state_dict
 
   kind = kind_of(state_dict)
+  patches = f"{prefix}embeddings." + ("patch_embedding.weight" if kind == "siglip" else _PATCHES)
+  if np.ndim(state_dict.get(patches, np.zeros((1, 1, 1, 1)))) != 4:
+    of_what = {2: "NaFlex: patches of any grid (Siglip2)", 5: "videos (Vivit)"}
+    ndim = np.ndim(state_dict[patches])
+    raise UserError(
+      f"{patches}: {list(np.shape(state_dict[patches]))}, as of {of_what.get(ndim, 'another model')}; "
+      "our ViT reads whole images"
+    )
   if kind == "siglip":
-    rules = _siglip(prefix, map_head=there("head.probe"), learned=True)
-    return [*rules, *dropped(state_dict, r"text_model\..*|logit_(scale|bias)|.*\.position_ids")]
+    # SiglipForImageClassification has a MAP head in its file, and classifies the mean of the patches.
+    classifies = "classifier.weight" in state_dict
+    rules = _siglip(prefix, map_head=there("head.probe") and not classifies, learned=True)
+    unused = re.escape(f"{prefix}head.") + ".*|" if classifies else ""
+    return [*rules, *dropped(state_dict, unused + r"text_model\..*|logit_(scale|bias)|.*\.position_ids")]
   if kind == "dinov2":
     rules = _dinov2(
       prefix,
@@ -172,9 +199,12 @@ def config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
 
 def options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns GELU, heads and LayerNorm epsilon, as far as they can be known: see `table.Format.options`."""
-  config = config.get("vision_config", config)
   kind = kind_of(state_dict)
-  found = {}
+  check_towers(config)
+  config = config.get("vision_config", config)
+  config_keys.check(config, read=_READ, equal=_EQUAL, model_types=_MODEL_TYPES[kind])
+  sizes = config_keys.image_sizes(config.get("image_size"))
+  found = {"first": (0,) if kind == "siglip" else (1,), "image_sizes": sizes}
   if "num_attention_heads" in config:
     found["num_heads"] = config["num_attention_heads"]
   if "layer_norm_eps" in config:
@@ -186,6 +216,17 @@ def options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
     )
   gated = any(name.endswith("mlp.weights_in.weight") for name in state_dict)
   return found if gated else found | {"gelu": _GELUS[gelu]}
+
+
+def check_towers(config: Mapping[str, Any]) -> None:
+  """Refuses what the configuration of two towers says beside them.
+
+  Raises:
+    UserError: names it.
+  """
+  if "vision_config" in config or "text_config" in config:
+    towers = ("text_config", "vision_config", "projection_dim")
+    config_keys.check(config, read=towers, model_types=("siglip",))
 
 
 def _prefixes(name: str) -> list[str]:
@@ -265,7 +306,7 @@ def _dinov2(prefix: str, *, registers: bool, swiglu: bool, qkv_bias: bool) -> li
 
 def _embeddings(prefix: str) -> list[Rule]:
   return [
-    Rule("embedding/kernel", f"{prefix}embeddings.patch_embeddings.projection.weight", CONV),
+    Rule("embedding/kernel", f"{prefix}embeddings.{_PATCHES}", CONV),
     Rule("embedding/bias", f"{prefix}embeddings.patch_embeddings.projection.bias"),
     Rule("cls", f"{prefix}embeddings.cls_token"),
   ]

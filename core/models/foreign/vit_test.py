@@ -181,12 +181,14 @@ def test_another_gelu_or_number_of_heads_is_refused_unless_stated(tmp_path):
   options = SIZES | dict(pool_type="tok", num_heads=2)
   tree = shapes(vit.Model(7, **options))
   with pytest.raises(
-    UserError, match=r"has gelu='exact', ours 'tanh': set model.gelu='exact', or state gelu='tanh' to"
+    UserError,
+    match=r"has gelu='exact', ours 'tanh', norm_eps=1e-12, ours 1e-06: set model.gelu='exact', model.norm_eps=1e-12, "
+    "or state gelu='tanh', norm_eps=1e-06 to keep ours",
   ):
     vit.load(tree, path, vit.Model(**options).options)
-  vit.load(tree, path, vit.Model(**options, gelu="tanh").options)
+  vit.load(tree, path, vit.Model(**options, gelu="tanh", norm_eps=1e-6).options)
   with pytest.raises(UserError, match=r"its model has num_heads=2, ours 4: set model.num_heads=2$"):
-    vit.load(tree, path, vit.Model(**options | dict(num_heads=4, gelu="exact")).options)
+    vit.load(tree, path, vit.Model(**options | dict(num_heads=4, gelu="exact", norm_eps=1e-12)).options)
 
 
 def test_a_model_of_other_options_is_told_which(tmp_path):

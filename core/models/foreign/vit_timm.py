@@ -18,6 +18,7 @@ from core.models.layers import sincos2d
 
 _BLOCK = "Transformer/encoderblock_{i}"
 _POOLS = {"tok": "token", "gap": "avg", "map": "map", "none": ""}
+_GELUS = {"gelu_tanh": "tanh", "gelu": "exact"}
 # Heads of the pre-training (a DINOv2 mask token, MoCo v3's projector) and what is counted on the side.
 _UNUSED = r"mask_token|(dino_|ibot_)?head\.(\d+|mlp|last_layer)\b.*"
 
@@ -108,15 +109,34 @@ def config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
 
 
 def options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the kind of GELU and the number of heads, as far as they can be known: see `table.Format.options`."""
-  model_args = config.get("model_args", {})
-  found = {"num_heads": model_args["num_heads"]} if "num_heads" in model_args else {}
-  gelus = {"gelu_tanh": "tanh", "gelu": "exact"}
-  if "act_layer" in model_args:
-    return found | ({"gelu": gelus[model_args["act_layer"]]} if model_args["act_layer"] in gelus else {})
-  # Those of the MAP head (SigLIP's) compute either, and SwiGLU has no GELU.
-  either = "attn_pool.latent" in state_dict or gated(state_dict)
-  return found if either else found | {"gelu": "exact"}
+  """Returns what can be known of GELU, heads and positions: see `table.Format.options`.
+
+  Raises:
+    UserError: timm computes from these weights what our ViT does not.
+  """
+  facts = timm_config.facts(config, "vit")
+  found = {"num_heads": facts["num_heads"]} if "num_heads" in facts else {}
+  pool, cls = facts["pool"], "cls_token" in state_dict
+  if pool not in (None, *_POOLS.values()):
+    raise UserError(f"config.json: global_pool is {pool!r}, which our ViT lacks (it has token, avg and map)")
+  if pool == "avg" and cls:
+    raise UserError("config.json: global_pool is 'avg' beside a class token: our ViT has none under pool_type='gap'")
+  # A register or class token has a position if the patches' are not all; DINOv2's own files, where only the latter has.
+  registers = np.shape(state_dict["reg_token"])[1] if "reg_token" in state_dict else 0
+  found |= {"first": (0, cls + registers), "image_sizes": facts["image_sizes"]}
+  if gated(state_dict):  # SwiGLU has no GELU.
+    if facts.get("act_layer", "silu") not in ("silu", "swish"):
+      raise UserError(f"config.json: model_args.act_layer is {facts['act_layer']!r}; our gated MLPs compute silu")
+    return found
+  if (activation := facts.get("act_layer")) is not None:
+    if activation not in _GELUS:
+      raise UserError(
+        f"config.json: model_args.act_layer is {activation!r}, which our ViT lacks (it has {', '.join(_GELUS)})"
+      )
+    return found | {"gelu": _GELUS[activation]}
+  # Those of the MAP head (SigLIP's) compute either.
+  gelu = facts.get("gelu", None if "attn_pool.latent" in state_dict else "exact")
+  return found | ({"gelu": gelu} if gelu else {})
 
 
 def gated(state_dict: Arrays) -> bool:
