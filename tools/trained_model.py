@@ -16,6 +16,7 @@ from core import command, trees
 from core.checkpoint import pretrained
 from core.checkpoint import state as checkpoint_files
 from core.errors import UserError, first_few, nearest
+from core.models import grids
 from core.optim import ema
 from core.recipe import load
 from core.recipe.models.load import Load
@@ -150,6 +151,8 @@ def _own_file(spec: str, shapes: Variables) -> Variables | None:
 
   if held.keys() != wanted.keys() or not all(map(fits, wanted)):
     return None
+  if not grids.are_those_of(pretrained.load_grids(spec), shapes["params"]):
+    return None  # To be resized, though the shapes are the same.
   return trees.map_with_names(lambda name, x: np.asarray(held[name], x.dtype), shapes)
 
 

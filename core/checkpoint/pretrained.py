@@ -90,19 +90,25 @@ def load_some(spec: str, wanted: Collection[str]) -> dict[str, np.ndarray]:
 
 
 def load_grids(spec: str) -> dict[str, tuple[int, int]]:
-  """Returns the grids (rows, columns) of position embeddings that a file's note tells, by name; mostly none.
+  """Returns the grids (rows, columns) of patches that a file's note tells, by the name of what is bound to them.
+
+  Mostly none; none of a file that is not there or damaged either, which `load_params` refuses.
 
   Raises:
-    UserError: as `load_params`, or a note that is damaged.
+    UserError: a note that is damaged; a URL that cannot be had.
   """
   location, subtree = split(spec)
   prefix = f"{subtree}/" if subtree else ""
   path = remote.fetch(location)
   try:
     with zipfile.ZipFile(path) as archive:
-      note = json.loads(archive.comment) if archive.comment.startswith(b"{") else {}
+      comment = archive.comment
+  except (zipfile.BadZipFile, OSError):
+    return {}
+  try:
+    note = json.loads(comment) if comment.startswith(b"{") else {}
     noted = {str(name): (int(rows), int(columns)) for name, (rows, columns) in note.get("grids", {}).items()}
-  except (zipfile.BadZipFile, OSError, ValueError, TypeError, AttributeError):
+  except (ValueError, TypeError, AttributeError):
     raise UserError(f"{remote.shown(location)}: its note of grids is damaged") from None
   return {name.removeprefix(prefix): grid for name, grid in noted.items() if name.startswith(prefix)}
 

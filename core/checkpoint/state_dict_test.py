@@ -40,6 +40,24 @@ def test_such_files_are_known_by_their_names(location, yes):
   assert state_dict.is_one(location) is yes
 
 
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_are_read_before_raw_ones_as_timm_does_and_it_is_said(key, tmp_path, monkeypatch, capsys):
+  raw, averaged = ({"module.a": lambda value=value: np.full(2, value)} for value in (1.0, 2.0))
+  held = {"epoch": 3, "state_dict": raw, "model": raw, key: averaged}
+  monkeypatch.setattr(state_dict, "_open", lambda path: held)
+  np.testing.assert_array_equal(state_dict.read(tmp_path / "x.pth")["a"], [2, 2])
+  assert f"x.pth: its averaged weights are read ({key}), not the raw ones" in capsys.readouterr().err
+  monkeypatch.setattr(state_dict, "_open", lambda path: held | {key: None})  # A run without an average.
+  np.testing.assert_array_equal(state_dict.read(tmp_path / "x.pth")["a"], [1, 1])
+  assert capsys.readouterr().err == ""
+
+
+def test_the_count_of_an_averaged_model_is_no_weight(tmp_path, monkeypatch):
+  held = {"n_averaged": lambda: np.ones(()), "module.a": lambda: np.ones(2), "module.b.c": lambda: np.ones(3)}
+  monkeypatch.setattr(state_dict, "_open", lambda path: held)
+  assert set(state_dict.read(tmp_path / "x.pth")) == {"a", "b.c"}
+
+
 def test_a_folder_is_one(tmp_path):
   assert state_dict.is_one(str(tmp_path))
 

@@ -69,6 +69,16 @@ def noted(params: trees.PyTree) -> dict[str, list[int]]:
   return found
 
 
+def are_those_of(told: Mapping[str, Grid], params: trees.PyTree) -> bool:
+  """Tells whether a file of a model's own names and shapes is of its grids; one that tells nothing is of square ones.
+
+  Args:
+    told: grids that the file's note tells, by name.
+    params: the model's parameters.
+  """
+  return all(told.get(name, square(math.prod(grid))) == tuple(grid) for name, grid in noted(params).items())
+
+
 def of_file(
   positions: int, *, first: Sequence[int], told: Sequence[Grid] = (), model: Grid | None = None, exact: bool = False
 ) -> tuple[int, Grid]:

@@ -187,3 +187,18 @@ def test_a_damaged_note_is_one_line(tmp_path):
   pretrained.save_params(tmp_path / "old.npz", {"a": np.ones(1)}, grids={"pos_embedding": "square"})
   with pytest.raises(UserError, match="its note of grids is damaged"):
     vit.load({"a": np.ones(1)}, str(tmp_path / "old.npz"))
+
+
+@pytest.mark.parametrize(
+  "told, grid, yes",
+  [
+    (None, (6, 6), True),
+    (None, (4, 9), False),
+    ((4, 9), (4, 9), True),
+    ((4, 9), (6, 6), False),
+    ((6, 6), (4, 9), False),
+  ],
+)
+def test_a_file_of_the_models_own_shapes_may_be_of_another_grid(told, grid, yes):
+  params = made(vit.Model(2, **VIT), *grid)
+  assert grids.are_those_of({"pos_embedding": told} if told else {}, params) is yes

@@ -114,6 +114,7 @@ def test_text_is_read_from_text_and_tokens_go_to_labels_unless_told_otherwise():
   [
     ("A Photo of: a Dog!", "a photo of a dog"),
     ("hot_dog -- (mustard)", "hot dog mustard"),
+    ("a_b __c__", "a b c"),  # As the published code has it, not "ab c" as transformers' SiglipTokenizer.
     ("  a\t b\n\u00a0c ", "a b c"),
     ("ÀÉ ΣΑΣ İ", "àé σας i\u0307"),
     ("“quoted” 犬。", "“quoted” 犬。"),

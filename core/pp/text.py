@@ -114,7 +114,9 @@ def check_utf8(texts: Sequence[bytes]) -> None:
 def canonicalize(text: str, keep: str = "") -> str:
   """Makes text lower-case and drops ASCII punctuation; underscores and runs of white space become one space each.
 
-  This is how SigLIP (Zhai et al. 2023) prepares class names and prompts.
+  This is how SigLIP (Zhai et al. 2023) prepares class names and prompts: by the rule of the published code
+  (big_vision's `prompt_engineering.py`), in which "a_b" is "a b". The SiglipTokenizer of transformers drops the
+  underscore with the other punctuation, "ab".
 
   Args:
     text: any.

@@ -159,10 +159,10 @@ def _options(state_dict: Arrays, config: Mapping[str, Any]) -> dict[str, Any]:
     raise UserError(
       f"config.json: hidden_act {gelu!r} is an activation that our BERT lacks (it has {', '.join(_GELUS)})"
     )
-  config_keys.check(config, read=_READ, equal=_EQUAL, model_types=("bert",))
-  for name in config.get("architectures") or ():
-    if not str(name).startswith("Bert"):  # Files from before model_type.
+  for name in () if "model_type" in config else config.get("architectures") or ():
+    if not str(name).startswith("Bert"):  # Of a file from before model_type.
       raise UserError(f"config.json: {name!r} in architectures computes otherwise than BERT, whose names it has")
+  config_keys.check(config, read=_READ, equal=_EQUAL, model_types=("bert",))
   known = {"num_attention_heads": "num_heads", "layer_norm_eps": "norm_eps"}
   return {ours: config[theirs] for theirs, ours in known.items() if theirs in config} | {"gelu": _GELUS[gelu]}
 

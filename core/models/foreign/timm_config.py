@@ -1,7 +1,7 @@
 """timm's `config.json`: what `timm.create_model("local-dir:FOLDER")` builds a model from.
 
 An architecture's name stands for all that its maker in timm says, and `model_args` for what is said otherwise. What of
-it the weights do not tell is in timm.json, beside this file, which `core/models/witness/generate_architectures.py`
+it the weights do not tell is in timm.json, beside this file, which `core/models/witness/generate_timm_table.py`
 makes; so are the architectures whose weights have the names and shapes of ours and compute otherwise.
 """
 
@@ -81,8 +81,8 @@ def _of_architecture(name: str, family: str) -> dict[str, Any]:
     raise UserError(f"config.json: timm's {name} has {reason}, which our {family} does not compute")
   if name not in table["read"][family]:
     raise UserError(
-      f"config.json: {name!r} is no {family} of timm {table['timm']} whose weights are read; if it computes the same as "
-      "one, take the architecture out of the file"
+      f"config.json: {name!r} is no {family} of timm {table['timm']} whose weights are read; if it computes as one "
+      "does, take the architecture out of the file"
     )
   return dict(table["read"][family][name])
 

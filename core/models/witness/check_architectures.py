@@ -67,12 +67,12 @@ def of_text(named: Arrays, told: dict[str, Any]) -> Any:
 
 
 FAMILIES: dict[str, Callable] = {
+  "text_transformer": of_text,  # First: SigLIP's towers have some names in common.
   "vit": of_vit,
   "mixer": of_mixer,
   "resnet": of_resnet,
   "nfnet": of_nfnet,
   "bert": of_bert,
-  "text_transformer": of_text,
 }
 
 

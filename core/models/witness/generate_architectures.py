@@ -1,4 +1,4 @@
-"""Makes files of one layer and random weights of every architecture whose weights look like ours, to be checked by ours.
+"""Makes files of one layer and random weights of every architecture whose weights look like ours, for ours to check.
 
   python -m venv ENV && ENV/bin/pip install --no-deps timm==1.0.31
   ENV/bin/pip install -r core/models/witness/generate_foreign_vit_requirements.txt
@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 import torch
 import transformers
 
@@ -77,7 +78,10 @@ HF = {
   "SiglipForImageClassification": _hf("SiglipForImageClassification", "SiglipConfig", **SIGLIP),
   "SiglipTextModel": _hf("SiglipTextModel", "SiglipTextConfig", **TEXT),
   "Siglip2VisionModel": _hf(
-    "Siglip2VisionModel", "Siglip2VisionConfig", **{k: v for k, v in VISION.items() if k != "image_size"}, num_patches=16
+    "Siglip2VisionModel",
+    "Siglip2VisionConfig",
+    **{key: value for key, value in VISION.items() if key != "image_size"},
+    num_patches=16,
   ),
   "BitModel": _hf("BitModel", "BitConfig", depths=[1, 1], hidden_sizes=[128, 256], embedding_size=32),
   "BitForImageClassification": _hf(
@@ -143,7 +147,7 @@ _TINY = dict(num_classes=CLASSES, depth=1, embed_dim=16, num_heads=2, img_size=3
 WITNESS = {
   "reg1": ("test_vit2", _TINY),
   "reg4_map": ("vit_so150m_patch16_reg4_map_256", _TINY),
-  "cls_reg9": ("vit_huge_patch16_radio_v4", _TINY),
+  "cls_reg9": ("vit_tiny_patch16_224", _TINY | dict(reg_tokens=9)),
   "reg4_dinov2": ("vit_base_patch14_reg4_dinov2", _TINY),
   "siglip_gap": ("vit_base_patch16_siglip_gap_224", _TINY),
   "oblong": ("vit_tiny_patch16_224", _TINY | dict(img_size=(16, 64))),
@@ -172,8 +176,8 @@ def make_witness(path: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
       save_for_hf(model, folder, safe_serialization=True) if made_by else model.save_pretrained(folder)
       config = json.loads(Path(folder, "config.json").read_text())
-    state_dict = {name: tensor.numpy().astype(np.float16) for name, tensor in model.state_dict().items()}
-    arrays |= {f"{case}/state_dict/{name}": array for name, array in state_dict.items()}
+      state_dict = safetensors.numpy.load_file(Path(folder, "model.safetensors"))
+    arrays |= {f"{case}/state_dict/{name}": array.astype(np.float16) for name, array in state_dict.items()}
     arrays[f"{case}/config"] = np.array(json.dumps(config))
     if not case.startswith(("Roberta", "Bert")):
       arrays[f"{case}/output"] = run(model, rng, 32, image.reshape(2, 16, 64, 3) if case == "oblong" else image)[
