@@ -184,9 +184,10 @@ def test_a_mixer_is_bound_to_its_grid_not_to_its_number_of_patches(tmp_path):
 
 
 def test_a_damaged_note_is_one_line(tmp_path):
-  pretrained.save_params(tmp_path / "old.npz", {"a": np.ones(1)}, grids={"pos_embedding": "square"})
+  params = {"pos_embedding": np.ones((1, 4, 2))}
+  pretrained.save_params(tmp_path / "old.npz", params, grids={"pos_embedding": "square"})
   with pytest.raises(UserError, match="its note of grids is damaged"):
-    vit.load({"a": np.ones(1)}, str(tmp_path / "old.npz"))
+    vit.load(params, str(tmp_path / "old.npz"))
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,9 @@ def read_file_and_options(family: str, init_file: str) -> tuple[dict[str, np.nda
   location = catalog.locate(family, init_file)
   if not state_dict.is_one(location):
     named = dict(trees.flatten_with_names(pretrained.load_params(location)))
-    noted = pretrained.load_grids(location)
-    return named, {"grids": [noted[name] for name in (grids.EMBEDDED, grids.MIXED) if name in noted]}
+    bound = [name for name in (grids.EMBEDDED, grids.MIXED) if name in named]
+    noted = pretrained.load_grids(location) if bound else {}
+    return named, {"grids": [noted[name] for name in bound if name in noted]}
   path = remote.fetch(location)
   arrays = state_dict.read(path)
   form = table.recognize(registry.get(family), arrays, source=init_file)

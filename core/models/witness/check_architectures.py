@@ -1,6 +1,6 @@
 """Checks that each model of `generate_architectures.py` is computed alike here to 1e-4, or refused in a line.
 
-  PYTHONPATH=. JAX_PLATFORMS=cpu python core/models/witness/check_architectures.py FOLDER
+  PYTHONPATH=. JAX_PLATFORMS=cpu python core/models/witness/check_architectures.py FOLDER [NAME...]
 
 Prints a line for each model, and ends with 1 if one loads and computes otherwise, or ends in anything but a refusal.
 """
@@ -109,10 +109,10 @@ def check(folder: Path) -> tuple[bool, str]:
   ), f"{families[0]}: largest difference {difference:.1e} of outputs up to {size:.1f}"
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, names: list[str]) -> int:
   failed = 0
   jax.config.update("jax_disable_most_optimizations", True)
-  for place in sorted(folder.iterdir()):
+  for place in [folder / name for name in names] or sorted(folder.iterdir()):
     right, words = check(place)
     failed += not right
     print(f"{'' if right else 'WRONG '}{place.name}: {words}", flush=True)
@@ -121,4 +121,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(Path(sys.argv[1])))
+  sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
