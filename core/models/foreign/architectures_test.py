@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from core import data_files
 from core.errors import UserError
-from core.models import bert, vit, weights
+from core.models import bert, grids, vit, weights
 from core.models.foreign import config_keys, timm_config
 from core.models.foreign import vit as foreign_vit
 from core.testing.params import shapes
@@ -47,6 +47,12 @@ def quick_compilation():
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_made(monkeypatch):
+  """Oblong grids of this file's models are not those of other tests in this process."""
+  monkeypatch.setattr(grids, "_MADE", {})
 
 
 def witness(case):
