@@ -266,9 +266,7 @@ def _encode(leaf: Any, name: str, where: Path) -> np.ndarray:
   return array
 
 
-def _write_npz(
-  file: Any, named: dict[str, Any], grids: Mapping[str, Sequence[int]] | None, where: Path
-) -> None:
+def _write_npz(file: Any, named: dict[str, Any], grids: Mapping[str, Sequence[int]] | None, where: Path) -> None:
   # np.savez would stamp each entry with the time of day.
   with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
     if grids:

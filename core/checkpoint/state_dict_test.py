@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import zipfile
@@ -40,9 +41,19 @@ def test_such_files_are_known_by_their_names(location, yes):
   assert state_dict.is_one(location) is yes
 
 
+@dataclasses.dataclass
+class Stored:
+  """An array as a file gives it."""
+
+  array: np.ndarray
+
+  def read(self):
+    return self.array
+
+
 @pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
 def test_averaged_weights_are_read_before_raw_ones_as_timm_does_and_it_is_said(key, tmp_path, monkeypatch, capsys):
-  raw, averaged = ({"module.a": lambda value=value: np.full(2, value)} for value in (1.0, 2.0))
+  raw, averaged = ({"module.a": Stored(np.full(2, value))} for value in (1.0, 2.0))
   held = {"epoch": 3, "state_dict": raw, "model": raw, key: averaged}
   monkeypatch.setattr(state_dict, "_open", lambda path: held)
   np.testing.assert_array_equal(state_dict.read(tmp_path / "x.pth")["a"], [2, 2])
@@ -53,7 +64,7 @@ def test_averaged_weights_are_read_before_raw_ones_as_timm_does_and_it_is_said(k
 
 
 def test_the_count_of_an_averaged_model_is_no_weight(tmp_path, monkeypatch):
-  held = {"n_averaged": lambda: np.ones(()), "module.a": lambda: np.ones(2), "module.b.c": lambda: np.ones(3)}
+  held = {name: Stored(np.ones(2)) for name in ("n_averaged", "module.a", "module.b.c")}
   monkeypatch.setattr(state_dict, "_open", lambda path: held)
   assert set(state_dict.read(tmp_path / "x.pth")) == {"a", "b.c"}
 
@@ -153,7 +164,7 @@ LEADS_BACK = b"\x80\x02}q\x00(X\x0a\x00\x00\x00state_dicth\x00X\x05\x00\x00\x00e
 def test_a_state_that_leads_back_to_itself_is_refused(tmp_path):
   with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
     archive.writestr("x/data.pkl", LEADS_BACK)
-  with pytest.raises(UserError, match=r"x.pth: what it holds under state_dict or .* leads back to itself$"):
+  with pytest.raises(UserError, match=r"x.pth: what it holds under state_dict_ema or .* leads back to itself$"):
     state_dict.read(tmp_path / "x.pth")
 
 
