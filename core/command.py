@@ -1,5 +1,10 @@
 """The command line of every program: each flag is declared once, for parsing, help, flag files and logging.
 
+    from core import command, signals
+
+    if __name__ == "__main__":
+      signals.listen()  # Before imports that take long.
+
     COMMAND = Command("evaluate --config=FILE.py[:ARGS] --weights=W[,W...] [options]", configs=True)
     COMMAND.text("weights", "files or published names", required=True)
 
@@ -27,14 +32,13 @@ from typing import Any
 
 from absl import app, flags
 
-from core import flag_parsers
+from core import flag_parsers, signals
 from core.errors import EXIT_USER_ERROR, UserError, nearest
 
 _WIDTH = 110
 _COLUMN = 24  # Where the help of a flag begins.
 _QUIET = -3  # absl's verbosity below which all is silent but what is fatal.
 _LONGEST = 80  # Characters of what a person typed, in an error line.
-_EXIT_INTERRUPTED = 130  # Of a program that Ctrl-C ends, as shells have it.
 _HELP = {"-h", "--help", "-help"}
 
 
@@ -279,27 +283,33 @@ class _Flags:
 
 
 def run(
-  main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None, *, interrupted: str = "interrupted"
+  main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None, *, interrupted: str | None = None
 ) -> None:
   """Runs a program and exits with the status that it returns; a `UserError` is one line and status 2.
+
+  Ctrl-C and SIGTERM are one line too, and a status of their own, see `core.signals`.
 
   Args:
     main: takes the arguments.
     argv: arguments without the program's name; those of the process by default.
-    interrupted: the line that Ctrl-C ends the program with, beside status 130.
+    interrupted: the line of a program that a signal ends; by default which signal it was.
   """
 
   def program(words: Sequence[str]) -> int:
     quiet()
     try:
-      status = main(words[1:])
+      with signals.raising(interrupted):
+        status = main(words[1:])
     except UserError as error:
       say(f"error: {error}")
       status = EXIT_USER_ERROR
-    except KeyboardInterrupt:
-      say(interrupted)
-      status = _EXIT_INTERRUPTED
+    except (Exception, KeyboardInterrupt) as error:
+      if (number := signals.cause(error)) is None:
+        raise
+      signals.say_last(number)
+      status = signals.STATUS[number]
     sys.stdout.flush()
+    signals.end_in_time(status)
     return status
 
   def leave_as_they_are(words: Sequence[str]) -> Sequence[str]:

@@ -1,5 +1,10 @@
 """Writes docs/config.md, the page of every key of a config, from the recipes: `./bazelw run //tools:config_docs`."""
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import os
 from collections.abc import Sequence
 from pathlib import Path

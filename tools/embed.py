@@ -4,6 +4,11 @@
   --texts=captions.txt --output=x.npz
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -4,6 +4,11 @@
 ./bazelw run //tools:evaluate -- --workdir=runs/first --steps=all
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import re
 import shutil

@@ -3,6 +3,11 @@
 ./bazelw run //tools:export -- --config=projects/vit/configs/digits.py --weights=runs/a/params.npz --to=hf --output=vit
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import contextlib
 import dataclasses
 import functools

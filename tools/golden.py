@@ -30,6 +30,11 @@ and distill moved by at most 1e-6; no accuracy moved by more than one image. The
 by a fifth, so it is not pinned.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import contextlib
 import dataclasses
 import importlib

@@ -18,19 +18,8 @@ SOURCES = sorted(
 # The floors of core from the ground up: a file imports from its own and from those below. What stands in core itself is
 # named one by one; rooms that share a floor know nothing of each other.
 FLOORS = (
-  (
-    "errors",
-    "files",
-    "text_lines",
-    "data_files",
-    "import_tensorflow",
-    "trees",
-    "flag_parsers",
-    "command",
-    "live",
-    "late",
-    "plots",
-  ),
+  ("signals", "errors", "files", "text_lines", "data_files", "import_tensorflow", "trees")
+  + ("flag_parsers", "command", "live", "late", "plots"),
   ("config", "recipe"),
   ("sharding", "state", "checkpoint"),
   ("optim", "models", "pp"),
@@ -68,6 +57,15 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
       yield node
     else:
       yield from functions(node)
+
+
+def is_program(path: Path) -> bool:
+  """Tells whether a file is a program by `core.command`, as trainers are by `core.training.cli`."""
+  last = ast.parse(path.read_text()).body[-1:]
+  return (
+    bool(last)
+    and re.match(r"if __name__ == '__main__':\s+(command\.run|cli\.main)\(", ast.unparse(last[0])) is not None
+  )
 
 
 def is_verb(word: str) -> bool:
@@ -199,6 +197,13 @@ def test_a_file_cut_by_splitlines_is_found_by_its_line(body, is_told):
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_docstrings_of_core_begin_with_a_verb(path):
   assert not no_verbs(str(path), path.read_text())
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if is_program(path)], ids=str)
+def test_every_program_listens_for_signals_before_it_imports_what_takes_long(path):
+  _, first, second, *_ = ast.parse(path.read_text()).body
+  assert ast.unparse(first) == "from core import signals"
+  assert ast.unparse(second) == "if __name__ == '__main__':\n    signals.listen()"
 
 
 def test_what_is_too_long_is_found_by_its_line():

@@ -10,6 +10,11 @@ Files that a licence keeps from being downloaded, and any download that TFDS has
 not at all, also after Ctrl-C or a kill; what is prepared already is left as it is.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import collections
 import contextlib
 import multiprocessing
@@ -117,37 +122,36 @@ def prepare_all(datasets: Sequence[Dataset], jobs: int, screen: Screen) -> dict[
   context = multiprocessing.get_context("spawn")
   waiting, results = collections.deque(datasets), {}
   running: dict[multiprocessing.connection.Connection, tuple[Any, Dataset]] = {}
-  before = signal.signal(signal.SIGTERM, _exit_on_signal)
-  try:
-    while waiting or running:
-      while waiting and len(running) < jobs:
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(theirs, waiting[0]))
-        process.start()
-        theirs.close()
-        running[ours] = (process, waiting.popleft())
-      for connection in multiprocessing.connection.wait(list(running)):
-        process, dataset = running[connection]
-        try:
-          kind, text = connection.recv()
-        except EOFError:
+  with signals.raising():
+    try:
+      while waiting or running:
+        while waiting and len(running) < jobs:
+          ours, theirs = context.Pipe(duplex=False)
+          process = context.Process(target=_work, args=(theirs, waiting[0]))
+          process.start()
+          theirs.close()
+          running[ours] = (process, waiting.popleft())
+        for connection in multiprocessing.connection.wait(list(running)):
+          process, dataset = running[connection]
+          try:
+            kind, text = connection.recv()
+          except EOFError:
+            process.join()
+            kind, text = "failed", f"its process ended with exit status {process.exitcode}"
+            discard(dataset)
+          if kind == "progress":
+            screen.report(dataset.name, text)
+            continue
+          screen.end(dataset.name, "ready" if kind == "ready" else f"failed: {text}")
+          results[dataset.name] = (kind == "ready", text)
+          del running[connection]
           process.join()
-          kind, text = "failed", f"its process ended with exit status {process.exitcode}"
-          discard(dataset)
-        if kind == "progress":
-          screen.report(dataset.name, text)
-          continue
-        screen.end(dataset.name, "ready" if kind == "ready" else f"failed: {text}")
-        results[dataset.name] = (kind == "ready", text)
-        del running[connection]
+    finally:
+      for process, _ in running.values():
+        process.terminate()
+      for process, dataset in running.values():
         process.join()
-  finally:
-    for process, _ in running.values():
-      process.terminate()
-    for process, dataset in running.values():
-      process.join()
-      discard(dataset)  # A second signal may have stopped it from doing so itself.
-    signal.signal(signal.SIGTERM, before)
+        discard(dataset)  # A second signal may have stopped it from doing so itself.
   return results
 
 

@@ -3,6 +3,11 @@
 ./bazelw run //tools:resize_weights -- --weights=howto-i21k-B/16 --patch_size=32 --image_size=384 --output=b32.npz
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import re
 from collections.abc import Sequence
 from typing import Any

@@ -14,6 +14,11 @@ Prints one JSON object: the kills, at which steps they hit, how many inside a wr
 parameters, optimizer state, or metrics.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import random
 import re

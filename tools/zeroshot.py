@@ -3,6 +3,11 @@
 ./bazelw run //tools:zeroshot -- cat.jpg dog.jpg --labels=cat,dog --config=projects/siglip/configs/b16.py --weights=W
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import ast
 import json
 from collections.abc import Sequence

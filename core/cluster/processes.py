@@ -25,7 +25,8 @@ from typing import Any, NoReturn
 
 import jax
 
-from core.cluster import preemption, relay, standing
+from core import signals
+from core.cluster import relay, standing
 from core.cluster.process_environment import ProcessInfo
 from core.cluster.standing import Standing
 from core.errors import EXIT_USER_ERROR, UserError
@@ -97,11 +98,15 @@ def run_as_one_job(
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     watch.leave(EXIT_USER_ERROR, str(error))
+  except KeyboardInterrupt as error:
+    number = signals.cause(error)
+    signals.say_last(number)
+    watch.leave(signals.STATUS[number], signals.words(number))
   except BaseException as error:
     time.sleep(standing.GRACE * watch.period)  # It may be how the loss of another shows, and we end here.
     traceback.print_exc()
     watch.leave(1, f"{type(error).__name__}: {error}".splitlines()[0][:200])
-  if status not in (0, preemption.EXIT_CODE):
+  if status not in (0, *signals.STATUS.values()):
     watch.leave(status, f"exit status {status}")
   watch.finish()
   return status

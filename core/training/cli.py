@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import yaml
 
-from core import command, files
+from core import command, files, signals
 from core.cluster import preemption, process_environment, processes
 from core.errors import UserError, nearest
 from core.recipe import document, load
@@ -92,14 +92,14 @@ def _train(choice: TaskChoice, project: Path, default: str, argv: Sequence[str])
     except preemption.Preempted as stop:
       again = {**flags.given, **{f"config.{key}": value for key, value in overrides}, "workdir": workdir}
       print(f"{stop}: {shlex.join(f'--{name}={value}' for name, value in again.items())}", file=sys.stderr)
-      return preemption.EXIT_CODE
+      return stop.status
     except parts.NonFiniteLoss as error:
       print(f"error: {error}", file=sys.stderr)
       return EXIT_NON_FINITE
     except OSError as error:
       print(f"error: {error}; run: {workdir}", file=sys.stderr)
       return 1
-    return 0
+    return signals.STATUS.get(signals.noted(), 0)  # A signal that came when all was done still ends what would follow.
 
   return processes.run_as_one_job(
     process,

@@ -3,6 +3,11 @@
 ./bazelw run //projects/clippo:train -- --config=projects/clippo/configs/digits.py
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 from pathlib import Path
 
 from core.training import cli

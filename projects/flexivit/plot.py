@@ -7,6 +7,11 @@
 Prints the accuracies as a table, too.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -3,6 +3,11 @@
 ./bazelw run //projects/flexivit:train -- --config=projects/flexivit/configs/digits.py
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

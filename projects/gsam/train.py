@@ -5,6 +5,11 @@
 The idea is `config.sam`, an option of every trainer: see core/optim/sam.py.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 from pathlib import Path
 
 from core.tasks.classification import Classification

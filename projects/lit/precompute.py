@@ -7,6 +7,11 @@ As LiT's image tower is locked, it makes the same of an image in every epoch (Zh
 see each image augmented in many ways.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import contextlib
 import dataclasses
 import sys

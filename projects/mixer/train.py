@@ -3,6 +3,11 @@
 ./bazelw run //projects/mixer:train -- --config=projects/mixer/configs/digits.py
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 from pathlib import Path
 
 from core.tasks.classification import Classification

@@ -3,6 +3,11 @@
 ./bazelw run //projects/siglip:train -- --config=projects/siglip/configs/digits.py
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 from pathlib import Path
 
 from core.tasks.contrastive import Contrastive

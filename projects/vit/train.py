@@ -3,6 +3,11 @@
 ./bazelw run //projects/vit:train -- --config=projects/vit/configs/digits.py
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 from pathlib import Path
 
 from core.tasks.classification import Classification

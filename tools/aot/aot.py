@@ -3,6 +3,11 @@
 ./bazelw run //tools/aot -- --config=projects/vit/configs/scaling.py:variant=g/14 --topology=v5p:8x16x16
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import os
 from collections.abc import Sequence

@@ -5,6 +5,11 @@ and prints what moved. The figures are the compiler's, the same every time: what
 its sharding, or of a pin.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import os
 import time

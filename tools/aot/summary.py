@@ -4,6 +4,11 @@
 ./bazelw run //tools/aot:summary
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import re
 from collections.abc import Sequence

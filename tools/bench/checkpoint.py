@@ -3,6 +3,11 @@
 ./bazelw run //tools/bench:checkpoint
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import resource
 import statistics

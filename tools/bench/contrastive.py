@@ -14,6 +14,11 @@ A form that does not fit the device is reported as "out of memory". With --compi
 of batches that this machine could not take.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import statistics
 import time

@@ -11,6 +11,11 @@
   `projects/vit/configs/digits.py` at a constant rate, all forms along the same run; and the test accuracy of each.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import statistics
 import time

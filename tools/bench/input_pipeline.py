@@ -6,6 +6,11 @@ The bare map reads the same records in file order, decodes and preprocesses them
 order (windows, lanes), the seeds of every example, and that its output is the same every time.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import io
 import json
 import statistics

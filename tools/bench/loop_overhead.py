@@ -6,6 +6,11 @@ on a CPU, which is host and device at once, that work takes cores from the step,
 ./bazelw run //tools/bench:loop_overhead
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import functools
 import json
 import statistics

@@ -6,6 +6,11 @@ All on one core, but for `tf_data`, which uses what tf.data takes. Pillow draws 
 new image, line by line; it does not look for where lines break.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import io
 import json
 import statistics

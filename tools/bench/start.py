@@ -7,6 +7,11 @@ With another checkout, both start in turns with the same packages, and the media
 time are told: `ratio` of the wall clock, `cpu_ratio` of the processor time of all threads.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import resource
 import statistics

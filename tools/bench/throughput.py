@@ -6,6 +6,11 @@ Model FLOPs are counted as 6 N a token (forward and backward of N parameters) pl
 tokens of width d: what the model needs, whatever the program computes again to save memory.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import math
 import statistics

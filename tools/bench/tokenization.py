@@ -15,6 +15,11 @@ of some rounds in which all take their turn:
 `batched_to_bare_padded` and the like are the medians of the rounds' ratios.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import random
 import statistics

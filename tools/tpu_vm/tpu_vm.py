@@ -9,6 +9,11 @@ other commands are its steps. With --dry_run each prints what it would run, and 
 the trainer's. Exit status of `run`: the trainer's; 2 where the machine could not be had.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import os
 import re
 import tarfile
