@@ -1,4 +1,9 @@
-"""A checkpoint's seal, `integrity.json`: size and CRC-32 of every file, shape and dtype of every array."""
+"""A checkpoint's seal, `integrity.json`: its step, size and CRC-32 of every file, shape and dtype of every array.
+
+    {"step": 2, "arrays": {"params/w": [[64, 10], "float32"]}, "files": {"_METADATA": [2396, 1811]}, "crc": 523}
+
+`crc` is the CRC-32 of the rest, so that damage to the seal itself is seen.
+"""
 
 import json
 import zlib
@@ -29,24 +34,36 @@ def write(folder: epath.Path, step: int, arrays: dict[str, list]) -> None:
   """
   content = {"step": step, "arrays": arrays, "files": _checksums(folder)}
   with files.replacing(folder / NAME) as file:
-    file.write(json.dumps(content, indent=1).encode())
+    file.write(json.dumps({**content, "crc": _crc(content)}, indent=1).encode())
 
 
 def arrays(folder: epath.Path) -> dict[str, list] | None:
   """Returns the shapes and dtypes of a sealed checkpoint, `{name: [shape, dtype]}`; None where the seal is no good."""
-  return _read(folder).get("arrays")
+  return (_read(folder) or {}).get("arrays")
 
 
-def fault(folder: epath.Path) -> str | None:
-  """Returns what differs between the files of a checkpoint and their seal, in a few words; None where all is well."""
-  sealed = _read(folder).get("files")
-  if not isinstance(sealed, dict):
+def step(folder: epath.Path) -> int | None:
+  """Returns the step that a folder's seal is of, whatever the folder is called; None where the seal is no good."""
+  return (_read(folder) or {}).get("step")
+
+
+def fault(folder: epath.Path, step: int) -> str | None:
+  """Returns why a folder is no whole checkpoint of a step, in a few words; None where all is well.
+
+  Args:
+    folder: of the checkpoint.
+    step: that its name says.
+  """
+  sealed = _read(folder)
+  if sealed is None:
     return f"{NAME} is missing or unreadable"
+  if sealed["step"] != step:
+    return f"its seal is of step {sealed['step']}"
   try:
     found = _checksums(folder)
   except OSError as error:
     return f"it cannot be read: {files.reason(error)}"
-  for name, (size, crc) in sealed.items():
+  for name, (size, crc) in sealed["files"].items():
     if name not in found:
       return f"{name} is missing"
     if found[name][0] != size:
@@ -56,12 +73,29 @@ def fault(folder: epath.Path) -> str | None:
   return None
 
 
-def _read(folder: epath.Path) -> dict[str, Any]:
+def _read(folder: epath.Path) -> dict[str, Any] | None:
+  """Returns what `write` wrote, or None where that is not what is there."""
   try:
     content = json.loads(files.read_bytes(folder / NAME) or b"")
-  except (OSError, ValueError):
-    return {}
-  return content if isinstance(content, dict) else {}
+    whole = content.pop("crc", None) in (None, _crc(content))  # Older seals have none.
+    is_one = isinstance(content["step"], int) and all(map(_is_array, content["arrays"].values()))
+    return content if whole and is_one and all(map(_is_file, content["files"].values())) else None
+  except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+    return None
+
+
+def _is_array(value: Any) -> bool:
+  shape, dtype = value
+  return isinstance(dtype, str) and all(isinstance(size, int) for size in shape)
+
+
+def _is_file(value: Any) -> bool:
+  size, crc = value
+  return isinstance(size, int) and isinstance(crc, int)
+
+
+def _crc(content: dict[str, Any]) -> int:
+  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _checksums(folder: epath.Path) -> dict[str, list[int]]:

@@ -2,17 +2,21 @@
 
     checkpoints/STEP/                 Orbax's files, and
     checkpoints/STEP/integrity.json   their seal (`core.checkpoint.seal`)
-    checkpoints/STEP.damaged/         set aside: a file was missing, truncated or changed
+    checkpoints/STEP.damaged/         set aside: a file was missing, truncated or changed, or the seal is of another step
 
 Orbax copies the arrays off the devices and writes them in the background; when all processes are done, process 0 adds
-the seal and the folder is renamed into place. A folder of any other name was being written when the run ended, and does
-not count. A bucket renames nothing: there a folder counts once it has its seal.
+the seal and the folder is renamed into place. A bucket renames nothing: there a folder counts once it has its seal.
+
+What was being written or removed when the run ended is removed by the next start. Of anything else in there that a run
+did not write itself nothing is ever removed: a person's copies and notes stay.
 """
 
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +36,12 @@ from core.state import TrainState
 LEFT_OUT = ...  # Orbax's PLACEHOLDER: stands for an array that a partial `restore` does not read.
 
 _NEWEST = 2  # Always kept, so that there is one to fall back to.
+
+_STEP = re.compile(r"0|[1-9][0-9]{0,9}")
+_REMOVING = "being-removed"
+_UNFINISHED = re.compile(rf"({_STEP.pattern})\.(orbax-checkpoint-tmp.*|{_REMOVING})")
+# What Orbax puts into a folder; one in a bucket that has nothing else and no seal is unfinished.
+_BY_ORBAX = re.compile(r"_.*|array_metadatas|d|manifest\.ocdbt|ocdbt\.process_.*|commit_success\.txt|\..*\.part")
 
 ocp = Late("orbax.checkpoint")  # Takes as long to import as JAX, and a run needs it only after many steps.
 
@@ -69,18 +79,27 @@ class Checkpoints:
     """Returns the newest checkpoint whose every byte is as written; sets damaged ones aside with one warning each.
 
     All processes get the same answer: process 0 looks, the others hear.
+
+    Raises:
+      UserError: a file is in the folder's place, or a damaged checkpoint cannot be set aside.
     """
     step = -1
     if jax.process_index() == 0:
+      if not files.is_remote(self._folder) and self._folder.exists() and not self._folder.is_dir():
+        raise UserError(f"{self._folder} is a file, where checkpoints are to lie; move it away")
       self._remove_unfinished()
-      step = next((step for step in reversed(self.steps()) if not self._set_aside_if_damaged(step)), -1)
+      named = [step for step, _ in _named(self._folder)]
+      step = next((step for step in reversed(named) if not self._set_aside_if_damaged(step)), -1)
     if jax.process_count() > 1:
       step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
     return None if step < 0 else step
 
   def newest_line(self) -> str:
     """Returns words for a message: where the newest finished checkpoint is."""
-    steps = self.steps()
+    try:
+      steps = self.steps()
+    except OSError as error:
+      return f"{self._folder} cannot be read ({files.reason(error)})"
     return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "there is no earlier checkpoint"
 
   def save(self, step: int, state: Any) -> float:
@@ -96,7 +115,7 @@ class Checkpoints:
         ocp.PyTreeCheckpointHandler(use_compression=False),
         async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
       )
-      self._writer.save(self.path(step), args=ocp.args.PyTreeSave(state), force=True)
+      self._writer.save(self.path(step), args=ocp.args.PyTreeSave(state))
     except Exception as error:  # Whatever the file system or a bucket's library raised: the run can go on without it.
       self._failed(error)
     return time.perf_counter() - began
@@ -157,6 +176,11 @@ class Checkpoints:
       raise OSError(f"the disk has {free:,} bytes left and it takes {needed:,}")
 
   def _failed(self, error: Exception) -> None:
+    """Says that the checkpoint could not be written, and gives its room back."""
+    with contextlib.suppress(OSError):
+      for path in files.inside(self._folder) if jax.process_index() == 0 else ():
+        if path.name.startswith(f"{self._saving}.orbax-checkpoint-tmp"):
+          _remove_tree(path)
     # TensorStore tells the whole way down; what the system said comes last.
     reason = str(error).splitlines()[0].rsplit(": ", 1)[-1] if str(error) else type(error).__name__
     self.failure = f"the checkpoint of step {self._saving} could not be written ({reason[:150]})"
@@ -175,31 +199,31 @@ class Checkpoints:
   def _drop_old(self) -> None:
     if jax.process_index() != 0:
       return
-    there = [_Info(step) for step in self.steps()]
-    if len(there) <= _NEWEST:
-      return
-    policies = ocp.checkpoint_managers
-    kept = [policies.LatestN(_NEWEST), *([policies.EveryNSteps(self._keep_every)] if self._keep_every else [])]
-    kept = policies.AnyPreservationPolicy(kept).should_preserve(there, context=policies.PreservationContext())
-    for info in (info for info, keep in zip(there, kept, strict=True) if not keep):
-      try:
+    try:
+      there = [_Info(step) for step in self.steps()]
+      if len(there) <= _NEWEST:
+        return
+      policies = ocp.checkpoint_managers
+      kept = [policies.LatestN(_NEWEST), *([policies.EveryNSteps(self._keep_every)] if self._keep_every else [])]
+      kept = policies.AnyPreservationPolicy(kept).should_preserve(there, context=policies.PreservationContext())
+      for info in (info for info, keep in zip(there, kept, strict=True) if not keep):
         _remove(self.path(info.step))
-      except OSError as error:
-        self._warn(f"warning: {self.path(info.step)} could not be removed ({files.reason(error)})")
+    except OSError as error:
+      self._warn(f"warning: old checkpoints in {self._folder} could not be removed ({files.reason(error)})")
 
   def _remove_unfinished(self) -> None:
-    finished = {str(step) for step in self.steps()}
     for path in files.inside(self._folder):
-      if path.name not in finished and path.suffix != ".damaged":
+      if _UNFINISHED.fullmatch(path.name) or (files.is_remote(path) and _is_unfinished_in_bucket(path)):
         _remove_tree(path)
 
   def _set_aside_if_damaged(self, step: int) -> bool:
     path = self.path(step)
-    fault = seal.fault(path)
+    fault = seal.fault(path, step)
     if fault is None:
       return False
-    aside = path.with_name(f"{step}.damaged")
-    _remove_tree(aside)
+    there = {other.name for other in files.inside(self._folder)}
+    names = (f"{step}.damaged" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+    aside = path.with_name(next(name for name in names if name not in there))
     try:
       with files.as_os_error(path):
         path.rename(aside)
@@ -221,11 +245,25 @@ class _Info:
 
 
 def steps(folder: str | os.PathLike) -> list[int]:
-  """Returns the steps of the finished checkpoints in a run's `checkpoints` folder, ascending."""
-  found = [path for path in files.inside(folder) if path.name.isdecimal() and path.name.isascii()]
-  if files.is_remote(folder):
-    found = [path for path in found if files.read_bytes(path / seal.NAME) is not None]
-  return sorted(int(path.name) for path in found)
+  """Returns the steps of the finished checkpoints in a run's `checkpoints` folder, ascending; by name and seal."""
+  return [step for step, path in _named(folder) if seal.step(path) == step]
+
+
+def _named(folder: str | os.PathLike) -> list[tuple[int, epath.Path]]:
+  """Returns the folders that are named as checkpoints are, with that step, ascending."""
+  found = [(int(path.name), path) for path in files.inside(folder) if _STEP.fullmatch(path.name)]
+  return sorted((step, path) for step, path in found if step < 2**31 and (files.is_remote(path) or path.is_dir()))
+
+
+def _candidates(folder: str | os.PathLike) -> list[int]:
+  """Returns the steps of finished checkpoints and of those with a damaged seal, ascending; copies of others not."""
+  return [step for step, path in _named(folder) if seal.step(path) in (None, step)]
+
+
+def _is_unfinished_in_bucket(path: epath.Path) -> bool:
+  if not _STEP.fullmatch(path.name) or files.read_bytes(path / seal.NAME) is not None:
+    return False
+  return all(_BY_ORBAX.fullmatch(inner.name) for inner in files.inside(path))
 
 
 def find(where: str | os.PathLike, key: str) -> epath.Path:
@@ -242,15 +280,15 @@ def find(where: str | os.PathLike, key: str) -> epath.Path:
   """
   path = epath.Path(files.from_here(where))
   try:
-    if not path.name.isdecimal():
-      path = path / "checkpoints" / str(max(steps(path / "checkpoints"), default="none"))
-    if not path.name.isdecimal() or not path.is_dir():
-      there = first_few(list(map(str, steps(path.parent))))
+    if not _STEP.fullmatch(path.name):
+      path = path / "checkpoints" / str(max(_candidates(path / "checkpoints"), default="none"))
+    if not _STEP.fullmatch(path.name) or not path.is_dir():
+      there = first_few(list(map(str, _candidates(path.parent))))
       hint = f"; there are {there}" if there else "; name WORKDIR/checkpoints/STEP, or a workdir that has one"
       raise UserError(f"{key}: no checkpoint at {where}{hint}")
   except OSError as error:
     raise UserError(f"{key}: {where} cannot be read ({files.reason(error)})") from None
-  if fault := seal.fault(path):
+  if fault := seal.fault(path, int(path.name)):
     raise UserError(f"{key}: the checkpoint {path} is damaged ({fault}); name another")
   return path
 
@@ -314,7 +352,7 @@ def _remove(path: epath.Path) -> None:
     with files.as_os_error(path):
       (path / seal.NAME).unlink(missing_ok=True)  # Without it the folder does not count.
   else:
-    path = path.rename(path.with_name(f"{path.name}.old"))
+    path = path.rename(path.with_name(f"{path.name}.{_REMOVING}"))
   _remove_tree(path)
 
 

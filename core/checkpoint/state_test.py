@@ -105,12 +105,65 @@ def test_damage_to_any_file_is_found_or_harmless(saved, tmp_path, damage):
   assert found >= 5
 
 
-def test_a_write_cut_short_by_a_kill_does_not_count(saved):
-  shutil.copytree(saved / "2", saved / "3.orbax-checkpoint-tmp")
+@pytest.mark.parametrize("name", ["3.orbax-checkpoint-tmp", "3.orbax-checkpoint-tmp-17", "1.being-removed"])
+def test_a_write_or_a_removal_cut_short_by_a_kill_does_not_count(saved, name):
+  shutil.copytree(saved / "2", saved / name)
   checkpoints = Checkpoints(saved)
   assert checkpoints.newest_good() == 2
   assert sorted(path.name for path in saved.iterdir()) == ["1", "2"]
   checkpoints.close()
+
+
+# A superscript and an Arabic two; a step written otherwise; none of a size that a step has.
+@pytest.mark.parametrize("name", ["best", "500-backup", "2.old", "2.damaged", "\u00b2", "\u0662", "02", "9" * 40, "-1"])
+def test_what_a_run_did_not_write_is_never_removed(saved, name):
+  shutil.copytree(saved / "2", saved / name)
+  (saved / "9").write_text("a note")
+  before = _files(saved)
+  warnings = []
+  checkpoints = Checkpoints(saved, warn=warnings.append)
+  assert checkpoints.newest_good() == 2
+  assert _files(saved) == before
+  for step in (3, 4, 5):
+    checkpoints.save(step, make_state(step))
+  assert checkpoints.close()
+  assert {path.name for path in saved.iterdir()} == {"4", "5", name, "9"}
+  assert not warnings
+
+
+def test_a_copy_of_another_step_is_not_taken_for_that_step_and_stays(saved):
+  shutil.copytree(saved / "2", saved / "5")
+  shutil.copytree(saved / "2", saved / "0")
+  warnings = []
+  checkpoints = Checkpoints(saved, warn=warnings.append)
+  assert checkpoints.steps() == [1, 2]
+  with pytest.raises(UserError, match=r"^config.resume: the checkpoint .*/5 is damaged \(its seal is of step 2\)"):
+    find(saved / "5", "config.resume")
+  assert find(saved.parent, "config.resume") == saved / "2"
+  assert checkpoints.newest_good() == 2
+  (line,) = warnings
+  assert line.startswith(
+    f"warning: checkpoint {saved / '5'} is damaged (its seal is of step 2), set aside as 5.damaged;"
+  )
+  for step in (3, 4, 5):
+    checkpoints.save(step, make_state(step))
+  assert checkpoints.close()
+  assert {path.name for path in saved.iterdir()} == {"0", "4", "5", "5.damaged"}
+  assert _files(saved / "5.damaged")
+
+
+def test_what_is_set_aside_replaces_nothing_that_was(saved):
+  (saved / "2.damaged").mkdir()
+  (saved / "2.damaged" / "note").touch()
+  (saved / "2" / "integrity.json").unlink()
+  assert Checkpoints(saved, warn=lambda line: None).newest_good() == 1
+  assert sorted(path.name for path in saved.iterdir()) == ["1", "2.damaged", "2.damaged-2"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+  (tmp_path / "checkpoints").touch()
+  with pytest.raises(UserError, match=r"checkpoints is a file, where checkpoints are to lie; move it away$"):
+    Checkpoints(tmp_path / "checkpoints").newest_good()
 
 
 def test_the_two_newest_and_every_kept_step_stay(tmp_path):
@@ -261,6 +314,7 @@ def test_a_write_that_fails_half_way_is_a_warning_and_the_last_good_stays(saved,
   (line,) = warnings
   assert "step 3 could not be written" in line
   assert str(saved / "2") in line
+  assert sorted(path.name for path in saved.iterdir()) == ["1", "2"]  # Nothing is left to fill the disk.
   assert Checkpoints(saved).newest_good() == 2
 
 
