@@ -6,15 +6,18 @@ here as an `OSError` of one line.
 """
 
 import contextlib
+import fcntl
+import itertools
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any
 
 # Read by epath at the first use of a bucket. TensorFlow, which it would take otherwise, takes seconds to import.
@@ -75,6 +78,8 @@ def is_remote(path: str | os.PathLike) -> bool:
 def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
   """Gives a binary file to write, which takes the place of `path` when it is complete and safe.
 
+  What a process that was killed left half-written is removed by the next that writes the same file.
+
   Raises:
     OSError: it cannot be written; nothing of it is left then.
   """
@@ -88,8 +93,11 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
       with as_os_error(path):
         _upload(file, part, path)
     return
+  remove_half_written(path.parent, [path.name])
   try:
-    with open(part, "wb") as file:
+    with open(part, "wb", opener=_open_in_place) as file:
+      with contextlib.suppress(OSError):  # A file system without locks.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Tells that its writer lives.
       yield file
       file.flush()
       os.fsync(file.fileno())
@@ -97,6 +105,50 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
   finally:
     with contextlib.suppress(FileNotFoundError):
       os.unlink(part)
+
+
+def remove_half_written(folder: str | os.PathLike, names: Collection[str]) -> None:
+  """Removes what writers of `replacing` left when they were killed; on disk, what a living one writes stays.
+
+  Args:
+    folder: where the files lie. In one in a bucket nobody else may be writing.
+    names: of the files.
+  """
+  with contextlib.suppress(OSError), as_os_error(folder):
+    for path in inside(folder):
+      match = re.fullmatch(r"\.(.+)\.\d+\.part", path.name)
+      if match and match[1] in names and (is_remote(path) or _is_given_up(path)):
+        path.unlink(missing_ok=True)
+
+
+def _is_given_up(path: epath.Path) -> bool:
+  """Returns whether no living process holds the file's lock; False where that cannot be known."""
+  try:
+    with open(path, "rb", opener=_open_in_place) as file:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError:
+    return False
+  return True
+
+
+def _open_in_place(path: str, flags: int) -> int:
+  """Opens a file, and no other that a link stands for."""
+  return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def set_aside(path: str | os.PathLike) -> epath.Path:
+  """Renames what is damaged to NAME.damaged, or to NAME.damaged-2 where there is one, and returns where it is.
+
+  Raises:
+    OSError: it cannot be renamed.
+  """
+  path = epath.Path(path)
+  there = {other.name for other in inside(path.parent)}
+  names = (f"{path.name}.damaged" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+  aside = path.with_name(next(name for name in names if name not in there))
+  with as_os_error(path):
+    path.rename(aside)
+  return aside
 
 
 def make_folder(path: str | os.PathLike) -> None:

@@ -1,7 +1,9 @@
 import contextlib
+import fcntl
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -107,6 +109,57 @@ def test_a_file_that_is_given_up_leaves_the_older_one_and_no_other(place):
     raise KeyboardInterrupt
   assert files.read_bytes(path) == b"first"
   assert files.below(place) == [path]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write_and_a_living_one_s_stays(tmp_path):
+  path = tmp_path / "x.npz"
+  killed = """
+import os, signal, sys
+from core import files
+with files.replacing(sys.argv[1]) as file:
+  file.write(b"half")
+  file.flush()
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+  subprocess.run([sys.executable, "-c", killed, path], env={**os.environ, "PYTHONPATH": ":".join(sys.path)})
+  (left,) = tmp_path.iterdir()
+  assert left.name.startswith(".x.npz.")
+  others = [".y.npz.7.part", ".x.npz.z.part", "x.npz.7.part", ".x.npz.8.part"]
+  for name in others:
+    (tmp_path / name).touch()
+  with open(tmp_path / ".x.npz.8.part") as living:
+    fcntl.flock(living, fcntl.LOCK_EX)
+    with files.replacing(path) as file:
+      file.write(b"whole")
+  assert sorted(other.name for other in tmp_path.iterdir()) == sorted([*others, "x.npz"])
+  files.remove_half_written(tmp_path, ["x.npz", "y.npz"])
+  assert sorted(other.name for other in tmp_path.iterdir()) == sorted([*others[1:3], "x.npz"])
+
+
+def test_what_a_killed_writer_left_in_a_bucket_is_removed_by_name(served):
+  for name in (".x.npz.7.part", ".y.npz.7.part", "x.npz"):
+    (files.from_here("gs://models/run") / name).write_bytes(b"1")
+  files.remove_half_written(files.from_here("gs://models/run"), ["x.npz"])
+  assert sorted(served.objects) == ["models/run/.y.npz.7.part", "models/run/x.npz"]
+
+
+def test_a_file_that_a_link_stands_for_is_not_written_through_a_half_written_name(tmp_path):
+  (tmp_path / "precious").write_bytes(b"mine")
+  (tmp_path / f".x.{os.getpid()}.part").symlink_to(tmp_path / "precious")
+  with pytest.raises(OSError), files.replacing(tmp_path / "x") as file:
+    file.write(b"other")
+  assert (tmp_path / "precious").read_bytes() == b"mine"
+
+
+def test_what_is_set_aside_gets_a_name_that_is_free(place):
+  for name in ("x.json", "x.json.damaged"):
+    files.make_folder(place)
+    with files.replacing(place / name) as file:
+      file.write(name.encode())
+  assert files.set_aside(place / "x.json") == place / "x.json.damaged-2"
+  assert files.read_bytes(place / "x.json.damaged-2") == b"x.json"
+  assert files.read_bytes(place / "x.json.damaged") == b"x.json.damaged"
+  assert files.read_bytes(place / "x.json") is None
 
 
 def test_a_bucket_that_refuses_is_an_os_error_of_one_line_and_keeps_the_older_file(served):

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from core.recipe.models.load import Load
 from core.recipe.recipe import Recipe
 from core.state import TrainState, Variables
 from core.tasks.task import Task
-from core.training import cli
+from core.training import cli, provenance
 from core.training.state_init import Placement
 
 
@@ -61,7 +60,7 @@ def read_recipe(
     raise UserError("give --config=FILE.py with --weights; see --help")
   named = flags.project or (flags.config and project_of(flags.config))
   if not named and workdir:
-    named = json.loads((workdir / "run.json").read_text())[-1].get("project")
+    named = provenance.project_of(workdir)
   if flags.config:
     return recipe_of(flags.config, overrides, named)
   trainer = trainer_of(named)

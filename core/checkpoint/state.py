@@ -2,7 +2,7 @@
 
     checkpoints/STEP/                 Orbax's files, and
     checkpoints/STEP/integrity.json   their seal (`core.checkpoint.seal`)
-    checkpoints/STEP.damaged/         set aside: a file was missing, truncated or changed, or the seal is of another step
+    checkpoints/STEP.damaged/         set aside: a file was missing, truncated or changed, or it is another step's
 
 Orbax copies the arrays off the devices and writes them in the background; when all processes are done, process 0 adds
 the seal and the folder is renamed into place. A bucket renames nothing: there a folder counts once it has its seal.
@@ -14,7 +14,6 @@ did not write itself nothing is ever removed: a person's copies and notes stay.
 import contextlib
 import dataclasses
 import datetime
-import itertools
 import os
 import re
 import shutil
@@ -221,12 +220,8 @@ class Checkpoints:
     fault = seal.fault(path, step)
     if fault is None:
       return False
-    there = {other.name for other in files.inside(self._folder)}
-    names = (f"{step}.damaged" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
-    aside = path.with_name(next(name for name in names if name not in there))
     try:
-      with files.as_os_error(path):
-        path.rename(aside)
+      aside = files.set_aside(path)
     except OSError as error:
       raise UserError(f"checkpoint {path} is damaged ({fault}) and cannot be moved: {files.reason(error)}") from None
     older = self.steps()

@@ -3,12 +3,13 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from core import files, text_lines
+from core import files
 from core.errors import UserError
 
 
@@ -21,14 +22,26 @@ class MetricsLog:
     path: the file, on disk or in a bucket.
     resume_step: lines of later steps are dropped, because those steps are about to be taken again.
     writes: False for processes other than the first: they follow what is in the log but do not touch the file.
+    warn: called with one line where something in the file is no line of a run; the file is set aside then.
 
   Raises:
     UserError: it cannot be read or written.
   """
 
-  def __init__(self, path: str | os.PathLike, *, resume_step: int = 0, writes: bool = True):
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    *,
+    resume_step: int = 0,
+    writes: bool = True,
+    warn: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+  ):
     try:
-      kept = [line for line in read(path) if line["step"] <= resume_step]
+      lines, damaged = _read(path)
+      if damaged and writes:
+        aside = files.set_aside(path)
+        warn(f"warning: {os.fspath(path)}: {damaged:,} lines are damaged and left out; set aside as {aside.name}")
+      kept = [line for line in lines if line["step"] <= resume_step]
       text = "".join(json.dumps(line) + "\n" for line in kept)
       self._file = files.GrowingFile(path, text) if writes else None
     except OSError as error:
@@ -60,20 +73,28 @@ class MetricsLog:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Returns the lines of a `metrics.jsonl`, none where there is no file, without what a killed run left half-written.
+  """Returns the lines of a `metrics.jsonl`, none where there is no file, without those that are none.
 
   Raises:
     OSError: it cannot be read.
   """
-  lines = []
-  for text in text_lines.of_bytes(files.read_bytes(path) or b""):
-    try:
-      line = json.loads(text.decode(errors="replace"))
-    except ValueError:
-      continue
-    if isinstance(line, dict) and isinstance(line.get("step"), int):
-      lines.append(line)
-  return lines
+  return _read(path)[0]
+
+
+def _read(path: str | os.PathLike) -> tuple[list[dict[str, Any]], int]:
+  """Returns the lines, and how many are damaged; what a killed run left half-written at the end is not counted."""
+  *whole, rest = (files.read_bytes(path) or b"").split(b"\n")
+  found = [_parse(line) for line in whole]
+  lines = [line for line in [*found, _parse(rest)] if line is not None]
+  return lines, found.count(None)
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+  try:
+    line = json.loads(text)
+  except (ValueError, RecursionError):
+    return None
+  return line if isinstance(line, dict) and type(line.get("step")) is int else None
 
 
 def first_non_finite(values: Mapping[str, Any], keys: tuple[str, ...] = ("training_loss", "l2_grads")) -> str | None:

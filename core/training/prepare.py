@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from core import sharding
+from core import files, sharding
 from core.checkpoint import state as checkpoints
 from core.checkpoint.state import Checkpoints
 from core.data import feed, pipeline
@@ -268,6 +268,7 @@ def _claim(
   """Records this start in the workdir and returns its log, cut back to the step that the run goes on from."""
   first = jax.process_index() == 0
   if first:
+    files.remove_half_written(workdir, [*provenance.FILES, "metrics.jsonl", "params.npz", "params_ema.npz"])
     provenance.record_run(workdir, config, project=project, start_step=start)
   log = metrics.MetricsLog(workdir / "metrics.jsonl", resume_step=start, writes=first)
   closing.callback(log.close)

@@ -20,7 +20,17 @@ from core.recipe import load
 from core.recipe.parse import parse
 from core.recipe.write import to_config
 
+FILES = ("config.json", "run.json")
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "tensorflow-datasets")
+
+
+class _Damaged(UserError):
+  """A file of a workdir holds something else than a run writes."""
+
+  def __init__(self, words: str):
+    super().__init__(f"{words}; choose another workdir")
+    self.words = words
 
 
 def check_workdir(workdir: str | os.PathLike, config: Mapping[str, Any], kind: type | None = None) -> None:
@@ -38,7 +48,8 @@ def check_workdir(workdir: str | os.PathLike, config: Mapping[str, Any], kind: t
   path = epath.Path(files.from_here(workdir))
   files.check_writable(path, "workdir")
   there = _read(path, "config.json", dict)
-  _read(path, "run.json", list)
+  if there is None:
+    _read(path, "run.json", list)  # Another program's, that is.
   lines = [] if there is None else load.differences(_completed(there, kind), dict(config))
   if lines:
     some = first_few(lines, joint="; ", rest=" (and {} more)")
@@ -58,13 +69,15 @@ def _completed(config: Mapping[str, Any], kind: type | None) -> Mapping[str, Any
 def record_run(workdir: str | os.PathLike, config: Mapping[str, Any], *, project: str, start_step: int) -> None:
   """Writes `config.json`, and adds this start to `run.json`: project, command line, commit, lock, versions, devices.
 
+  A damaged `run.json` is set aside with a warning.
+
   Raises:
-    UserError: they cannot be written, or `run.json` holds something else.
+    UserError: they cannot be read or written.
   """
   path = epath.Path(files.from_here(workdir))
-  starts = _read(path, "run.json", list) or []
-  starts.append({"project": project, "start_step": start_step, **describe()})
   try:
+    starts = _starts(path)
+    starts.append({"project": project, "start_step": start_step, **describe()})
     for name, text in (
       ("config.json", json.dumps(config, indent=2, sort_keys=True)),
       ("run.json", json.dumps(starts, indent=2)),
@@ -75,22 +88,58 @@ def record_run(workdir: str | os.PathLike, config: Mapping[str, Any], *, project
     raise UserError(f"workdir {path} cannot be written: {files.reason(error)}") from None
 
 
+def _starts(workdir: epath.Path) -> list[dict[str, Any]]:
+  """Returns what `run.json` holds; a damaged one is set aside with a warning.
+
+  Raises:
+    UserError: it cannot be read.
+    OSError: it cannot be set aside.
+  """
+  try:
+    return _read(workdir, "run.json", list) or []
+  except _Damaged as error:
+    aside = files.set_aside(workdir / "run.json")
+    print(f"warning: {error.words}; set aside as {aside.name}", file=sys.stderr, flush=True)
+    return []
+
+
 def _read(workdir: epath.Path, name: str, kind: type) -> Any:
   """Returns what a JSON file of a workdir holds, or None where it is not there.
 
+  Args:
+    workdir: the folder.
+    name: of the file.
+    kind: what a run writes into it: a dict, or a list of them.
+
   Raises:
-    UserError: it cannot be read, or is none.
+    _Damaged: it holds something else.
+    UserError: it cannot be read.
   """
   try:
     content = files.read_bytes(workdir / name)
     held = None if content is None else json.loads(content)
   except OSError as error:
     raise UserError(f"workdir {workdir}: {name} cannot be read ({files.reason(error)})") from None
-  except ValueError:
-    raise UserError(f"workdir {workdir}: {name} is not JSON; choose another workdir") from None
-  if held is not None and not isinstance(held, kind):
-    raise UserError(f"workdir {workdir}: {name} is not what a run writes; choose another workdir")
+  except (ValueError, RecursionError):
+    raise _Damaged(f"workdir {workdir}: {name} is not JSON") from None
+  right = isinstance(held, kind) and (kind is dict or all(isinstance(each, dict) for each in held))
+  if content is not None and not right:
+    raise _Damaged(f"workdir {workdir}: {name} is not what a run writes")
   return held
+
+
+def project_of(workdir: str | os.PathLike) -> str | None:
+  """Returns whose run a workdir is; None where its `run.json` does not tell.
+
+  Raises:
+    UserError: `run.json` cannot be read.
+  """
+  try:
+    starts = _read(epath.Path(files.from_here(workdir)), "run.json", list)
+  except _Damaged:
+    return None
+  project = starts[-1].get("project") if starts else None
+  return project if isinstance(project, str) else None
 
 
 def describe() -> dict[str, Any]:

@@ -251,9 +251,12 @@ def _written(holder: Holder) -> bytes:
 def _parse(content: bytes | None) -> Holder | None:
   """Returns the holder that a lock names; None of an empty or foreign file, which holds nobody off."""
   try:
-    return Holder(**json.loads(content or b""))
-  except (ValueError, TypeError):
+    holder = Holder(**json.loads(content or b""))
+  except (ValueError, TypeError, RecursionError):
     return None
+  texts = (holder.host, holder.machine, holder.token, holder.since)
+  numbers = (holder.process, holder.started or 0, holder.beats)
+  return holder if all(type(x) is str for x in texts) and all(type(x) is int for x in numbers) else None
 
 
 def _machine() -> str:
