@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int, Key
 
+from core.errors import UserError
+
 Batch = Mapping[str, jax.Array]
 Params = Any
 # {"params": the parameters}, and beside them whatever other Flax collections a model has: batch statistics, say.
@@ -44,5 +46,11 @@ class TrainState:
 
 
 def step_rng(seed: int, step: Int[Array, ""], stream: int = 0) -> Key[Array, ""]:
-  """Returns the key of one step's randomness, a pure function of seed and step: a resumed run draws the same."""
+  """Returns the key of one step's randomness, a pure function of seed and step: a resumed run draws the same.
+
+  Raises:
+    UserError: a seed that 32 bits do not hold; `jax.random.key` would take it for another.
+  """
+  if not 0 <= seed < 2**32:
+    raise UserError(f"a seed must be a whole number in [0, {2**32 - 1}], got {seed}")
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)

@@ -8,7 +8,7 @@ from core.recipe.evaluators import Evaluator
 from core.recipe.input import Input
 from core.recipe.optimizer import Optimizer
 from core.recipe.sharding import Sharding
-from core.recipe.types import Count, FilePath, Refused, Whole
+from core.recipe.types import Count, FilePath, Refused, Seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Recipe(Optimizer, Sharding):
   TITLE: ClassVar[str] = "a config"
 
   total: Length
-  seed: Whole = 0
+  seed: Seed = 0
   input: Input
   evals: dict[str, Evaluator] = dataclasses.field(default_factory=dict)
   log_training: Duration = steps(50)
