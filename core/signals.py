@@ -242,6 +242,8 @@ def _unraisable(unraisable: Any) -> None:
   """Ends the process where what the handler raised was lost in a callback; tells of all else as Python does."""
   if isinstance(unraisable.exc_value, Interrupted):
     _end(unraisable.exc_value.number)
+  if isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed":
+    return  # A part of a checkpoint that failed, of which the program tells in a line.
   sys.__unraisablehook__(unraisable)
 
 
