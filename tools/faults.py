@@ -62,12 +62,11 @@ def try_all(folder: Path, only: str | None) -> dict:
 
 def faulty_writes(writes: Sequence[tuple[str, str]]) -> list[tuple[str, dict]]:
   """Returns each write with each error, as names and what `Life` takes."""
-  planned = [(event, path, error) for event, path in writes for error in faults.ERRORS]
-  planned += [
-    ("room", path, 0) for event, path in writes if (event, path[-20:]) == ("os.mkdir", "orbax-checkpoint-tmp")
-  ]
+  kinds = dict.fromkeys((event, faults.as_regex(path)) for event, path in writes)  # At any step: the first has it.
+  planned = [(event, path, error) for event, path in kinds for error in faults.ERRORS]
+  planned += [("room", path, 0) for event, path in kinds if event == "os.mkdir" and path.endswith("tmp")]
   return [
-    (f"{event} {path} {os.strerror(error) if error else ''}", {"fault": (event, faults.as_regex(path), error)})
+    (f"{event} {path} {os.strerror(error) if error else ''}", {"fault": (event, path, error)})
     for event, path, error in planned
   ]
 

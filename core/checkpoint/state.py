@@ -14,6 +14,7 @@ did not write itself nothing is ever removed: a person's copies and notes stay.
 import contextlib
 import dataclasses
 import datetime
+import gc
 import os
 import re
 import shutil
@@ -163,6 +164,7 @@ class Checkpoints:
     except Exception as error:  # A part of the checkpoint that was still being written; mostly as in `wait` before.
       if self.failure is None:
         self._failed(error)
+    gc.collect()  # Parts of a write that failed would tell of themselves when the interpreter is half gone.
     return self.failure is None
 
   def _check_room(self, state: Any) -> None:
@@ -322,7 +324,7 @@ def _check_arrays(path: epath.Path, like: Any) -> None:
   wanted = _arrays(like)
   lines = [
     f"{name}: {_describe(saved.get(name))} in the checkpoint, {_describe(wanted.get(name))} in the model"
-    for name in sorted({*saved, *wanted})
+    for name in sorted({*saved, *wanted}, key=lambda name: (not name.startswith("params/"), name))
     if saved.get(name) != wanted.get(name)
   ]
   if lines:

@@ -14,7 +14,6 @@ import resource
 import runpy
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -210,15 +209,17 @@ def fork_lives() -> None:
   importlib.import_module(module)
   ends = []
   for life in each:
-    with tempfile.TemporaryFile() as output:
-      process = os.fork()
-      if process == 0:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-        return _live(module, options, Life(*life))
-      status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-      output.seek(0)
-      ends.append([status, output.read().decode()])
+    reader, writer = os.pipe()
+    process = os.fork()
+    if process == 0:
+      os.dup2(writer, 1)
+      os.dup2(writer, 2)
+      os.close(writer)
+      return _live(module, options, Life(*life))
+    os.close(writer)
+    with open(reader, errors="replace") as output:
+      said = output.read()
+    ends.append([os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), said])
   print(json.dumps(ends))
   return None
 
