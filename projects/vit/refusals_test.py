@@ -20,8 +20,8 @@ test_a_mistake_is_one_line_that_names_it_and_nothing_is_written = refusals.make_
     ("print_config=toml", "flag --print_config must be one of yaml, json, got 'toml'"),
     ("config=digits:runlocla", "config argument 'runlocla' is unknown (did you mean 'runlocal'?)"),
     # Types at the top.
-    ("config.seed=-1", "config.seed must be a whole number that is not negative, got -1"),
-    ("config.seed=1.5", "config.seed must be a whole number that is not negative, got 1.5"),
+    ("config.seed=-1", "config.seed must be a whole number in [0, 4294967295], got -1"),
+    ("config.seed=1.5", "config.seed must be a whole number in [0, 4294967295], got 1.5"),
     ("config.lr=nan", "config.lr must be a number that is not negative, got 'nan'"),
     ("config.lr=1e999", "config.lr must be a number that is not negative, got inf"),
     ("config.lr=True", "config.lr must be a number that is not negative, got True"),
