@@ -26,6 +26,8 @@ import re
 import reprlib
 import sys
 import textwrap
+import traceback
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,6 +36,7 @@ from absl import app, flags
 
 from core import flag_parsers, signals
 from core.errors import EXIT_USER_ERROR, UserError, nearest
+from core.masking import masked
 
 _WIDTH = 110
 _COLUMN = 24  # Where the help of a flag begins.
@@ -296,6 +299,7 @@ def run(
   """
 
   def program(words: Sequence[str]) -> int:
+    sys.excepthook = say_traceback
     quiet()
     try:
       with signals.raising(interrupted):
@@ -321,8 +325,13 @@ def run(
 
 
 def say(line: str) -> None:
-  """Prints a line for a person on stderr, where it does not mix with a program's output."""
-  print(line, file=sys.stderr, flush=True)
+  """Prints a line for a person on stderr, where it does not mix with a program's output; a URL's secrets are masked."""
+  print(masked(line), file=sys.stderr, flush=True)
+
+
+def say_traceback(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+  """Prints a traceback as Python does, `sys.excepthook`; the message of an error may hold a URL with a password."""
+  say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def quiet(verbosity: int = _QUIET) -> None:
@@ -359,10 +368,11 @@ def _shown(text: str) -> str:
   """Returns the repr of what a person typed, cut to a length that a line has room for."""
   short = reprlib.Repr()
   short.maxstring = _LONGEST
-  return short.repr(text)
+  return short.repr(masked(text))
 
 
 def _cut(text: str) -> str:
+  text = masked(text)
   return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 

@@ -185,3 +185,17 @@ command.run(main)
   )
   assert done.returncode == status
   assert done.stderr.decode().strip() == {2: "error: no", 130: "interrupted"}.get(status, "")
+
+
+def test_a_traceback_does_not_tell_the_password_of_a_url():
+  code = """
+from core import command
+def main(argv):
+  raise ValueError(f"cannot read {argv[0]}")
+command.run(main)
+"""
+  words = [sys.executable, "-c", code, "https://user:hunter2@host/w.npz?sig=hunter2"]
+  done = subprocess.run(words, env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert done.stderr.startswith("Traceback (most recent call last):")
+  assert done.stderr.endswith("ValueError: cannot read https://***@host/w.npz?sig=***\n")

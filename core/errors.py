@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from core.masking import masked
+
 EXIT_USER_ERROR = 2
 
 _SHOWN = 10  # Names of a long list.
@@ -20,11 +22,12 @@ class UserError(Exception):
   exit with status 2; every other exception keeps its traceback, because it is ours to mend.
 
   Args:
-    message: a text; line breaks become spaces, and of more than 300 characters the middle is left out.
+    message: a text; line breaks become spaces, what is secret in a URL is masked, and of more than 300 characters the
+      middle is left out.
   """
 
   def __init__(self, message: str):
-    super().__init__(cut(_with_short_words(" ".join(part.strip() for part in message.splitlines()))))
+    super().__init__(cut(_with_short_words(masked(" ".join(part.strip() for part in message.splitlines())))))
 
 
 @contextlib.contextmanager
@@ -63,7 +66,11 @@ def first_few(items: Sequence[str], *, joint: str = ", ", rest: str = " and {} m
 
 
 def cut(text: str, length: int = _LONGEST) -> str:
-  """Returns a text of at most so many characters; the middle of a longer one is left out."""
+  """Returns a text of at most so many characters; the middle of a longer one is left out.
+
+  What is secret in a URL is masked first: half of one is not known for one.
+  """
+  text = masked(text)
   half = (length - 5) // 2
   return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
 

@@ -26,6 +26,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 from etils import epath
 
 from core.errors import UserError, naming
+from core.masking import masked
 
 _NO_PLACE = ("http", "https", "hf")  # Read by `core.checkpoint.remote`; nothing is written there.
 _TRIAL_SECONDS = 60.0  # A bucket that does not answer for so long counts as not writable.
@@ -42,7 +43,7 @@ def from_here(path: str | os.PathLike) -> pathlib.Path | epath.Path:
   """
   text = os.fspath(path)
   if fault := _impossible(text):
-    raise UserError(f"path {text[:100]!r}{'...' * (len(text) > 100)}: {fault}")
+    raise UserError(f"path {masked(text)[:100]!r}{'...' * (len(text) > 100)}: {fault}")
   scheme, mark, rest = text.partition("://")
   if mark and scheme == "file":
     text = f"/{rest.lstrip('/')}"
@@ -132,7 +133,7 @@ def _is_given_up(path: epath.Path) -> bool:
 
 
 def _open_in_place(path: str, flags: int) -> int:
-  """Opens a file, and no other that a link stands for."""
+  """Opens a file as `open` does, but none that a symbolic link of its name leads to: another user may have put it."""
   return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
@@ -312,7 +313,7 @@ def reason(error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-  line = " ".join(str(error).split())
+  line = masked(" ".join(str(error).split()))
   return (line if len(line) <= 150 else f"{line[:147]}...") or type(error).__name__
 
 
@@ -331,8 +332,7 @@ def _in_bucket(text: str, scheme: str) -> epath.Path:
   except KeyError:
     path = None
   if path is None or not os.fspath(path).startswith(f"{scheme}://"):
-    shown = f"{scheme}://{text.partition('://')[2].rpartition('@')[2]}"  # Without a password.
-    raise UserError(f"{shown}: {scheme}:// is no place for files here; give a local path, or gs://BUCKET/NAME")
+    raise UserError(f"{text}: {scheme}:// is no place for files here; give a local path, or gs://BUCKET/NAME")
   if not os.fspath(path).removeprefix(f"{scheme}://").strip("/"):
     raise UserError(f"{text}: names no bucket; give {scheme}://BUCKET/NAME")
   return path

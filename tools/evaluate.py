@@ -20,6 +20,7 @@ from typing import Any
 from core import command, files, sharding
 from core.data import feed
 from core.errors import UserError, nearest
+from core.masking import masked_tree
 from core.recipe.recipe import Recipe
 from core.recipe.write import to_config
 from core.state import Variables
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         _put_away(written, re.sub(r"[^\w.]+", "_", each.name))
   output.parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(output) as file:
-    report = {"project": project, "config": to_config(recipe), "results": results}
+    report = {"project": project, "config": masked_tree(to_config(recipe)), "results": results}
     file.write(f"{json.dumps(report, indent=1)}\n".encode())
   print(table(results))
   print(f"written to {output}")

@@ -15,6 +15,7 @@ from core import command, trees
 from core.checkpoint import pretrained
 from core.checkpoint import state as checkpoint_files
 from core.errors import UserError, first_few, nearest
+from core.masking import masked
 from core.models import grids
 from core.optim import ema
 from core.recipe import load
@@ -31,7 +32,7 @@ class Weights:
   """Weights to run a model with.
 
   Attributes:
-    name: what to call them.
+    name: what to call them, without what is secret in a URL.
     variables: gives them on the devices.
   """
 
@@ -103,7 +104,7 @@ def trainer_of(project: str | None) -> Any:
 
 def from_files(specs: str, placement: Placement) -> list[Weights]:
   """Returns weights that `config.model_init` could name, joined by commas; each replaces the config's own."""
-  return [Weights(spec, functools.partial(load_whole, spec, placement)) for spec in specs.split(",")]
+  return [Weights(masked(spec), functools.partial(load_whole, spec, placement)) for spec in specs.split(",")]
 
 
 def load_whole(spec: str, placement: Placement) -> Variables:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from core import command, files
 from core.errors import UserError
 from core.evaluators import prompts
+from core.masking import masked
 from core.training import cli
 from tools import embedding, zeroshot_page
 
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
   labels = [names[0] for names in classes]
   print(table([path.name for path in paths], labels, probability, similarity, top=flags.top))
   found = {
-    "model": f"{model.project}, {flags.weights or flags.workdir or model.recipe.model_init}",
+    "model": masked(f"{model.project}, {flags.weights or flags.workdir or model.recipe.model_init}"),
     "labels": labels,
     "templates": list(templates),
     "by_itself": bias is not None,

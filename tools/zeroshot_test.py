@@ -17,6 +17,8 @@ from core.pp import builder
 from core.testing import tiny_towers
 from tools import zeroshot, zeroshot_page
 
+pytest_plugins = ["core.testing.file_server"]
+
 jax.config.update("jax_num_cpu_devices", 4)
 LABELS = ["seven", "three", "nine", "zero"]
 TEMPLATES = ["a photo of the digit {}", "the digit {}"]
@@ -55,11 +57,14 @@ def similarity(config, weights, paths):
 
 
 @pytest.mark.parametrize("bias", [None, -5.0])
-def test_the_table_and_the_page_hold_the_models_own_probabilities(bias, images, tmp_path, capsys):
+def test_the_table_and_the_page_hold_the_models_own_probabilities(bias, images, tmp_path, server, capsys):
   config, weights = tiny_towers.write(tmp_path, bias_init=bias)
+  server.content = weights.read_bytes()
+  host = server.url.removeprefix("http://")
   outputs = [f"--page={tmp_path / 'out.html'}", f"--output={tmp_path / 'out.json'}"]
   arguments = [*map(str, images), f"--labels={','.join(LABELS)}", f"--templates={TEMPLATES}", "--top", "2", *outputs]
-  assert zeroshot.main([*arguments, *flags(config, weights)]) == 0
+  secret = f"http://user:hunter2@{host}/w.npz?X-Goog-Signature=hunter2"
+  assert zeroshot.main([*arguments, *flags(config, secret)]) == 0
   found = json.loads((tmp_path / "out.json").read_text())
   cosines = similarity(config, weights, images)
   np.testing.assert_allclose(found["similarity"], cosines, atol=1e-5)
@@ -70,13 +75,16 @@ def test_the_table_and_the_page_hold_the_models_own_probabilities(bias, images, 
     want = 1 / (1 + np.exp(-(logits + bias)))
   np.testing.assert_allclose(found["probability"], want, atol=1e-4)
   assert found["labels"] == LABELS
-  lines = capsys.readouterr().out.splitlines()
+  out, err = capsys.readouterr()
+  lines = out.splitlines()
   assert lines[0].split() == ["image", "label", "probability", "similarity"]
   assert lines[1].split()[:2] == [images[0].name, LABELS[want[0].argmax()]]
   assert lines[2].split()[0] == LABELS[np.argsort(-want[0])[1]]
   assert lines[3].split()[0] == images[1].name
   page = (tmp_path / "out.html").read_text()
   held = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+  assert held["model"] == found["model"] == f"siglip, http://***@{host}/w.npz?X-Goog-Signature=***"
+  assert "hunter" not in page + json.dumps(found) + out + err
   assert held["scores"]["probability"] == found["probability"]
   assert [each["name"] for each in held["images"]] == [path.name for path in images]
 

@@ -6,22 +6,27 @@
 Halves of two versions never mix: a download goes on only if the server says that the file is still of the recorded
 version (RFC 9110, section 13.1.5, `If-Range`), and what it answers is compared with the record.
 
-aiohttp streams the body itself: fsspec's files hide whether a server kept to the range that was asked for.
+aiohttp streams the body itself: fsspec's files hide whether a server kept to the range that was asked for. What comes
+by https comes by https to the end: a redirect to http, where anybody on the way could change it, is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import shutil
+import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from core.checkpoint import cache
 from core.late import Late
 
 aiohttp = Late("aiohttp")
@@ -33,6 +38,7 @@ PAUSE_SECONDS = 0.5  # Before the second try; doubles.
 
 _BLOCK = 1 << 22
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_DIGITS = {"crc32c": 8, "md5": 32, "sha256": 64}  # Hexadecimal ones, of a checksum.
 
 
 class Failed(Exception):
@@ -80,8 +86,11 @@ async def download(
     total=None, connect=CONNECT_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS
   )
   fruitless = 0
+  redirects = aiohttp.TraceConfig()
+  redirects.on_request_redirect.append(_refuse_downgrade)
+  options = dict(timeout=timeout, trace_configs=[redirects], read_bufsize=_BLOCK)
   # trust_env: proxies of the environment.
-  async with aiohttp.ClientSession(timeout=timeout, trust_env=True, read_bufsize=_BLOCK) as session:
+  async with aiohttp.ClientSession(trust_env=True, **options) as session:
     while True:
       before = _size(part)
       try:
@@ -93,7 +102,24 @@ async def download(
       except OSError as error:
         _forget(part)  # A full disk hurts more than a lost half.
         raise Failed(f"{part} cannot be written ({error.strerror or type(error).__name__})") from None
+      except ValueError:  # aiohttp's own, of an answer that it cannot take apart.
+        raise Failed("the server answers with what is no HTTP") from None
       await asyncio.sleep(PAUSE_SECONDS * 2 ** (fruitless - 1))
+
+
+async def _refuse_downgrade(session: Any, context: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+  """Refuses, before anything is asked of it, a place without TLS that one with TLS names.
+
+  Raises:
+    Failed: it does.
+  """
+  to = redirect.response.headers.get("Location") or redirect.response.headers.get("URI") or ""
+  try:
+    scheme = urllib.parse.urlsplit(urllib.parse.urljoin(str(redirect.response.url), to)).scheme
+  except ValueError:  # aiohttp has a word for it.
+    return
+  if redirect.response.url.scheme == "https" and scheme != "https":
+    raise Failed("the server redirects from https to http, which anybody on the way can change")
 
 
 async def _attempt(
@@ -116,11 +142,13 @@ async def _attempt(
       if response.status != 200:
         return await _attempt(session, url, part, headers, report)
       there = 0
+    if response.status == 206 and not there:
+      raise Failed("the server answers with a part of the file (HTTP 206), and the whole was asked for", 206)
     if response.status not in (200, 206):
       raise (_Broken if response.status in _TRY_AGAIN else Failed)(*_refusal(response))
     facts = known if there else _facts(response)
     _check_room(part, there, facts.size)
-    with part.open("ab" if there else "wb") as file:
+    with open(part, "ab" if there else "wb", opener=cache.private) as file:
       if not there:
         _record(part, facts)
       await _stream(response, file, there, facts.size, report)
@@ -153,15 +181,15 @@ def _goes_on(response: aiohttp.ClientResponse, there: int, known: Facts) -> bool
 def _facts(response: aiohttp.ClientResponse) -> Facts:
   length = response.headers.get("Content-Length", "")
   plain = response.headers.get("Content-Encoding", "identity") == "identity"
-  size = int(length) if plain and length.isdigit() else None
+  size = int(length) if plain and re.fullmatch(r"[0-9]{1,18}", length) else None
   return Facts(size, _version(response) if size is not None else None, _sums(response))
 
 
 def _version(response: aiohttp.ClientResponse) -> str | None:
   etag = response.headers.get("ETag", "")
-  if etag.startswith('"'):  # A weak one, W/"...", promises no equal bytes.
-    return etag
-  return None if etag else response.headers.get("Last-Modified")
+  # A weak one, W/"...", promises no equal bytes.
+  version = etag if etag.startswith('"') else None if etag else response.headers.get("Last-Modified")
+  return version if version and re.fullmatch(r"[ -~]{1,1000}", version) else None  # It is sent back as it came.
 
 
 def _sums(response: aiohttp.ClientResponse) -> dict[str, str]:
@@ -169,24 +197,28 @@ def _sums(response: aiohttp.ClientResponse) -> dict[str, str]:
   sums = {}
   for value in response.headers.getall("x-goog-hash", []):
     for algorithm, digest in re.findall(r"(crc32c|md5)=([A-Za-z0-9+/=]+)", value):
-      sums[algorithm] = base64.b64decode(digest).hex()
+      with contextlib.suppress(binascii.Error):
+        sums[algorithm] = base64.b64decode(digest).hex()
   for each in (*response.history, response):
     if match := re.fullmatch(r'"([0-9a-f]{64})"', each.headers.get("x-linked-etag", "")):
       sums["sha256"] = match[1]
-  return sums
+  return {algorithm: digest for algorithm, digest in sums.items() if len(digest) == _DIGITS[algorithm]}
 
 
 def _recorded(part: Path) -> Facts | None:
   """Returns what is known of the version that `part` holds the beginning of; None where it cannot be gone on with."""
   try:
     facts = Facts(**json.loads(_record_path(part).read_text()))
-  except (OSError, ValueError, TypeError):
+    of_kinds = isinstance(facts.size, int) and isinstance(facts.version, str) and isinstance(facts.sums, dict)
+    is_ours = of_kinds and all(re.fullmatch(rf"[0-9a-f]{{{_DIGITS[key]}}}", sum_) for key, sum_ in facts.sums.items())
+  except (OSError, ValueError, TypeError, LookupError, RecursionError):
     return None
-  return facts if facts.version and facts.size is not None and 0 < _size(part) <= facts.size else None
+  return facts if is_ours and re.fullmatch(r"[ -~]+", facts.version) and 0 < _size(part) <= facts.size else None
 
 
 def _record(part: Path, facts: Facts) -> None:
-  _record_path(part).write_text(json.dumps(dataclasses.asdict(facts)))
+  with open(_record_path(part), "w", opener=cache.private) as file:
+    file.write(json.dumps(dataclasses.asdict(facts)))
 
 
 def _record_path(part: Path) -> Path:

@@ -80,7 +80,10 @@ def look_up(name: Name) -> tuple[str, list[str]]:
     raise download.Failed(f"the hub refused (HTTP {status})") from None
   except Exception as error:  # Of the HTTP library beneath; its words may hold addresses.
     raise download.Failed(f"the hub cannot be reached ({type(error).__name__})") from None
-  return info.sha or "main", [sibling.rfilename for sibling in info.siblings or []]
+  commit = info.sha or "main"
+  if not re.fullmatch(r"[\w-]+", commit):  # It becomes part of a path.
+    raise download.Failed("the hub answers with no commit")
+  return commit, [sibling.rfilename for sibling in info.siblings or []]
 
 
 def weights_among(names: Collection[str]) -> str:

@@ -119,7 +119,7 @@ def split(spec: str) -> tuple[str, str]:
   A URL's query and a checksum belong to the location: `https://HOST/x.npz?v=2#sha256=HEX:img` has the subtree `img`,
   and so has `https://HOST/x.npz:img#sha256=HEX`.
   """
-  match = re.fullmatch(r"(.*\.npz(?:\?[^:#]*)?)(#sha256=\w+)?:([^:#]*)(#sha256=.*)?", spec)
+  match = re.fullmatch(r"(.*\.npz(?:\?[^:#]*)?)(#sha256=\w+)?:([^:#&=?]*)(#sha256=.*)?", spec)
   return (match[1] + (match[2] or match[4] or ""), match[3].strip("/")) if match else (spec, "")
 
 

@@ -5,16 +5,14 @@
         weights.npz              complete, of the size and checksums that the server stated
         weights.npz.json         where it came from, its size and checksums
         weights.npz.part, .lock  see `download`; the processes of a machine take turns
-        NAME/, NAME.json         a model of the hub (`hub`): its files, and their sizes and commit
+        NAME/, NAME.json         a model of the hub (`hub`): its files, and their checksums and commit
 
-A file that is there is used without asking the server again; remove its folder to have it fetched anew. Buckets are
-read anonymously, and with Google's default credentials where that is refused. What is secret in a URL (user, password,
-query) and credentials are neither printed nor written down.
+A file that is there is used without asking the server again; remove its folder to have it fetched anew. Only a folder
+to which nobody else writes is used (`cache`). Buckets are read anonymously, and with Google's default credentials where
+that is refused. What is secret in a URL (user, password, query) and credentials are neither printed nor written down.
 """
 
 import asyncio
-import contextlib
-import fcntl
 import glob
 import hashlib
 import json
@@ -24,18 +22,16 @@ import shutil
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
 
-from core import files
-from core.checkpoint import download, hub
+from core import files, masking
+from core.checkpoint import cache, download, hub
 from core.errors import UserError
 from core.live import Line
-
-_BLOCK = 1 << 22
 
 
 def fetch(location: str) -> Path:
@@ -56,7 +52,11 @@ def fetch(location: str) -> Path:
       _check_sums(path, {"sha256": sha256}, f"{path}: it")
     return path
   if not _is_proper(place):
-    raise UserError(f"{scheme}://...: no proper URL")
+    raise UserError(f"{shown(place)}: no proper URL")
+  if masking.is_masked(place):
+    raise UserError(
+      f"{masking.masked(place)}: what is secret was masked where this was written down; give the URL again"
+    )
   if scheme not in ("http", "https", "gs", "hf"):
     raise UserError(f"{shown(place)}: {scheme}:// is not read; give a local path, http(s)://, gs:// or hf://")
   if scheme == "hf" and hub.parse(place) is None:
@@ -65,9 +65,12 @@ def fetch(location: str) -> Path:
   if is_model and sha256:
     raise UserError(f"{place}: #sha256= is of one file, and this is a model; pin it by hf://ORG/NAME@REVISION")
   path = cached_path(place)
-  if not _is_complete(path):
-    with _cache_lock(path, place):
-      if not _is_complete(path):  # Another process may have brought it meanwhile.
+  cache.check_private(path)
+  if not cache.is_complete(path):
+    with cache.lock(
+      path, lambda: Line(_stderr()).say(f"waiting for another process, which is downloading {shown(place)}")
+    ):
+      if not cache.is_complete(path):  # Another process may have brought it meanwhile.
         _download_model(place, path) if is_model else _download_file(place, path)
   _check_sums(
     path,
@@ -84,24 +87,24 @@ def cached_path(location: str) -> Path:
   Raises:
     UserError: VISION_CACHE is no folder of this machine.
   """
-  folder = files.from_here(os.environ.get("VISION_CACHE") or "~/.cache/vision")
-  if files.is_remote(folder):
-    raise UserError(f"cache folder {folder}: must be local; set VISION_CACHE to a path")
-  name = re.sub(r"[^\w.+-]", "_", urllib.parse.urlsplit(location).path.rpartition("/")[2]) or "file"
-  return Path(folder) / hashlib.sha256(location.encode()).hexdigest()[:16] / name[-150:]
+  name = re.sub(r"[^\w.+-]", "_", urllib.parse.urlsplit(location).path.rpartition("/")[2]).lstrip(".") or "file"
+  return cache.folder() / hashlib.sha256(location.encode()).hexdigest()[:16] / name[-150:]
 
 
 def shown(location: str) -> str:
   """Returns a URL without what may be secret in it."""
   if "://" not in location:
     return location
-  url = urllib.parse.urlsplit(location)
+  if not _is_proper(location):
+    return f"{location.partition('://')[0]}://..."
+  url = urllib.parse.urlsplit(masking.masked_tree(location))
   return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
 
 
 def _is_proper(url: str) -> bool:
   try:
     urllib.parse.urlsplit(url)
+    urllib.parse.urlsplit(masking.masked_tree(url))
   except ValueError:
     return False
   return True
@@ -124,7 +127,7 @@ def _download_file(place: str, path: Path) -> None:
     sums = _download_verified(place, path, lambda part, progress: _download(place, part, progress))
   except download.Failed as failed:
     raise UserError(f"{shown(place)}: {failed}; download it by hand to {path}, or give a local file") from None
-  _write_record(path, {"location": shown(place), "size": path.stat().st_size, **sums})
+  cache.record(path, {"location": shown(place)}, {"": sums})
 
 
 def _download_model(place: str, path: Path) -> None:
@@ -138,32 +141,30 @@ def _download_model(place: str, path: Path) -> None:
     commit, there = hub.look_up(name)
     # A try that was broken off is gone on with if the hub still has the same commit.
     folder = path.with_name(f"{path.name}.{commit[:12]}.part")
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
-    def bring(file: str) -> None:
+    def bring(file: str) -> Mapping[str, str]:
       url, headers = hub.url_of(name, file, commit)
 
       def get(part: Path, progress: _Progress) -> download.Facts:
         return _run(download.download(url, part, headers=headers, report=progress))
 
-      if not (folder / file).is_file():
-        _download_verified(f"{place}/{file}", folder / file, get)
+      if (folder / file).is_file():
+        return cache.sha256(folder / file)
+      return _download_verified(f"{place}/{file}", folder / file, get)
 
-    wanted = [hub.weights_among(there)]
-    bring(wanted[0])
-    if wanted[0].endswith(".index.json"):
-      wanted += _shards(folder / wanted[0])
-    wanted += [hub.CONFIG] if hub.CONFIG in there else []
-    for file in wanted[1:]:
-      bring(file)
+    weights = hub.weights_among(there)
+    sums = {weights: bring(weights)}
+    others = _shards(folder / weights) if weights.endswith(".index.json") else []
+    others += [hub.CONFIG] if hub.CONFIG in there else []
+    sums |= {file: bring(file) for file in others}
   except download.Failed as failed:
     raise UserError(f"{place}: {failed}; put its files by hand into {path}, or give a local folder") from None
   shutil.rmtree(path, ignore_errors=True)
-  sizes = {file: (folder / file).stat().st_size for file in wanted}
   folder.replace(path)
   for older in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
     shutil.rmtree(older, ignore_errors=True)
-  _write_record(path, {"location": place, "commit": commit, "files": sizes})
+  cache.record(path, {"location": place, "commit": commit}, sums)
 
 
 def _shards(index: Path) -> list[str]:
@@ -182,7 +183,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def _download_verified(place: str, path: Path, get: Callable[[Path, "_Progress"], download.Facts]) -> Mapping[str, str]:
-  """Puts what `get` brings in the place of `path` if it has the checksums that the server stated, and returns these.
+  """Puts what `get` brings in the place of `path` if it has the checksums that the server stated; returns its SHA-256.
 
   Raises:
     download.Failed: of `get`.
@@ -199,16 +200,12 @@ def _download_verified(place: str, path: Path, get: Callable[[Path, "_Progress"]
   except UserError:
     _remove(part)
     raise
+  sums = {"sha256": facts.sums["sha256"]} if "sha256" in facts.sums else cache.sha256(part)
   with part.open("rb") as file:
     os.fsync(file.fileno())
   part.replace(path)
   _remove(part)
-  return facts.sums
-
-
-def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-  with files.replacing(path.with_name(f"{path.name}.json")) as file:
-    file.write(json.dumps(record, indent=1).encode())
+  return sums
 
 
 def _download(place: str, part: Path, progress: "_Progress") -> download.Facts:
@@ -259,56 +256,15 @@ def _run(coroutine: Coroutine[Any, Any, download.Facts]) -> download.Facts:
     raise
 
 
-@contextlib.contextmanager
-def _cache_lock(path: Path, place: str) -> Iterator[None]:
-  """Holds the lock of a cached file, so that one process of this machine brings it and the others wait."""
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-      try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        Line(_stderr()).say(f"waiting for another process, which is downloading {shown(place)}")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-      yield
-  except OSError as error:
-    reason = error.strerror or type(error).__name__
-    raise UserError(f"cache folder {path.parent}: cannot be written ({reason}); set VISION_CACHE to another") from None
-
-
-def _is_complete(path: Path) -> bool:
-  """Returns whether the cache has a file or model of the sizes it came with; one put there by hand has no record."""
-  try:
-    record = json.loads(path.with_name(f"{path.name}.json").read_text())
-    sizes = {path / file: size for file, size in record["files"].items()} if "files" in record else None
-    sizes = sizes or {path: record["size"]}
-  except (OSError, ValueError, LookupError, TypeError, AttributeError):
-    return path.exists()
-  return all(file.is_file() and file.stat().st_size == size for file, size in sizes.items())
-
-
 def _check_sums(path: Path, stated: Mapping[str, str], what: str, remedy: str = "") -> None:
   """Compares the strongest of the stated checksums.
 
   Raises:
     UserError: it differs.
   """
-  algorithm = next((each for each in ("sha256", "crc32c", "md5") if each in stated), None)
-  if algorithm and (found := _digest(path, algorithm)) != stated[algorithm]:
+  algorithm = cache.strongest(stated)
+  if algorithm and (found := cache.digest(path, algorithm)) != stated[algorithm]:
     raise UserError(f"{what} has the {algorithm} {found}, not {stated[algorithm]}{remedy}")
-
-
-def _digest(path: Path, algorithm: str) -> str:
-  if algorithm == "crc32c":
-    import google_crc32c
-
-    digest = google_crc32c.Checksum()
-  else:
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-  with path.open("rb") as file:
-    while block := file.read(_BLOCK):
-      digest.update(block)
-  return digest.digest().hex()
 
 
 def _remove(part: Path) -> None:

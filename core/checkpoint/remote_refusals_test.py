@@ -10,6 +10,7 @@ import google.auth.exceptions
 import jax
 import pytest
 
+from core import masking
 from core.checkpoint import download, remote
 from core.errors import UserError
 from core.testing.file_server import CONTENT, as_google_states, files_of
@@ -109,6 +110,24 @@ def test_what_is_secret_in_a_url_is_neither_said_nor_stored(server, cache, capsy
   stored = b"".join(path.read_bytes() for path in cache.rglob("*.json")).decode()
   assert f"http://{host}/w.npz" in stored
   assert "hunter" not in line + stored + "".join(capsys.readouterr()) + "".join(map(str, cache.rglob("*")))
+
+
+def test_a_url_that_was_written_down_masked_is_to_be_given_again(server):
+  host = server.url.removeprefix("http://")
+  for location in (f"http://user:hunter2@{host}/w.npz?token=hunter2", f"http://{host}/w.npz?hunter2"):
+    shown = masking.masked(location)
+    assert refused(shown) == f"{shown}: what is secret was masked where this was written down; give the URL again"
+  assert server.requests == []
+
+
+def test_a_password_that_breaks_its_url_is_not_said(server):
+  for location in (
+    "http://user:hunter2/hunter2@host/w.npz",
+    "http://user:hunter2@[::1/w.npz",
+    "http://u:hunter2@h:x/w",
+  ):
+    assert "hunter" not in refused(location)
+    assert "hunter" not in refused(f"{location}#sha256=12")
 
 
 # What is said meanwhile.

@@ -19,17 +19,17 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn
 
 import jax
 
-from core import signals
+from core import command, signals
 from core.cluster import relay, standing
 from core.cluster.process_environment import ProcessInfo
 from core.cluster.standing import Standing
 from core.errors import EXIT_USER_ERROR, UserError
+from core.masking import masked
 
 EXIT_LOST_PROCESS = 4
 LOST_AFTER = 60
@@ -104,8 +104,8 @@ def run_as_one_job(
     watch.leave(signals.STATUS[number], signals.words(number))
   except BaseException as error:
     time.sleep(standing.GRACE * watch.period)  # It may be how the loss of another shows, and we end here.
-    traceback.print_exc()
-    watch.leave(1, f"{type(error).__name__}: {error}".splitlines()[0][:200])
+    command.say_traceback(type(error), error, error.__traceback__)
+    watch.leave(1, masked(f"{type(error).__name__}: {error}".splitlines()[0])[:200])
   if status not in (0, *signals.STATUS.values()):
     watch.leave(status, f"exit status {status}")
   watch.finish()

@@ -15,6 +15,7 @@ from typing import Any
 from core.data.builders import manual_files
 from core.data.import_tensorflow import import_tfds
 from core.errors import UserError, first_few, nearest
+from core.masking import masked
 
 _PREPARING = ".preparing"  # In data_dir: what is being prepared, and the locks.
 _REPORT_SECONDS = 0.5
@@ -215,7 +216,7 @@ def _reason(error: BaseException, dataset: Dataset) -> str:
       url = each.request.url if each.request is not None else "the server"
       by_hand = manual_files.by_hand(import_tfds().builder_cls(dataset.base), dataset.manual_dir, url)
       return f"no network: {url} cannot be reached{by_hand}"
-  text = " ".join(str(chain[0]).split()) or type(chain[0]).__name__
+  text = masked(" ".join(str(chain[0]).split())) or type(chain[0]).__name__
   return f"{type(chain[0]).__name__}: {text}" if len(text) <= 400 else f"{text[:397]}..."
 
 

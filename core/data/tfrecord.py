@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from core.import_tensorflow import import_tensorflow
+from core.masking import masked
 
 _BUFFER_BYTES = 1 << 20
 _FRAMING_BYTES = 16  # A record is its length (8 bytes) and that length's checksum (4), the bytes, their checksum (4).
@@ -145,4 +146,5 @@ def reason(error: Exception) -> str:
   text = text.split("}} ", 1)[-1].split(" [Op:", 1)[0].strip()
   # `Assert` puts each of its values in brackets: the sentence that the op has for it, then what it found.
   text = re.sub(r"^assertion failed: \[(.*?:)\] ", r"\1 ", text).replace("\\'", "'")
+  text = masked(text)
   return text if len(text) <= 160 else text[:157] + "..."

@@ -15,6 +15,7 @@ import yaml
 from core import command, files, signals
 from core.cluster import preemption, process_environment, processes
 from core.errors import UserError, nearest
+from core.masking import masked, masked_tree
 from core.recipe import document, load
 from core.recipe.parse import parse
 from core.recipe.recipe import Recipe
@@ -71,7 +72,7 @@ def _train(choice: TaskChoice, project: Path, default: str, argv: Sequence[str])
     print(document.table(task.Recipe))
     return 0
   if flags.print_config:
-    config = to_config(recipe)
+    config = masked_tree(to_config(recipe))
     print(
       json.dumps(config, indent=2) if flags.print_config == "json" else yaml.safe_dump(config, sort_keys=False), end=""
     )
@@ -83,7 +84,7 @@ def _train(choice: TaskChoice, project: Path, default: str, argv: Sequence[str])
   workdir = files.from_here(flags.workdir or f"runs/{project.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
   start_jax(flags, None if flags.dry_run else workdir)
   if flags.dry_run:
-    print(dry_run.describe(task(recipe), recipe, title=f"{project.name} {name}"))
+    print(masked(dry_run.describe(task(recipe), recipe, title=f"{project.name} {name}")))
     return 0
 
   def run() -> int:
@@ -91,13 +92,13 @@ def _train(choice: TaskChoice, project: Path, default: str, argv: Sequence[str])
       loop.run(task(recipe), recipe, workdir, project=project.name, name=name)
     except preemption.Preempted as stop:
       again = {**flags.given, **{f"config.{key}": value for key, value in overrides}, "workdir": workdir}
-      print(f"{stop}: {shlex.join(f'--{name}={value}' for name, value in again.items())}", file=sys.stderr)
+      print(f"{stop}: {shlex.join(masked(f'--{name}={value}') for name, value in again.items())}", file=sys.stderr)
       return stop.status
     except parts.NonFiniteLoss as error:
       print(f"error: {error}", file=sys.stderr)
       return EXIT_NON_FINITE
     except OSError as error:
-      print(f"error: {error}; run: {workdir}", file=sys.stderr)
+      command.say(f"error: {error}; run: {workdir}")
       return 1
     return signals.STATUS.get(signals.noted(), 0)  # A signal that came when all was done still ends what would follow.
 
@@ -123,7 +124,7 @@ def read_recipe(choice: TaskChoice, config: Mapping[str, Any]) -> tuple[type[Tas
 def _facts(recipe: Recipe, project: Path, workdir: Path) -> dict[str, Any]:
   """Returns what all processes of a job must have alike."""
   return {
-    "config": to_config(recipe),
+    "config": masked_tree(to_config(recipe)),  # It travels over the network, and is compared in lines for people.
     "code": provenance.sources(project),
     "packages": provenance.versions(),
     "workdir": str(workdir),

@@ -1,4 +1,8 @@
-"""`config.json` and `run.json`: enough to say later what ran, and to refuse a workdir that belongs to another run."""
+"""`config.json` and `run.json`: enough to say later what ran, and to refuse a workdir that belongs to another run.
+
+Others may read both: what is secret in the URLs of a config, or of the command line, is masked in them. A run goes on
+with its workdir when the same URL is given again, or one with a newer signature.
+"""
 
 import hashlib
 import importlib.metadata
@@ -16,6 +20,7 @@ from etils import epath
 
 from core import files
 from core.errors import UserError, first_few
+from core.masking import masked, masked_tree
 from core.recipe import load
 from core.recipe.parse import parse
 from core.recipe.write import to_config
@@ -50,7 +55,7 @@ def check_workdir(workdir: str | os.PathLike, config: Mapping[str, Any], kind: t
   there = _read(path, "config.json", dict)
   if there is None:
     _read(path, "run.json", list)  # Another program's, that is.
-  lines = [] if there is None else load.differences(_completed(there, kind), dict(config))
+  lines = [] if there is None else load.differences(*map(masked_tree, (_completed(there, kind), dict(config))))
   if lines:
     some = first_few(lines, joint="; ", rest=" (and {} more)")
     raise UserError(f"workdir {path} was made by another config ({some}); choose another")
@@ -79,7 +84,7 @@ def record_run(workdir: str | os.PathLike, config: Mapping[str, Any], *, project
     starts = _starts(path)
     starts.append({"project": project, "start_step": start_step, **describe()})
     for name, text in (
-      ("config.json", json.dumps(config, indent=2, sort_keys=True)),
+      ("config.json", json.dumps(masked_tree(config), indent=2, sort_keys=True)),
       ("run.json", json.dumps(starts, indent=2)),
     ):
       with files.replacing(path / name) as stream:
@@ -146,7 +151,7 @@ def describe() -> dict[str, Any]:
   """Returns what runs here: command line, commit, lock, versions and devices."""
   devices = jax.devices()
   return {
-    "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    "command": [Path(sys.argv[0]).name, *map(masked, sys.argv[1:])],
     "commit": _commit(),
     "lock_sha256": _lock_digest(),
     "python": platform.python_version(),

@@ -1,9 +1,11 @@
 import dataclasses
 import json
+import sys
 
 import pytest
 
 from core.errors import UserError
+from core.masking import masked_tree
 from core.training import provenance
 
 CONFIG = {"lr": 0.1}
@@ -57,6 +59,28 @@ def test_a_config_that_differs_in_much_is_told_in_a_line_that_is_not_too_long(tm
   assert " was made by another config (config.key_0: 'there" in line
   assert line.endswith("choose another")
   assert len(line) <= 300
+
+
+def test_what_is_secret_in_a_url_is_not_recorded_and_a_newer_signature_is_the_same_run(tmp_path, monkeypatch):
+  def config(user="user:hunter2@", signature="hunter2", host="host"):
+    pp = f'decode|tokenize(model="https://{host}/v.txt?token={signature}", length=16)'
+    return {"model_init": f"https://{user}{host}/w.npz?X-Amz-Signature={signature}&v=2", "input": {"pp": [pp, 3]}}
+
+  monkeypatch.setattr(sys, "argv", ["train", f"--config.model_init={config()['model_init']}", "--x"])
+  provenance.check_workdir(tmp_path, config())
+  provenance.record_run(tmp_path, config(), project="vit", start_step=0)
+  written = "".join(path.read_text() for path in tmp_path.iterdir())
+  assert "hunter" not in written
+  assert "https://***@host/w.npz?X-Amz-Signature=***&v=2" in json.loads((tmp_path / "config.json").read_text()).values()
+  assert json.loads((tmp_path / "run.json").read_text())[0]["command"][1:] == [
+    "--config.model_init=https://***@host/w.npz?X-Amz-Signature=***&v=2",
+    "--x",
+  ]
+  provenance.check_workdir(tmp_path, config(signature="newer", user="other@"))
+  provenance.check_workdir(tmp_path, masked_tree(config()))  # As the line says that a stopped run ends with.
+  line = refused(tmp_path, config(host="another"))
+  assert "https://***@host/w.npz" in line
+  assert "hunter" not in line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

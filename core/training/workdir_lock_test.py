@@ -208,6 +208,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
   assert refused(tmp_path / "no") == f"workdir {tmp_path}/no cannot be written: No such file or directory"
 
 
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
+  (tmp_path / "victim").write_text("of the person")
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "lock.json").symlink_to(tmp_path / "victim")
+  assert "cannot be written: Too many levels of symbolic links" in refused(tmp_path / "run")
+  assert (tmp_path / "victim").read_text() == "of the person"
+
+
 def test_in_a_bucket_one_of_those_that_start_at_once_gets_it_and_a_silent_one_is_taken_over(quick):
   def take(_):
     try:

@@ -16,6 +16,7 @@ import jax
 
 from core import command, files
 from core.errors import UserError
+from core.masking import masked_tree
 from tools import trained_model
 from tools.aot import chips, compare, fit, program, report
 
@@ -114,7 +115,7 @@ def compile_and_report(
   found = report.measure(compiled, devices)
   if devices.hbm and found["memory"]["peak"] > devices.hbm:
     raise UserError(refusal(found["memory"]["temporaries"], devices.hbm))
-  return {"config": config, "overrides": dict(overrides), "step": step, **found}
+  return {"config": config, "overrides": masked_tree(dict(overrides)), "step": step, **found}
 
 
 def settle_jax(topology: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from core.errors import UserError
+from core.masking import masked
 
 # What gcloud says where a person must act, most particular first. The words are those of Google Cloud SDK 528 (account,
 # project, key) and of the TPU API (the others), in any case.
@@ -80,7 +81,7 @@ class Gcloud:
     """
     command = ["gcloud", *arguments]
     if self.dry_run:
-      print(shlex.join(command), flush=True)
+      print(masked(shlex.join(command)), flush=True)
       return imagined
     with tempfile.TemporaryFile("w+") as errors:
       try:
