@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ SCRIPT = data_files.find("tools/cluster/train.sbatch")
 # Runs a step's tasks at once, with what srun tells each, and ends with the highest of their statuses (srun(1), "RETURN
 # VALUE"). A SIGTERM goes to all processes of the step (sbatch(1), --signal).
 _SRUN = """#!/bin/bash
-echo "$*" >>"$SIM/steps"
+echo "${*//$'\\n'/ }" >>"$SIM/steps"
 tasks=$SLURM_NTASKS
 while [[ $1 == --* ]]; do
   if [[ $1 == --ntasks=* ]]; then tasks=${1#*=}; fi
@@ -78,6 +79,18 @@ def submit(sim: Path, *arguments: str, statuses: tuple[object, ...], **env: str)
   return subprocess.Popen(["bash", SCRIPT, *arguments], cwd=sim, env={**told, **ours, **env, "PATH": path}, stderr=-1)
 
 
+def wait_for(holds: Callable[[], bool]) -> None:
+  until = time.monotonic() + 60
+  while not holds():
+    assert time.monotonic() < until
+    time.sleep(0.02)
+
+
+def tell_all_to_stop(sim: Path) -> None:
+  for group in (sim / "groups").read_text().split():
+    os.killpg(int(group), signal.SIGTERM)
+
+
 def test_bash_can_read_it():
   subprocess.run(["bash", "-n", SCRIPT], check=True)
 
@@ -113,12 +126,8 @@ def test_restarts_have_an_end(sim):
 
 def test_the_signal_before_the_time_limit_lets_the_trainer_save(sim):
   job = submit(sim, statuses=("waits", "waits"))
-  until = time.monotonic() + 60
-  while len(list(sim.glob("waits-*"))) < 2:
-    assert time.monotonic() < until
-    time.sleep(0.02)
-  for group in (sim / "groups").read_text().split():
-    os.killpg(int(group), signal.SIGTERM)
+  wait_for(lambda: len(list(sim.glob("waits-*"))) == 2)
+  tell_all_to_stop(sim)
   assert job.wait() == 0
   assert (sim / "scontrol").read_text() == "requeue 7\n"
 
@@ -133,6 +142,46 @@ def test_a_damaged_bundle_starts_nothing(sim):
   (sim / "vit_bundle.tar.gz").write_text("")
   assert submit(sim, statuses=(0, 0)).wait() != 0
   assert len((sim / "steps").read_text().splitlines()) == 1
+
+
+def test_the_folder_on_a_node_is_the_jobs_own_alone(sim):
+  """What an earlier start left is gone, and so is what lay there for all to write."""
+  for node in (0, 1):
+    left = sim / f"node{node}/var/tmp/train-7/older_bundle"
+    left.mkdir(parents=True)
+    left.parent.chmod(0o777)
+    (left / "start").write_text('#!/bin/bash\ntouch "$SIM/older_ran"\n')
+    (left / "start").chmod(0o755)
+  job = submit(sim, statuses=("waits", "waits"))
+  wait_for(lambda: len(list(sim.glob("waits-*"))) == 2)
+  for node in (0, 1):
+    (folder,) = (sim / f"node{node}/var/tmp").iterdir()
+    assert (folder.name, oct(folder.stat().st_mode & 0o7777)) == ("train-7", "0o700")
+    assert [path.name for path in folder.iterdir()] == ["vit_bundle"]
+  tell_all_to_stop(sim)
+  assert job.wait() == 0
+  assert not (sim / "older_ran").exists()
+
+
+def test_a_link_in_the_place_of_that_folder_leads_nowhere(sim):
+  (sim / "elsewhere").mkdir()
+  (sim / "elsewhere" / "of_the_person").touch()
+  (sim / "node1/var/tmp").mkdir(parents=True)
+  (sim / "node1/var/tmp/train-7").symlink_to(sim / "elsewhere")
+  assert submit(sim, statuses=(0, 0)).wait() == 0
+  assert [path.name for path in (sim / "elsewhere").iterdir()] == ["of_the_person"]
+
+
+def test_a_folder_that_cannot_be_taken_away_is_refused_and_nothing_runs(sim):
+  """`rm` stands for a sticky /var/tmp, in which only its maker removes a folder."""
+  (sim / "bin/rm").write_text("#!/bin/sh\nexit 1\n")
+  (sim / "bin/rm").chmod(0o755)
+  (sim / "node1/var/tmp/train-7").mkdir(parents=True)
+  job = submit(sim, statuses=(0, 0))
+  assert job.wait() == 2
+  assert b"/node1/var/tmp/train-7 on " in (said := job.stderr.read())
+  assert b"is not this job's; set LOCAL to another folder of the nodes" in said
+  assert list(sim.glob("arguments-*")) == []
 
 
 def test_slurm_is_asked_for_what_the_trainer_needs():
