@@ -96,7 +96,7 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     return
   remove_half_written(path.parent, [path.name])
   try:
-    with open(part, "wb", opener=_open_in_place) as file:
+    with open(part, "wb", opener=not_through_a_link) as file:
       with contextlib.suppress(OSError):  # A file system without locks.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Tells that its writer lives.
       yield file
@@ -125,16 +125,11 @@ def remove_half_written(folder: str | os.PathLike, names: Collection[str]) -> No
 def _is_given_up(path: epath.Path) -> bool:
   """Returns whether no living process holds the file's lock; False where that cannot be known."""
   try:
-    with open(path, "rb", opener=_open_in_place) as file:
+    with open(path, "rb", opener=not_through_a_link) as file:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError:
     return False
   return True
-
-
-def _open_in_place(path: str, flags: int) -> int:
-  """Opens a file as `open` does, but none that a symbolic link of its name leads to: another user may have put it."""
-  return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def set_aside(path: str | os.PathLike) -> epath.Path:
@@ -310,6 +305,11 @@ def as_os_error(path: str | os.PathLike) -> Iterator[None]:
 def reason(error: BaseException) -> str:
   """Returns the words of an error that a reader wants: the system's own where there are any, in one short line."""
   return getattr(error, "strerror", None) or _one_line(error)
+
+
+def not_through_a_link(path: str, flags: int) -> int:
+  """Opens a file as `open` does, but none that a symbolic link of its name leads to: another user may have put it."""
+  return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _one_line(error: BaseException) -> str:

@@ -101,6 +101,16 @@ def dataset(tmp_path, name, manual="manual"):
   return Dataset(name, tmp_path / "data", tmp_path / manual)
 
 
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
+  (tmp_path / "victim").write_text("of the person")
+  (tmp_path / "data" / ".preparing").mkdir(parents=True)
+  (tmp_path / "data" / ".preparing" / "cifar10.lock").symlink_to(tmp_path / "victim")
+  for call in (preparation.discard, lambda wanted: preparation.prepare(wanted, print)):
+    with pytest.raises(UserError, match=r"cifar10\.lock cannot be written: Too many levels of symbolic links"):
+      call(dataset(tmp_path, "cifar10"))
+  assert (tmp_path / "victim").read_text() == "of the person"
+
+
 def test_a_dataset_that_lost_a_file_is_prepared_anew(capfd, tmp_path, manual_dir):
   wanted = dataset(tmp_path, "imagenet21k/winter21")
   preparation.prepare(wanted, lambda line: None)

@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from core import files
 from core.data.builders import manual_files
 from core.data.import_tensorflow import import_tfds
 from core.errors import UserError, first_few, nearest
@@ -114,7 +115,7 @@ def _alone(dataset: Dataset, report: Callable[[str], None]) -> Iterator[None]:
   The system drops a lock with its process, so what lies there while this one holds it belongs to nobody.
   """
   dataset.staging.parent.mkdir(parents=True, exist_ok=True)
-  with (dataset.staging.parent / f"{dataset.base}.lock").open("w") as lock:
+  with _opened_lock(dataset) as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -127,11 +128,19 @@ def _alone(dataset: Dataset, report: Callable[[str], None]) -> Iterator[None]:
       _clean(dataset)
 
 
+def _opened_lock(dataset: Dataset) -> IO[str]:
+  path = dataset.staging.parent / f"{dataset.base}.lock"
+  try:
+    return open(path, "w", opener=files.not_through_a_link)
+  except OSError as error:
+    raise UserError(f"{path} cannot be written: {files.reason(error)}") from None
+
+
 def discard(dataset: Dataset) -> None:
   """Removes what a process that died left of a dataset, unless another one is at it by now."""
   if not dataset.staging.parent.is_dir():
     return  # It died before it had begun.
-  with (dataset.staging.parent / f"{dataset.base}.lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+  with _opened_lock(dataset) as lock, contextlib.suppress(BlockingIOError):
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     _clean(dataset)
 
@@ -264,8 +273,8 @@ def _line_of(bar: Any, downloads: Path, staging: Path) -> str | None:
 
 def _bytes_in(folder: Path) -> int:
   total = 0
-  for place, _, files in os.walk(folder):
-    for name in files:
+  for place, _, names in os.walk(folder):
+    for name in names:
       with contextlib.suppress(OSError):  # Gone between the two.
         total += os.path.getsize(os.path.join(place, name))
   return total
