@@ -2,18 +2,19 @@
 
 Peak FLOP/s (bfloat16), memory, its bandwidth and the interconnect of a chip are as reported by, and not measured here:
 
-    v2, v3          N. Jouppi et al. 2020, "A domain-specific supercomputer for training deep neural networks"
-    v4              N. Jouppi et al. 2023, "TPU v4: an optically reconfigurable supercomputer for machine learning"
-    v5e, v5p, v6e   Cloud TPU's documentation, "System architecture", the pages of these versions
+    v2, v3       N. Jouppi et al. 2020, "A domain-specific supercomputer for training deep neural networks"
+    v4           N. Jouppi et al. 2023, "TPU v4: an optically reconfigurable supercomputer for machine learning"
+    v5e to tpu7x Cloud TPU's documentation, "System architecture", the pages of these versions
 
-The interconnect is what all links of a chip send in one direction, the sum of four links of a two-dimensional or six of
-a three-dimensional torus. Hosts' CPUs and other devices have no figures here: they get no estimate of time.
+The interconnect is what all links of a chip send in one direction, half of what the documentation states for both: the
+sum of four links of a two-dimensional or six of a three-dimensional torus. A chip has one TensorCore (v5e, v6e) or two.
+Two are a device each (v2, v3, tpu7x), with half of the chip's memory, or one together (v4, v5p), which libtpu calls
+"megacore". Hosts' CPUs and other devices have no figures here: they get no estimate of time.
 """
 
 import contextlib
 import dataclasses
 import importlib.util
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -32,18 +33,22 @@ class Chip:
     hbm: bytes of memory.
     hbm_bandwidth: bytes/s.
     ici_bandwidth: bytes/s that all its links send together, in one direction.
+    devices: that JAX has of it.
     axes: dimensions of its torus.
     wraps_at: a dimension of the topology that is a multiple of this is a ring, a smaller one a line.
     shapes: the topologies that are usual.
+    config: what libtpu calls a chip of so many devices; None where it has no other.
   """
 
   flops: float
   hbm: float
   hbm_bandwidth: float
   ici_bandwidth: float
+  devices: int
   axes: int
   wraps_at: int
   shapes: tuple[str, ...]
+  config: str | None = None
 
 
 _GB, _GIB = 1e9, 2.0**30
@@ -51,12 +56,13 @@ _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 
 CHIPS = {
-  "v2": Chip(46e12, 16 * _GIB, 700 * _GB, 4 * 62 * _GB, 2, 16, ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16")),
-  "v3": Chip(123e12, 32 * _GIB, 900 * _GB, 4 * 82 * _GB, 2, 32, ("2x2", "4x4", "4x8", "8x8", "16x16", "32x32")),
-  "v4": Chip(275e12, 32 * _GIB, 1_200 * _GB, 6 * 50 * _GB, 3, 4, (*_CUBIC, "16x16x16")),
-  "v5e": Chip(197e12, 16 * _GIB, 819 * _GB, 4 * 50 * _GB, 2, 16, _FLAT),
-  "v5p": Chip(459e12, 95 * _GIB, 2_765 * _GB, 6 * 100 * _GB, 3, 4, ("1x1x1", *_CUBIC, "16x16x16", "16x16x24")),
-  "v6e": Chip(918e12, 32 * _GIB, 1_640 * _GB, 4 * 112 * _GB, 2, 16, _FLAT),
+  "v2": Chip(46e12, 16 * _GIB, 700 * _GB, 4 * 62 * _GB, 2, 2, 16, ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16")),
+  "v3": Chip(123e12, 32 * _GIB, 900 * _GB, 4 * 82 * _GB, 2, 2, 32, ("2x2", "4x4", "4x8", "8x8", "16x16", "32x32")),
+  "v4": Chip(275e12, 32 * _GIB, 1_200 * _GB, 6 * 50 * _GB, 1, 3, 4, (*_CUBIC, "16x16x16"), "megacore"),
+  "v5e": Chip(197e12, 16 * _GIB, 819 * _GB, 4 * 50 * _GB, 1, 2, 16, _FLAT),
+  "v5p": Chip(459e12, 95 * _GIB, 2_765 * _GB, 6 * 100 * _GB, 1, 3, 4, ("1x1x1", *_CUBIC, "16x16x16", "16x16x24")),
+  "v6e": Chip(918e12, 32 * _GIB, 1_638 * _GB, 4 * 100 * _GB, 1, 2, 16, _FLAT),
+  "tpu7x": Chip(2_307e12, 192 * _GIB, 7_380 * _GB, 6 * 100 * _GB, 2, 3, 4, ("1x1x1", *_CUBIC, "16x16x16", "16x16x24")),
 }
 
 
@@ -69,7 +75,7 @@ class Topology:
     devices: as JAX wants them.
     chip: what is known of each; None where nothing is.
     shape: chips along each dimension.
-    devices_per_chip: 2 for a TPU whose cores are devices of their own.
+    devices_per_chip: 2 for a TPU whose TensorCores are devices of their own.
   """
 
   name: str
@@ -79,7 +85,7 @@ class Topology:
 
   @property
   def devices_per_chip(self) -> int:
-    return max(1, len(self.devices) // math.prod(self.shape)) if self.chip else 1
+    return self.chip.devices if self.chip else 1
 
   @property
   def hbm(self) -> float | None:
@@ -113,8 +119,9 @@ def topology(name: str) -> Topology:
 def _tpus(name: str, chip: Chip) -> Sequence[Any]:
   from jax.experimental import topologies
 
+  options = {"chip_config_name": chip.config} if chip.config else {}
   try:
-    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
   except Exception as error:  # Its kind varies with what is wrong.
     if importlib.util.find_spec("libtpu") is None:
       raise UserError("--topology: the compiler for TPUs, libtpu, is not installed; //tools/aot has it") from None

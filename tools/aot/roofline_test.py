@@ -9,7 +9,7 @@ from tools.aot.chips import CHIPS, Chip, Topology
 from tools.aot.hlo_cost import Collective, Cost
 
 # Four links of 1 byte/s each way; a dimension of 4 is a ring.
-CHIP = Chip(flops=100.0, hbm=1e3, hbm_bandwidth=10.0, ici_bandwidth=4.0, axes=2, wraps_at=4, shapes=("4x4",))
+CHIP = Chip(flops=100.0, hbm=1e3, hbm_bandwidth=10.0, ici_bandwidth=4.0, devices=1, axes=2, wraps_at=4, shapes=("4x4",))
 RING = Topology("x:4x4", [None] * 16, CHIP, (4, 4))
 LINE = Topology("x:2x2", [None] * 4, CHIP, (2, 2))
 
@@ -43,7 +43,7 @@ def test_the_slowest_term_is_named_and_sets_the_time():
 
 
 def test_a_core_that_is_a_device_has_half_of_its_chip():
-  cores = dataclasses.replace(RING, devices=[None] * 32)
+  cores = dataclasses.replace(RING, devices=[None] * 32, chip=dataclasses.replace(CHIP, devices=2))
   cost = Cost(flops=300.0, bytes=0.0, collectives=(), unknown_loops=())
   assert roofline.estimate(cost, 0.0, cores).compute == 6.0
   assert cores.hbm == 500.0
