@@ -27,15 +27,21 @@ from core.state import Params
 from core.tasks.classification import Classification
 from tools.bench import train_step
 
-# Dense bfloat16 matrix peak of one device, FLOP/s, from the makers' data sheets.
+# Dense bfloat16 matrix peak of one device, FLOP/s, from the makers' data sheets. The first that a device's name holds
+# counts. Of TPU v2, v3 and TPU7x a device is half a chip.
 PEAK = {
   "H100": 989e12,
   "H200": 989e12,
   "A100": 312e12,
   "V100": 125e12,
   "L4": 121e12,
+  "TPU v2": 23e12,
+  "TPU v3": 61.5e12,
   "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
   "TPU v5": 459e12,
+  "TPU v6 lite": 918e12,
+  "TPU7x": 1_153.5e12,
 }
 
 
