@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import inspect
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,12 +23,13 @@ class UserError(Exception):
   exit with status 2; every other exception keeps its traceback, because it is ours to mend.
 
   Args:
-    message: a text; line breaks become spaces, what is secret in a URL is masked, and of more than 300 characters the
-      middle is left out.
+    message: a text; line breaks become spaces, what is secret in a URL is masked, what would steer a terminal is
+      written as an escape, and of more than 300 characters the middle is left out.
   """
 
   def __init__(self, message: str):
-    super().__init__(cut(_with_short_words(masked(" ".join(part.strip() for part in message.splitlines())))))
+    line = " ".join(part.strip() for part in message.splitlines())
+    super().__init__(cut(_with_short_words(_printable(masked(line)))))
 
 
 @contextlib.contextmanager
@@ -111,6 +113,13 @@ def check_arguments(
   for key, parameter in known.items():
     if parameter.default is parameter.empty and key not in given:
       raise UserError(f"{where}.{key} is missing; {of} needs it")
+
+
+def _printable(text: str) -> str:
+  """Returns a text whose control and formatting characters, as files may hold them, are escapes: `\\x1b`."""
+  if text.isprintable():
+    return text
+  return "".join(ascii(each)[1:-1] if unicodedata.category(each)[0] == "C" else each for each in text)
 
 
 def _with_short_words(text: str) -> str:

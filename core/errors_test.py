@@ -57,3 +57,9 @@ def test_the_key_of_a_line_that_names_none_is_put_before_it():
     raise errors.UserError("no file")
   with pytest.raises(errors.UserError, match=r"^config\.seed: no$"), errors.naming("config.model_init"):
     raise errors.UserError("config.seed: no")
+
+
+def test_what_a_file_holds_does_not_steer_the_terminal_that_shows_a_line():
+  """ESC and BEL move and rename, U+202E turns the direction of text, and half a surrogate cannot be written."""
+  line = str(errors.UserError("key 'a\x1b[2J\x07\u202eb\ud800 ä ✓ \u3000' is unknown"))
+  assert line == "key 'a\\x1b[2J\\x07\\u202eb\\ud800 ä ✓ \u3000' is unknown"

@@ -18,8 +18,9 @@ _OPEN = ("v", "version", "rev", "revision", "ref", "generation", "alt", "downloa
 _OPEN += ("file", "filename", "name", "path")
 _OPEN_VALUE = re.compile(r"[\w./:-]{0,100}")
 # The part of a file that is loaded stands behind its URL, `w.npz?token=abc:img`, and so do the marks of a sentence.
-_BEHIND = r"((?::[a-z]{1,8}(?:/\w{1,20})?)?[:,.)]*)"
-_PARAMETER = re.compile(rf"([?&;#])(?:([^=&;#?]*)=)?([^&;#]*?){_BEHIND}(?=[&;#]|$)")
+_BEHIND = r"((?::[a-z]{1,8}(?:/\w{1,20})?)?[:,.;)]*)"
+_OF_QUERY = re.compile(rf"([?&#])(?:([^=&#?]*)=)?([^&#]*?){_BEHIND}(?=[&#]|$)")
+_OF_PATH = re.compile(rf"([;#])(?:([^=;#]*)=)?([^;#]*?){_BEHIND}(?=[;#]|$)")
 _BEGINS = re.compile(r"[A-Za-z][\w+.-]*://")
 _IS_MASKED = re.compile(r"://\*\*\*|[?&;#=]\*\*\*")
 
@@ -61,13 +62,19 @@ def _without_parameters(match: re.Match[str]) -> str:
   if quote:  # A URL ends at the quote that it began with.
     parameters, end, behind = parameters.partition(quote)
     behind = end + masked(behind)
-  return quote + before + _PARAMETER.sub(_without_value, parameters) + behind
+  of_path, mark, query = parameters.partition("?")
+  shown = _OF_PATH.sub(_without_value_of_path, of_path)
+  return quote + before + shown + _OF_QUERY.sub(_without_value, mark + query) + behind
+
+
+def _without_value_of_path(match: re.Match[str]) -> str:
+  """Keeps words: they go on behind a semicolon, and what a `#` names is part of a page, unless it is of a password."""
+  return match[0] if match[2] is None and "@" not in match[3] else _without_value(match)
 
 
 def _without_value(match: re.Match[str]) -> str:
   mark, key, value, behind = match.groups()
   if key is None:
-    is_open = not value or mark in ";#"  # Words go on behind a semicolon; what a `#` names is part of a page.
-    return match[0] if is_open else f"{mark}{MASK}{behind}"
+    return f"{mark}{MASK}{behind}" if value else match[0]
   is_open = key.lower() in _OPEN and _OPEN_VALUE.fullmatch(value)
   return match[0] if is_open or not value else f"{mark}{key}={MASK}{behind}"

@@ -14,6 +14,8 @@ URLS = {
   "https://hunter2@host:8080/w.npz": "https://***@host:8080/w.npz",
   "https://user:hunter2/hunter2@host/w.npz": "https://***@host/w.npz",
   "https://user:hunt?er#hunter2@host/w.npz": "https://***@host/w.npz",
+  "https://user:1#hunter2@host/w.npz": "https://user:1#***",
+  "https://user:1?hunter2@host/w.npz": "https://user:1?***",
   "https://user:hunter2@@host/w.npz": "https://***@host/w.npz",
   "https://host/w.npz?X-Amz-Credential=hunter2%2Faws4&X-Amz-Date=1&X-Amz-Signature=hunter2": (
     "https://host/w.npz?X-Amz-Credential=***&X-Amz-Date=***&X-Amz-Signature=***"
@@ -29,6 +31,7 @@ URLS = {
   "https://host/w.npz?hunter2": "https://host/w.npz?***",
   "https://host/w.npz;token=hunter2": "https://host/w.npz;token=***",
   "https://host/w.npz#access_token=hunter2": "https://host/w.npz#access_token=***",
+  "https://host/w.npz?token=a;hunter2&b#hunter2": "https://host/w.npz?token=***&***#***",
   "https://host/w.npz?token=hun'ter2": "https://host/w.npz?token=***",
   "https://host/w.npz?token=hunter2#sha256=00ff": "https://host/w.npz?token=***#sha256=00ff",
   "https://host/w.npz?token=hunter2:img": "https://host/w.npz?token=***:img",
