@@ -126,3 +126,9 @@ def test_batch_statistics_are_those_of_the_file(tmp_path):
   pretrained.save_variables(tmp_path / "params.npz", variables)
   found = trained_model.load_whole(str(tmp_path / "params.npz"), placement)
   jax.tree.map(np.testing.assert_array_equal, found, variables)
+
+
+def test_weights_are_called_by_their_url_without_what_is_secret():
+  """The name stands in tables, in evaluate.json and in the names of folders."""
+  (found,) = trained_model.from_files("https://user:hunter2@host/w.npz?sig=hunter2", None)
+  assert found.name == "https://***@host/w.npz?sig=***"
