@@ -8,7 +8,7 @@
 # for the inputs. Flax's MultiHeadDotProductAttention keeps its output projection as (heads, head_dim, features), whose
 # inputs are the first two, and the biases of query, key and value as (heads, head_dim).
 #
-# Seen: with 12 heads of 64, weights of one, a clipping of 0.1, and steep gradients in one of the 64 numbers of every head,
+# Seen: with 12 heads of 64, weights of one, a clipping of 0.1, and steep gradients in one of the 64 numbers of a head,
 #   - an output of `out`, whose weights have the norm sqrt(768), keeps a gradient of norm 0.3464, which is 0.1 sqrt(12);
 #     the same kernel as a matrix of (768, 768) keeps 2.7713, which is 0.1 sqrt(768);
 #   - the bias of a query keeps 0.3464, and as one vector of 768 numbers 2.7713.
