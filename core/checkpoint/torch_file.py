@@ -8,7 +8,9 @@ the three forms the file has had, two are read: the zip archive of today (`data.
 
 import collections
 import functools
+import os
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -39,8 +41,35 @@ def read(path: Path) -> dict[Any, Any]:
   return content
 
 
+class _Within:
+  """A file as `pickletools` reads it, of which no more is asked for than it has: the room for that is made first."""
+
+  def __init__(self, file: IO[bytes], size: int) -> None:
+    self._file, self._size, self.readline = file, size, file.readline
+
+  def read(self, count: int) -> bytes:
+    return self._file.read(min(count, self._size))
+
+
+def _refuse_wide(file: IO[bytes]) -> None:
+  """Refuses a pickle that keeps an object under a larger number than it has objects, or says to be longer than it is.
+
+  Python makes room for as many objects as the largest number says. The file stays where it was.
+  """
+  start = file.tell()
+  size = file.seek(0, os.SEEK_END) - start
+  file.seek(start)
+  for number, (opcode, argument, _) in enumerate(pickletools.genops(_Within(file, size))):
+    if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > number:
+      raise pickle.UnpicklingError(f"object {number:,} is kept under the number {argument:,}")
+    if opcode.name == "FRAME" and argument > size:
+      raise pickle.UnpicklingError(f"a frame of {argument:,} bytes in a file of {size:,}")
+  file.seek(start)
+
+
 class _Unpickler(pickle.Unpickler):
   def __init__(self, file: IO[bytes], path: Path, storage: Callable[..., Storage] | None = None) -> None:
+    _refuse_wide(file)
     super().__init__(file, encoding="latin1")  # Files of Python 2 hold their strings as bytes.
     self._path, self._storage = path, storage
 

@@ -223,3 +223,14 @@ def test_other_files_are_one_line(write, words, tmp_path):
 def test_strings_and_ordered_dicts_come_as_they_are(tmp_path):
   save_zip(tmp_path / "a.pth", collections.OrderedDict(arch="vit", nothing=None))
   assert torch_file.read(tmp_path / "a.pth") == {"arch": "vit", "nothing": None}
+
+
+def test_a_pickle_that_asks_for_more_room_than_it_has_objects_is_refused(tmp_path):
+  # The numbers are small: what a reader would make room for is what is refused, however much it is.
+  kept = b"\x80\x02}q\x2aX\x01\x00\x00\x00aq\x01K\x01s."  # A dict, kept as object 42.
+  with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+    archive.writestr("x/data.pkl", kept)
+  with pytest.raises(
+    UserError, match=r"x\.pth: damaged, or not a file of torch\.save \(object 2 is kept under the number 42\)"
+  ):
+    torch_file.read(tmp_path / "x.pth")
