@@ -3,12 +3,10 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from core import sharding, trees
-from core.models import vit
 from core.optim import optimizer, transformations
 from core.recipe.optimizer import Optimizer
 from core.recipe.parse import parse
@@ -113,47 +111,6 @@ def test_stacked_layers_are_updated_as_unrolled_ones(name, depth):
     assert one.keys() == other.keys()
     for key in one:
       np.testing.assert_allclose(other[key], one[key], rtol=1e-6, atol=1e-6 * np.abs(one[key]).max(), err_msg=key)
-
-
-def trained(config, *, scan):
-  """Returns the losses of 20 steps of a small ViT from the same parameters."""
-  rng = np.random.default_rng(0)
-  images, labels = rng.standard_normal((8, 8, 8, 3), np.float32), np.arange(8) % 3
-  options = dict(depth=3, width=32, mlp_dim=64, num_heads=2, patch_size=(4, 4))
-  params = vit.Model(3, **options).init(jax.random.key(0), images)["params"]
-  if scan:
-    params = {**params, "Transformer": stack(params["Transformer"])}
-  sizes = dict(total_steps=20, batch_size=8, data_size=40)
-  tx, _ = optimizer.make(parse(Optimizer, config), params, sched_kw=sizes)
-
-  def loss(params):
-    logits, _ = vit.Model(3, scan=scan, **options).apply({"params": params}, images)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-  @jax.jit
-  def step(params, state):
-    value, gradients = jax.value_and_grad(loss)(params)
-    updates, state = tx.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, value
-
-  state, losses = tx.init(params), []
-  for _ in range(20):
-    params, state, value = step(params, state)
-    losses.append(float(value))
-  return losses
-
-
-@pytest.mark.parametrize(
-  "config",
-  [
-    dict(lr=0.03, wd=1e-3, optax_name="scale_by_adafactor", optax=dict(clipping_threshold=1.0, **ADAFACTOR)),
-    dict(lr=0.03, wd=1e-3, optax_name="scale_by_trust_ratio", agc=dict(clipping=0.01)),
-  ],
-)
-def test_a_vit_trains_alike_with_scan_and_without(config):
-  plain = trained(config, scan=False)
-  assert plain[-1] < 0.7 * plain[0]
-  np.testing.assert_allclose(trained(config, scan=True), plain, rtol=1e-4)
 
 
 def test_the_states_of_stacked_layers_are_no_larger_and_lie_where_their_parameters_do():

@@ -192,7 +192,7 @@ def integrity(folder: Path) -> Target:
   seed = (folder / seal.NAME).read_bytes()
 
   def read(path: Path) -> None:
-    seal.fault(folder)
+    seal.fault(folder, 3)
     seal.arrays(folder)
 
   drawn = inputs.changed_json([json.loads(seed)]) | inputs.changed_bytes([seed])
