@@ -7,6 +7,11 @@ takes longer than half a minute, or ends the process, is kept as it was. Every f
 line on stdout. The status is 1 if there is any.
 """
 
+from core import signals
+
+if __name__ == "__main__":
+  signals.listen()  # Before imports that take long.
+
 import json
 import multiprocessing
 import os
@@ -23,7 +28,7 @@ from typing import Any
 
 import hypothesis
 
-from core import command, files
+from core import command, files, text_lines
 from core.errors import UserError, nearest
 from tools.fuzz import targets
 
@@ -70,7 +75,7 @@ def in_process(name: str, seconds: float, seed: int, output: Path) -> list[str]:
       if age > _HANGS or (not latest.exists() and time.monotonic() - began > _SLOW_START):
         process.kill()
         process.join()
-    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    lines = [json.loads(line) for line in text_lines.read(report, name)]
     if process.exitcode:
       kept = output / f"{name}-{'hangs' if process.exitcode == -9 else 'ends'}.pickle"
       kept.write_bytes(latest.read_bytes() if latest.exists() else b"")

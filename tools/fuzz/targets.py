@@ -144,7 +144,7 @@ def hex_font(folder: Path) -> Target:
   """Unifont's `.hex` files."""
   from core.pp.render import hex_font
 
-  seed = b"".join(data_files.find("core/pp/fonts/ascii.hex").read_bytes().splitlines(keepends=True)[:8])
+  seed = b"\n".join(data_files.find("core/pp/fonts/ascii.hex").read_bytes().split(b"\n")[:8])
   return _of_file(folder / "x.hex", [seed], lambda path: hex_font.HexFont(hex_font.read(path), 16).draw(65))
 
 
