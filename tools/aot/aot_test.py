@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_two_remedies(monkeypa
 @pytest.mark.parametrize(
   "arguments, words",
   [
-    (["--topology=v9:2x2"], "v5p:{1x1x1,2x2x1"),
+    (["--topology=v9:2x2"], "(known: v2:2x2, v3:2x2, v4:2x2x1, "),
     (["--topology=v5e"], "is unknown (known:"),
     (["--topology=v5e:3x5"], "(known: 1x1, 2x2"),
     (["--topology=v5p:4x4"], "v5p has 3 dimensions"),

@@ -94,7 +94,7 @@ class Topology:
 
 
 def known() -> str:
-  """Returns all topologies, for a line of help or of an error."""
+  """Returns all topologies, for the help."""
   return "; ".join(f"{kind}:{{{','.join(chip.shapes)}}}" for kind, chip in CHIPS.items()) + "; cpu:N; gpu:N"
 
 
@@ -109,7 +109,8 @@ def topology(name: str) -> Topology:
     return _attached(name, kind, size)
   shape = tuple(int(n) for n in size.split("x")) if re.fullmatch(r"\d+(x\d+)*", size) else ()
   if kind not in CHIPS or not shape:
-    raise UserError(f"--topology: {name!r} is unknown (known: {known()})")
+    kinds = (f"{each}:{chip.shapes[0]}" for each, chip in CHIPS.items())
+    raise UserError(f"--topology: {name!r} is unknown (known: {', '.join(kinds)}, cpu:8, ...; --help has all)")
   chip = CHIPS[kind]
   if len(shape) != chip.axes:
     raise UserError(f"--topology: {name!r}: {kind} has {chip.axes} dimensions (known: {', '.join(chip.shapes)})")
