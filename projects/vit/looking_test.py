@@ -41,7 +41,7 @@ def test_the_help_has_every_flag_and_the_projects_configs(shown):
 def test_the_keys_are_told_with_their_types_defaults_and_meanings(shown):
   lines = [line.strip() for line in shown("--keys").splitlines()]
   assert "lr  (a number that is not negative; required)" in lines
-  assert lines[lines.index("seed  (a whole number that is not negative; 0)") + 1].startswith("seeds the parameters")
+  assert lines[lines.index("seed  (a whole number in [0, 4294967295]; 0)") + 1].startswith("seeds the parameters")
   for path in ("schedule", "evals", "model", "rho_max", "mesh"):
     assert any(line.startswith(f"{path}  (") for line in lines), path
   assert {"sam", "input.data with source = tfds", "model with model_name = vit"} <= set(lines)
