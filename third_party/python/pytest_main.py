@@ -32,4 +32,6 @@ if __name__ == "__main__":
   plugins = [Shard()] if "TEST_TOTAL_SHARDS" in os.environ else []
   with temporary:
     status = pytest.main([*options, *sys.argv[1:]], plugins=plugins)
-  sys.exit(status)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)  # Threads of what a test made fail, a checkpoint say, would be waited for, for minutes.
