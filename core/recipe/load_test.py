@@ -136,6 +136,8 @@ def test_a_json_file_is_read_with_overrides(tmp_path):
   path = tmp_path / "config.json"
   path.write_text(json.dumps({"lr": 1, "model": {"patch_size": [2, 2]}}))
   assert load.from_json(path, [("lr", "2")]) == {"lr": 2, "model": {"patch_size": (2, 2)}}
+  path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # As some editors save it.
+  assert load.from_json(path, [("lr", "2")]) == {"lr": 2, "model": {"patch_size": (2, 2)}}
 
 
 def test_differences_name_the_keys():
