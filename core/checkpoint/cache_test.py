@@ -10,16 +10,9 @@ import pytest
 
 from core.checkpoint import remote
 from core.errors import UserError
-from core.testing.file_server import CONTENT, OTHER
+from core.testing.file_server import CONTENT, OTHER, refused
 
 pytest_plugins = ["core.testing.file_server"]
-
-
-def refused(location):
-  with pytest.raises(UserError) as e:
-    remote.fetch(location)
-  assert "\n" not in str(e.value)
-  return str(e.value)
 
 
 # Whose it is.

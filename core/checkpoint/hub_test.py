@@ -8,8 +8,8 @@ import pytest
 import safetensors.numpy
 
 from core.checkpoint import catalog, hub, pretrained, remote, state_dict
-from core.errors import UserError
 from core.testing import hub as fake
+from core.testing.file_server import refused
 
 pytest_plugins = ["core.testing.file_server"]
 
@@ -27,14 +27,6 @@ def served(monkeypatch, tmp_path):
     served.models["timm/vit_tiny.in1k"] = {"main": dict(MODEL)}
     monkeypatch.setenv("HF_ENDPOINT", served.url)
     yield served
-
-
-def refused(location):
-  with pytest.raises(UserError) as e:
-    remote.fetch(location)
-  assert "\n" not in str(e.value)
-  assert len(str(e.value)) <= 300
-  return str(e.value)
 
 
 def test_a_model_is_its_weights_and_its_config_and_needs_no_hub_afterwards(served, cache):

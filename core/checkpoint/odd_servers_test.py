@@ -16,17 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from core.checkpoint import remote
-from core.errors import UserError
-from core.testing.file_server import files_of
+from core.testing.file_server import files_of, refused
 
 pytest_plugins = ["core.testing.file_server"]
-
-
-def refused(location):
-  with pytest.raises(UserError) as e:
-    remote.fetch(location)
-  assert "\n" not in str(e.value)
-  return str(e.value)
 
 
 class Answering:

@@ -11,16 +11,9 @@ import pytest
 
 from core.checkpoint import pretrained, remote
 from core.errors import UserError
-from core.testing.file_server import CONTENT, OTHER, as_google_states, files_of
+from core.testing.file_server import CONTENT, OTHER, as_google_states, files_of, refused
 
 pytest_plugins = ["core.testing.file_server"]
-
-
-def refused(location):
-  with pytest.raises(UserError) as e:
-    remote.fetch(location)
-  assert "\n" not in str(e.value)
-  return str(e.value)
 
 
 # Once, whole, under its own name.

@@ -5,16 +5,11 @@ import numpy as np
 import optax
 import pytest
 
-from core.models import vit
+from core import trees
+from core.models import vit, weights
 from core.optim import optimizer
 from core.recipe.optimizer import Optimizer
 from core.recipe.parse import parse
-
-
-def stack(blocks):
-  layers = [blocks[f"encoderblock_{i}"] for i in range(3)]
-  rest = {name: leaf for name, leaf in blocks.items() if not name.startswith("encoderblock_")}
-  return {"encoderblock": jax.tree.map(lambda *x: np.stack(x), *layers), **rest}
 
 
 def trained(config, *, scan):
@@ -22,14 +17,16 @@ def trained(config, *, scan):
   rng = np.random.default_rng(0)
   images, labels = rng.standard_normal((8, 8, 8, 3), np.float32), np.arange(8) % 3
   options = dict(depth=3, width=32, mlp_dim=64, num_heads=2, patch_size=(4, 4))
-  params = vit.Model(3, **options).init(jax.random.key(0), images)["params"]
-  if scan:
-    params = {**params, "Transformer": stack(params["Transformer"])}
+  plain, model = (vit.Model(3, scan=each, **options) for each in (False, scan))
+  wanted = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+  params = plain.init(jax.random.key(0), images)["params"]
+  named, names = (dict(trees.flatten_with_names(tree)) for tree in (params, wanted))
+  params = trees.from_names(weights.match_scan(named, names))
   sizes = dict(total_steps=20, batch_size=8, data_size=40)
   tx, _ = optimizer.make(parse(Optimizer, config), params, sched_kw=sizes)
 
   def loss(params):
-    logits, _ = vit.Model(3, scan=scan, **options).apply({"params": params}, images)
+    logits, _ = model.apply({"params": params}, images)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
   @jax.jit

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.checkpoint import download
+from core.checkpoint import download, remote
+from core.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 OTHER = np.random.default_rng(1).bytes(300_000)
@@ -107,6 +108,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
   monkeypatch.setenv("VISION_CACHE", str(tmp_path / "cache"))
   monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
   return tmp_path / "cache"
+
+
+def refused(location: str) -> str:
+  """Returns the one line with which `remote.fetch` refuses a location."""
+  with pytest.raises(UserError) as error:
+    remote.fetch(location)
+  line = str(error.value)
+  assert "\n" not in line
+  assert len(line) <= 300
+  return line
 
 
 def files_of(cache: Path) -> list[str]:
