@@ -1,13 +1,12 @@
 """Leaving in good order when the machine is taken away: SIGTERM (or Ctrl-C) ends the run after the step in flight."""
 
 import contextlib
-import os
 import signal
 
 import jax
-from jax.experimental import multihost_utils
 
 from core import signals
+from core.cluster import processes
 
 EXIT_CODE = signals.STATUS[signal.SIGTERM]
 
@@ -29,16 +28,14 @@ class Preempted(Exception):
 class Preemption:
   """A context in which SIGTERM and the first Ctrl-C only leave a note, read by `requested`.
 
-  With many processes the signal may reach only one. JAX's coordination service then tells the others, and all stop
-  after the same step. It takes SIGTERM for itself, so Ctrl-C is handed on as one.
+  With many processes the signal may reach only one. It tells the others, and all stop after the same step.
   """
 
   def __init__(self):
     self._closing = contextlib.ExitStack()
-    self._told = False
 
   def __enter__(self) -> "Preemption":
-    self._closing.enter_context(signals.noting([signal.SIGINT] if jax.process_count() > 1 else signals.STATUS))
+    self._closing.enter_context(signals.noting())
     return self
 
   def __exit__(self, *_: object) -> None:
@@ -50,9 +47,4 @@ class Preemption:
 
   def agreed(self, step: int) -> bool:
     """Returns whether all processes stop after `step`; each of them must call it once a step."""
-    if jax.process_count() == 1:
-      return signals.noted() is not None
-    if signals.noted() is not None and not self._told:
-      self._told = True
-      os.kill(os.getpid(), signal.SIGTERM)
-    return multihost_utils.reached_preemption_sync_point(step)
+    return processes.stops_after(step, asked=signals.noted() is not None)

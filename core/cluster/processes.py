@@ -4,7 +4,8 @@ Process 0 listens at the coordinator's address. The others call there, say who t
 and stay connected: a sign of life goes either way twenty times in `lost_after` seconds. A process is lost when its
 connection breaks, or is silent for `lost_after`; it is stuck when it lives but has not come to a step in which others
 have waited for ten times as long. Process 0 judges and tells the others, so that all name the same one; when process 0
-is itself that is lost, they see that much. JAX alone would abort in C++, or wait for ever.
+is itself that is lost, they see that much. JAX alone would abort in C++, or wait for ever. By the same connections they
+agree on the step after which all stop, where one of them was asked to.
 
 A process that is alone does nothing of this.
 """
@@ -26,6 +27,7 @@ import jax
 
 from core import command, signals
 from core.cluster import relay, standing
+from core.cluster.halt import Halt
 from core.cluster.process_environment import ProcessInfo
 from core.cluster.standing import Standing
 from core.errors import EXIT_USER_ERROR, UserError
@@ -37,7 +39,7 @@ LOST_AFTER = 60
 # In multiples of `lost_after`: how long all have to come, and JAX's own patience.
 _TO_JOIN, _JAX = 5, 20
 _MOST_BYTES = 1 << 24  # That a process says of itself.
-_SAID = frozenset({"step", "done", "error"})  # By it of its `Standing`.
+_SAID = frozenset({"step", "done", "error", "asked", "held"})  # By it of its `Standing`.
 
 _watch: "_Watch | None" = None
 
@@ -50,6 +52,16 @@ def report_step(step: int) -> None:
   """Notes that this process has come to `step`; to be called by each once a step."""
   if _watch is not None:
     _watch.me.step = step
+
+
+def stops_after(step: int, *, asked: bool) -> bool:
+  """Returns whether all processes stop after `step`; to be called by each once a step.
+
+  Args:
+    step: that is over, from 1.
+    asked: whether this process was asked to stop.
+  """
+  return asked if _watch is None else _watch.stops_after(step, asked)
 
 
 def run_as_one_job(
@@ -81,6 +93,7 @@ def run_as_one_job(
     print(f"error: {error}", file=sys.stderr)
     return EXIT_LOST_PROCESS
   _watch = watch
+  jax.config.update("jax_enable_preemption_service", False)  # It would take SIGTERM for itself.
   try:
     jax.distributed.initialize(
       address,
@@ -121,7 +134,7 @@ class _Watch(abc.ABC):
     self.names: list[str] = []
     self._process, self._advice, self._lost_after = process, advice, lost_after
     self._looked = time.monotonic()
-    self._over = threading.Event()
+    self._over, self._halt = threading.Event(), Halt()
     self._loop = asyncio.new_event_loop()
     self._tasks: set[asyncio.Task] = set()
     threading.Thread(target=self._loop.run_forever, name="watch", daemon=True).start()
@@ -130,6 +143,13 @@ class _Watch(abc.ABC):
     """Waits until all processes are there, and returns the address at which JAX finds the coordinator."""
     hello = dict(index=self._process.index, count=self._process.count, name=self.me.name, facts=facts)
     return self._run(self._meet(json.loads(json.dumps(hello))))
+
+  def stops_after(self, step: int, asked: bool) -> bool:
+    """Returns whether all processes stop after `step`, having told them if this one was asked to."""
+    if asked and not self.me.asked:
+      self.me.asked = True
+      self._run(self._say())
+    return self._halt.stops_after(step)
 
   def finish(self) -> None:
     """Waits until all are done, then shuts `jax.distributed` down."""
@@ -179,7 +199,7 @@ class _First(_Watch):
   async def _meet(self, hello: dict[str, Any]) -> str:
     self._others: dict[asyncio.StreamWriter, tuple[dict, Standing]] = {}
     self._begun, self._all_here = False, asyncio.Event()
-    self._waited, self._steps, self._status = 0, (), 0
+    self._waited, self._steps, self._status, self._last = 0, (), 0, 0
     port, bound = int(self._process.coordinator.rsplit(":", 1)[1]), _TO_JOIN * self._lost_after
     try:
       self._server = await asyncio.start_server(self._hear, None, port, limit=_MOST_BYTES)
@@ -220,6 +240,7 @@ class _First(_Watch):
       known.silent = 0
       for key in _SAID & message.keys():
         setattr(known, key, message[key])
+      self._agree()
       if known.done:
         await self._judge()
     if self._begun:
@@ -243,7 +264,19 @@ class _First(_Watch):
       await self._judge()
 
   async def _say(self) -> None:
+    self._agree()
     await self._judge()
+
+  def _agree(self) -> None:
+    """Holds all processes once one of them was asked to stop, and tells them the last step once all are held."""
+    standings = self._standings()
+    if self.me.held is None and any(each.asked for each in standings):
+      self.me.held = self._halt.hold()
+      self._tell({"hold": True})
+    if not self._last and all(each.held is not None for each in standings):
+      self._last = 1 + max(each.held for each in standings)
+      self._tell({"last": self._last})
+      self._halt.release(self._last)
 
   async def _judge(self) -> None:
     standings = self._standings()
@@ -308,7 +341,8 @@ class _Member(_Watch):
     _exit(status)
 
   async def _say(self) -> None:
-    _write(self._first, dict(step=self.me.step, done=self.me.done, error=self.me.error))
+    me = self.me
+    _write(self._first, dict(step=me.step, done=me.done, error=me.error, asked=me.asked, held=me.held))
     await self._first.drain()
 
   async def _hear(self, reader: asyncio.StreamReader) -> None:
@@ -316,6 +350,11 @@ class _Member(_Watch):
       self._silent = 0
       if "lost" in message:
         self._end(message["lost"])
+      if "hold" in message:
+        self.me.held = self._halt.hold()
+        await self._say()
+      if "last" in message:
+        self._halt.release(message["last"])
       if "over" in message:
         self._over.set()
     if not self._over.is_set():

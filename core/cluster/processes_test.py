@@ -30,7 +30,11 @@ def program():
       raise UserError("no such file")
     if word == "raise":
       raise RuntimeError("out of luck")
-    processes.report_step(int(word))
+    word, _, step = word.partition(" ")
+    if word == "at":
+      processes.report_step(int(step))
+    else:
+      print(processes.stops_after(int(step), asked=word == "asked"), flush=True)
   return 0
 this = ProcessInfo(address, int(count), int(index))
 try:
@@ -192,9 +196,27 @@ def test_one_that_is_slow_is_not_accused(job):
 def test_one_that_lives_but_does_not_come_to_the_others_step_is_named(job):
   started = job(lost_after=1).wait_until_in()
   for place, step in enumerate([8, 7, 8]):
-    started.tell(place, step)
+    started.tell(place, f"at {step}")
   line = f"error: stuck for 10 s while others wait in step 8: {name(1)} after step 7; again"
   assert started.ends(0, 1, 2) == [(processes.EXIT_LOST_PROCESS, line)] * 3
+
+
+@pytest.mark.parametrize("asked", [0, 1, 2])
+def test_where_one_is_asked_to_stop_all_do_after_the_step_that_follows_the_furthest(job, asked):
+  started = job().wait_until_in()
+
+  def passes(place, step, word="passed"):
+    started.tell(place, f"{word} {step}")
+    return started.processes[place].stdout.readline()
+
+  behind = [7, 5, 6]
+  assert [passes(place, step) for place, step in enumerate(behind)] == ["False\n"] * 3
+  assert passes(asked, behind[asked] + 1, "asked") == ("True\n" if behind[asked] == 7 else "False\n")
+  behind[asked] += 1
+  for place, step in enumerate(behind):
+    assert [passes(place, further) for further in range(step + 1, 9)] == ["False\n"] * (7 - step) + ["True\n"] * (step < 8)
+    started.tell(place, "end")
+  assert started.ends(0, 1, 2) == [(0, "")] * 3
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -75,6 +75,8 @@ class Standing:
     gone: its connection broke.
     done: it has finished its part.
     error: why it ended, and `ended` how many looks ago.
+    asked: it was asked to stop.
+    held: the last step that it has passed, and passes no further for now; None where it is not held.
   """
 
   name: str
@@ -84,6 +86,8 @@ class Standing:
   done: bool = False
   error: str = ""
   ended: int = 0
+  asked: bool = False
+  held: int | None = None
 
 
 def lost(processes: Sequence[Standing], waited: int, lost_after: float) -> str | None:

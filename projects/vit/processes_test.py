@@ -6,7 +6,6 @@ import math
 import re
 import signal
 import socket
-import subprocess
 import time
 
 import numpy as np
@@ -64,7 +63,10 @@ def name(index):
 
 
 def assert_written_once(checkpoint, by):
-  """Holds that every process wrote about as much, and all of them together each array once."""
+  """Holds that no process wrote much more than its share, and all of them together each array once.
+
+  How often a process writes its tree of keys again depends on its threads: a small share may double.
+  """
   seal = json.loads((checkpoint / "integrity.json").read_text())
   arrays = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in seal["arrays"].values())
   written = [
@@ -72,7 +74,7 @@ def assert_written_once(checkpoint, by):
     for i in range(by)
   ]
   assert arrays <= sum(written) < 1.5 * arrays
-  assert max(written) < 2 * min(written)
+  assert max(written) < 4 * arrays / by
 
 
 def test_a_pod_of_eight_resumed_as_four_and_as_two_ends_with_the_numbers_of_one_process(start, tmp_path):
@@ -116,26 +118,12 @@ def test_a_pod_of_eight_resumed_as_four_and_as_two_ends_with_the_numbers_of_one_
 
 
 def test_sigterm_to_one_process_stops_both_after_the_same_step(start, tmp_path):
-  def stopped(workdir):
-    pod = start(2, "--config.total_steps=100000", f"--workdir={workdir}")
-    wait_for_step(pod, 5)
-    pod[1].send_signal(signal.SIGTERM)
-    try:
-      return ends(pod, timeout=60)
-    finally:
-      for process in pod:
-        process.kill()
-
-  workdir = tmp_path / "run"
-  try:
-    statuses, outputs = stopped(workdir)
-  except subprocess.TimeoutExpired:
-    # About once in fifteen runs on busy cores JAX 0.10.2 never comes back from `reached_preemption_sync_point` in the
-    # process that got the signal. What is held here is what follows when it does.
-    workdir = tmp_path / "again"
-    statuses, outputs = stopped(workdir)
+  pod = start(2, "--config.total_steps=100000", f"--workdir={tmp_path / 'run'}")
+  wait_for_step(pod, 5)
+  pod[1].send_signal(signal.SIGTERM)
+  statuses, outputs = ends(pod)
   assert statuses == [75, 75], outputs
-  (saved,) = [path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+  (saved,) = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
   for output in outputs:
     assert f"preempted after step {int(saved):,}" in output
 
