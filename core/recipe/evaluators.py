@@ -12,6 +12,7 @@ EVALUATORS: dict[str, type] = {
   "agreement": Agreement,
   "classification": Classification,
   "contrastive": Contrastive,
+  "proj.image_text.contrastive": Contrastive,
   "fewshot": Fewshot,
   "fewshot_lsr": Fewshot,
   "knn": Knn,

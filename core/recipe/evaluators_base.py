@@ -44,6 +44,17 @@ def _not_the_pipelines(key: str) -> str:
 Key = Annotated[Text, Check("a key of the examples", _not_the_pipelines)]
 
 
+def _of_metrics(prefix: str) -> str:
+  if prefix.startswith("time/"):
+    raise ValueError("what begins with time/ measures the machine")
+  if not prefix.isprintable():
+    raise ValueError("it is shown in a line")
+  return prefix
+
+
+Prefix = Annotated[str, Check("text that begins the metrics' names", _of_metrics)]
+
+
 def file_name(*suffixes: str) -> Check:
   """Returns a marker of an annotation: the name of a file, without a folder, that ends in one of `suffixes`."""
 
@@ -67,7 +78,10 @@ class Evaluation:
     pred: the prediction of the task that is evaluated. A dict of predictions by label, `{"30": "predict_30"}`, has each
       of them evaluated, and the label begins the metrics' names, `30/prec@1`.
     pred_kw: keyword arguments of the prediction.
+    prefix: begins the metrics' names, in the place of the evaluation's own name and a slash. Of the average of the
+      parameters, `ema/` stands in front of it.
     log: how often it runs. It also runs after the last step, and if this is None, then alone.
+    first: whether it runs before the first step, too, on the parameters that training starts from. "only": then alone.
     batch_size: examples a step over all devices. The last batch is padded. None: as many as in training.
     cache: whether preprocessed examples stay in memory from the first run on. True ("final_data"), False ("none"), or
       None ("pipeline", "raw_data"): where they take at most 256 MiB a process.
@@ -75,11 +89,15 @@ class Evaluation:
 
   pred: Text | dict[str, Text] = "predict"
   pred_kw: dict[str, Any] = dataclasses.field(default_factory=dict)
+  prefix: Prefix | None = None
   log: Duration | None = None
+  first: bool | Literal["only"] = False
   batch_size: BatchSize | None = None
   cache: bool | Literal["final_data", "none", "pipeline", "raw_data"] | None = None
 
   def __post_init__(self):
+    if self.first == "only" and self.log is not None:
+      raise Refused("is given, and first='only' runs it before the first step alone", key=f"log_{self.log.unit}")
     if not isinstance(self.pred, dict):
       return
     if not self.pred:

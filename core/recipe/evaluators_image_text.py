@@ -140,6 +140,7 @@ class Zeroshot(TwoSided):
     class_names: the names of classes of all data sets, in place of their own. See `datasets`.
     templates: the prompts of all data sets, in place of their own. See `datasets`.
     canonicalize: makes prompts lower-case and drops their punctuation, as SigLIP was trained.
+    first_class_name_only: takes the first name of a class that has several.
   """
 
   TITLE: ClassVar[str] = "the evaluator zeroshot"
@@ -152,6 +153,7 @@ class Zeroshot(TwoSided):
   class_names: ClassNames | None = None
   templates: Templates | None = None
   canonicalize: bool = True
+  first_class_name_only: bool = False
 
   def __post_init__(self):
     super().__post_init__()

@@ -72,6 +72,8 @@ NUMBER = POSITIVE | {"None", "0"}
 TAKES = {
   "pred": TEXT | {"{text: text}"},
   "pred_kw": DICTS,
+  "prefix": {"None", "empty text"} | (TEXT - {"NUL"}),
+  "first": BOOL,
   "log_steps": NUMBER,
   "log_examples": NUMBER,
   "log_epochs": NUMBER,
@@ -113,6 +115,7 @@ TAKES = {
   "class_names": {"None"} | TEXTS,
   "templates": {"None"} | TEXTS,
   "canonicalize": BOOL,
+  "first_class_name_only": BOOL,
 }
 TAKES_OF = {
   ("agreement", "pred"): set(),
@@ -173,6 +176,7 @@ def test_every_key_is_documented(kind):
 def test_published_names_are_ours():
   assert set(EVALUATORS) - set(TYPES) == {
     "fewshot_lsr",
+    "proj.image_text.contrastive",
     "proj.image_text.retrieval",
     "proj.image_text.discriminative_classifier",
   }

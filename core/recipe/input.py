@@ -7,10 +7,13 @@ from typing import Annotated, Any, ClassVar
 
 from core.recipe import sources
 from core.recipe.pp_string import PpString
-from core.recipe.types import Count, OneOf, Positive, Refused
+from core.recipe.predicate import Predicate
+from core.recipe.types import Count, OneOf, Positive, Refused, Text
 
 _KEY = "config.input"
 _OF_A_SOURCE = ("name", "path", "split", "source")
+_WITH_A_KEY = ("pp", "pre_filter_fn", "post_filter_fn")
+_OF_A_COMPONENT = (*_WITH_A_KEY, "shuffle_buffer_size", "cache_raw")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,8 @@ class Part:
     shuffle_buffer_size: see the input. None: as the input's.
     cache_raw: see the input. None: as the input's.
     pp: see the input. None: as the input's.
+    pre_filter_fn: see the input. None: as the input's.
+    post_filter_fn: see the input. None: as the input's.
   """
 
   TITLE: ClassVar[str] = "a component of the input"
@@ -54,6 +59,8 @@ class Part:
   shuffle_buffer_size: Count | None = None
   cache_raw: bool | None = None
   pp: PpString | None = None
+  pre_filter_fn: Predicate | None = None
+  post_filter_fn: Predicate | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,8 +74,12 @@ class Component:
     data: the arguments of its source.
     pp: the preprocessing string.
     pp_key: the path in the config of `pp`, for messages.
+    pre_filter_fn, post_filter_fn: conditions on its examples, before and after preprocessing. None: none.
+    pre_filter_fn_key, post_filter_fn_key: the paths in the config of these, for messages.
+    keep_only: the entries of its examples that are kept. None: all.
     shuffle_buffer_size: records held to shuffle, over all processes.
     cache_raw: hold the split whole, whatever its size.
+    skip_errors: leave out what cannot be made an example.
   """
 
   name: str
@@ -77,8 +88,14 @@ class Component:
   data: sources.AnySource
   pp: str
   pp_key: str
+  pre_filter_fn: str | None
+  pre_filter_fn_key: str
+  post_filter_fn: str | None
+  post_filter_fn_key: str
+  keep_only: tuple[str, ...] | None
   shuffle_buffer_size: int
   cache_raw: bool
+  skip_errors: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +109,11 @@ class Input:
     shuffle_buffer_size: records held to shuffle, over all processes. A split of no more is held whole.
     cache_raw: hold the split whole in memory, whatever its size.
     pp: the preprocessing string.
+    pre_filter_fn: a condition on the examples as they are in the data, `label < 100` say; see `core.recipe.predicate`.
+      The others are left out, and an epoch is those that remain. The data are read once at the start to find them.
+    post_filter_fn: a condition on the examples that the preprocessing leaves. The next that meets it comes in the place
+      of one that does not, so that a batch may hold one twice. An epoch counts them all.
+    keep_only: the entries of the examples that are kept, of which a mixture's components must have the same. None: all.
     skip_errors: count and leave out examples that cannot be made, instead of stopping.
     extra: the components of a mixture by name, `Part`s.
   """
@@ -104,6 +126,9 @@ class Input:
   shuffle_buffer_size: Count = 250_000
   cache_raw: bool = False
   pp: PpString = ""
+  pre_filter_fn: Predicate | None = None
+  post_filter_fn: Predicate | None = None
+  keep_only: tuple[Text, ...] | None = None
   skip_errors: bool = False
   extra: dict[str, Part] = dataclasses.field(default_factory=dict)
 
@@ -140,10 +165,11 @@ class Input:
 
   def _component(self, name: str, weight: float, part: Part) -> Component:
     key = f"{_KEY}.{name}" if name else _KEY
-    own = {field: getattr(part, field) for field in ("pp", "shuffle_buffer_size", "cache_raw")}
+    own = {field: getattr(part, field) for field in _OF_A_COMPONENT}
     filled = {field: getattr(self, field) if value is None else value for field, value in own.items()}
-    pp_key = f"{_KEY}.pp" if part.pp is None else f"{key}.pp"
-    return Component(name=name, key=key, weight=weight, data=part.data, pp_key=pp_key, **filled)
+    keys = {f"{field}_key": f"{_KEY if own[field] is None else key}.{field}" for field in _WITH_A_KEY}
+    common = dict(keep_only=self.keep_only, skip_errors=self.skip_errors)
+    return Component(name=name, key=key, weight=weight, data=part.data, **common, **keys, **filled)
 
 
 _KEYS = tuple(field.name for field in dataclasses.fields(Input) if field.name != "extra")

@@ -48,6 +48,8 @@ class Optimizer:
     wd: the decoupled weight decay a step, which `lr` does not multiply.
     wd_mults: factors on the weight decay of parameters by regex, 0 for those that match none. None decays kernels.
     grad_clip_norm: the largest norm of all gradients together. None or 0 is no clipping.
+    grad_clip_per_example: clips the gradient of each example to `grad_clip_norm` before their mean is taken. All of a
+      part of the batch are in memory at once, see `grad_accum_steps`.
     agc: adaptive gradient clipping. None is none.
     schedule: the course of the learning rate, one, or by regex over names of parameters; None freezes those.
     ema: an average of the parameters to keep. None keeps none.
@@ -63,6 +65,7 @@ class Optimizer:
   wd: NonNegative | None = None
   wd_mults: Rules[NonNegative] | None = None
   grad_clip_norm: NonNegative | None = None
+  grad_clip_per_example: bool = False
   agc: Agc | None = None
   schedule: Schedules = dataclasses.field(default_factory=Stair)
   ema: Ema | None = None

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from core.recipe.duration import Duration, Length, steps
 from core.recipe.evaluators import Evaluator
+from core.recipe.evaluators_base import Evaluation
 from core.recipe.input import Input
 from core.recipe.optimizer import Optimizer
 from core.recipe.sharding import Sharding
@@ -16,7 +17,7 @@ class Recipe(Optimizer, Sharding):
   """A whole run.
 
   Attributes:
-    total: the length of training.
+    total: the length of training. 0 trains nothing: every evaluation runs once on the parameters to start from.
     seed: seeds the parameters, the order of the data, augmentation, dropout and mixup.
     input: the training data.
     evals: evaluations by name, the prefix of their metrics.
@@ -40,8 +41,7 @@ class Recipe(Optimizer, Sharding):
   profile_steps: tuple[Count, Count] | None = None
 
   def __post_init__(self):
-    if self.total.value == 0:
-      raise Refused("must be above 0: a run takes at least one step", key=f"total_{self.total.unit}")
+    self._check_clipping()
     for name in self.evals:
       if self.ema is not None and name.endswith("_ema"):
         raise Refused(
@@ -49,12 +49,41 @@ class Recipe(Optimizer, Sharding):
         )
       if not name or "/" in name or name.startswith("."):
         raise Refused(f"{name!r} is the prefix of metrics and the name of a folder, and cannot be one", key="evals")
+    self._check_prefixes()
     if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
       raise Refused(f"are the first and the last step, got {self.profile_steps}", key="profile_steps")
+
+  def _check_clipping(self) -> None:
+    """Refuses what mixes the examples of a batch where each is clipped by itself."""
+    if not self.grad_clip_per_example:
+      return
+    if not self.grad_clip_norm:
+      raise Refused("needs grad_clip_norm, the largest norm of an example's gradient", key="grad_clip_per_example")
+    mixes = {"sam": self.sam is not None, "mixup": getattr(self, "mixup", None) and self.mixup.p > 0}
+    for key in filter(mixes.get, mixes):
+      raise Refused(
+        f"does not go with {key}, which takes the examples of a batch together", key="grad_clip_per_example"
+      )
+
+  def _check_prefixes(self) -> None:
+    """Refuses two evaluations that would write the same metrics."""
+    of: dict[tuple[type, str], str] = {}
+    for name, each in self.evals.items():
+      other = of.setdefault((type(each), metric_prefix(name, each)), name)
+      if other != name:
+        raise Refused(
+          f"must not be {metric_prefix(name, each)!r}: so begin the metrics of evals.{other}",
+          key=f"evals.{name}.prefix",
+        )
 
   def describe_model(self) -> str:
     """Returns the model in a few words, "vit S/16"."""
     return named(getattr(self, "model_name", "model"), getattr(self, "model", None))
+
+
+def metric_prefix(name: str, options: Evaluation) -> str:
+  """Returns what begins the names of an evaluation's metrics, `"val/"` unless it has a prefix of its own."""
+  return f"{name}/" if options.prefix is None else options.prefix
 
 
 def named(name: str, options: Any) -> str:

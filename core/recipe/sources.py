@@ -207,6 +207,44 @@ class Tfds:
   skip_decode: tuple[Text, ...] = ("image",)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZerosEntry:
+  """An entry of an example of zeros.
+
+  Attributes:
+    shape: its dimensions. () is one number.
+    dtype: its type.
+  """
+
+  TITLE: ClassVar[str] = "an entry of the source zeros"
+
+  shape: tuple[Many, ...] = ()
+  dtype: Literal["bool", "uint8", "int32", "int64", "float32"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Zeros:
+  """Examples of zeros, for a run that only evaluates and needs but the shapes of its input.
+
+  Attributes:
+    spec: the entries of an example by name, {"image": dict(shape=(224, 224, 3))} say.
+    examples: how many there are.
+    split: "all", or a part of it: `all[:50%]`.
+    name: what messages call them.
+  """
+
+  TITLE: ClassVar[str] = "the source zeros"
+
+  spec: dict[str, ZerosEntry]
+  examples: Many = 1_000
+  split: Split = "all"
+  name: Text = "zeros"
+
+  def __post_init__(self):
+    if not self.spec:
+      raise Refused("holds no entry", key="spec")
+
+
 SOURCES: dict[str, type] = {
   "arrays": Arrays,
   "digit_captions": DigitCaptions,
@@ -215,6 +253,7 @@ SOURCES: dict[str, type] = {
   "fractals": Fractals,
   "jsonl": Jsonl,
   "tfds": Tfds,
+  "zeros": Zeros,
 }
 
 
@@ -223,7 +262,7 @@ def default(data: Mapping[str, Any]) -> str:
   return "digits" if data.get("name") == "digits" else "tfds"
 
 
-AnySource = Arrays | DigitCaptions | Digits | Folder | Fractals | Jsonl | Tfds
+AnySource = Arrays | DigitCaptions | Digits | Folder | Fractals | Jsonl | Tfds | Zeros
 
 # The type of a field `data`: read as the dataclass that its `source` names.
 Source = Annotated[Any, OneOf("source", SOURCES, default=default)]

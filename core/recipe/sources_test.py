@@ -18,6 +18,7 @@ LEAST = {
   "fractals": dict(split="train"),
   "jsonl": dict(path="x.jsonl"),
   "tfds": dict(name="cifar10", split="train"),
+  "zeros": dict(spec=dict(image=dict(shape=[8, 8, 3]))),
 }
 FIELDS = [(name, field.name) for name, kind in sources.SOURCES.items() for field in dataclasses.fields(kind)]
 WRONG = [
@@ -123,6 +124,8 @@ def test_every_argument_is_documented(name):
       "config.input.data.held_out leaves no pair to train on",
     ),
     (dict(source="fractals", split="train", classes=10**6), "config.input.data: classes, per_class and size make 1430"),
+    (dict(source="zeros", spec={}), "config.input.data.spec holds no entry"),
+    (dict(source="zeros", spec=dict(x=dict(shape=[0]))), "config.input.data.spec.x.shape[0] must be a whole number"),
     (dict(name="../../etc", split="train"), "config.input.data.name must be a dataset of TFDS, got '../../etc'"),
     (dict(name="cifar10", split="train[:12.5%]+all"), None),
     (

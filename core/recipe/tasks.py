@@ -126,6 +126,9 @@ class Contrastive(Recipe):
         "'per_device' does not go with a contrastive loss, which compares the examples of all devices; use 'global'",
         key="sam.perturbation",
       )
+    if self.grad_clip_per_example:
+      line = "does not go with a contrastive loss, which compares the examples of a batch"
+      raise Refused(line, key="grad_clip_per_example")
     if isinstance(self.model_init, TowerFiles) and isinstance(self.model, OneTower):
       for part in ("text", "txt"):
         if getattr(self.model_init, part):
