@@ -40,7 +40,8 @@ class Classification(Recipe):
     model_name: the model's family, "vit" say.
     model: the options of that model.
     num_classes: the number of classes.
-    loss: the loss of logits and labels, "softmax_xent" or "sigmoid_xent".
+    loss: the loss of logits and labels, "softmax_xent" or "sigmoid_xent". It has no default, as that of others' code,
+      big_vision's, is the sigmoid one.
     init_head_bias: the initial bias of each class. None keeps the model's own.
     mixup: how examples are mixed.
     model_init: the weights to start from, a name, path or URL. None starts from random ones.
@@ -52,7 +53,7 @@ class Classification(Recipe):
   model_name: Text
   model: Annotated[Any, OneOf("model_name", IMAGE_MODELS, beside=True)]
   num_classes: Count
-  loss: ClassificationLoss = "softmax_xent"
+  loss: ClassificationLoss
   init_head_bias: Number | None = None
   mixup: Mixup = Mixup()
   model_init: FilePath | None = None
@@ -98,7 +99,8 @@ class Contrastive(Recipe):
   Attributes:
     model_name: the model's family, "two_towers" or "one_tower".
     model: the options of that model.
-    loss: the loss of embeddings, "softmax" or "sigmoid".
+    loss: the loss of embeddings, "softmax" (LiT, CLIPPO) or "sigmoid" (SigLIP). It has no default. A softmax leaves a
+      bias, the model's bias_init, without a gradient.
     loss_form: how it is computed over the devices. "chunked" and "ring" save memory.
     init_shapes: the shapes of images and texts for which the model is made, [(1, 224, 224, 3), (1, 16)] say. They are
       read where batches hold no images or no texts.
@@ -111,7 +113,7 @@ class Contrastive(Recipe):
 
   model_name: Text
   model: Annotated[Any, OneOf("model_name", IMAGE_TEXT_MODELS, beside=True)]
-  loss: Literal["softmax", "sigmoid"] = "softmax"
+  loss: Literal["softmax", "sigmoid"]
   loss_form: Literal["plain", "chunked", "ring"] = "plain"
   init_shapes: (
     tuple[tuple[Count, Count, Count, Count], tuple[Count, Count] | tuple[Count, Count, Count, Count]] | None
@@ -125,6 +127,12 @@ class Contrastive(Recipe):
       raise Refused(
         "'per_device' does not go with a contrastive loss, which compares the examples of all devices; use 'global'",
         key="sam.perturbation",
+      )
+    if self.loss == "softmax" and self.model.bias_init is not None:
+      raise Refused(
+        "is the initial bias b of a sigmoid loss, which a softmax would not train: it cancels; give bias_init=None, or "
+        "config.loss='sigmoid'",
+        key="model.bias_init",
       )
     if isinstance(self.model_init, TowerFiles) and isinstance(self.model, OneTower):
       for part in ("text", "txt"):
