@@ -1,12 +1,14 @@
 """Checkpoints of big_vision, `WORKDIR/checkpoint.bv`: a folder a step, and in it a zarr array a leaf of the state.
 
-checkpoint.bv-LAST                         the text `000012345` or `000012345-tmp`: the newest that is whole
-checkpoint.bv-000012345/                   one that is kept; with `-tmp` it goes when the next is whole
-  params~Transformer~encoder_norm~bias/    a leaf, `/` in its name written as `~`; as JAX's array_serialization
-    .zarray                                writes it: shape, type and compression, and every chunk, one of zeros too
-    0
-  opt~1~0~1~head~bias/                     of the optimizer: tuples by index (`core.training.big_vision_state`)
-  chrono~accum_train_time/                 of its clock, which nothing here reads
+    checkpoint.bv-LAST                         the text `000012345` or `000012345-tmp`: the newest that is whole
+    checkpoint.bv-000012345/                   one that is kept; with `-tmp` it goes when the next is whole
+      params~Transformer~encoder_norm~bias/    a leaf, `/` in its name written as `~`
+        .zarray                                its shape, type and compression
+        0                                      a chunk of it
+      opt~1~0~1~head~bias/                     of the optimizer: tuples by index (`core.training.big_vision_state`)
+      chrono~accum_train_time/                 of its clock, which nothing here reads
+
+JAX's `array_serialization` writes every chunk, one of zeros too: what lacks one is not whole.
 """
 
 import itertools
@@ -163,7 +165,7 @@ def _check_chunks(array: "ts.TensorStore", held: dict[str, bytes], separator: st
   Raises:
     ValueError, MemoryError: it is so.
   """
-  chunk = array.chunk_layout.read_chunk.shape
+  chunk = array.chunk_layout.read_chunk.shape or ()  # None of a number.
   grid = [-(-size // step) for size, step in zip(array.shape, chunk)]
   if (count := math.prod(grid)) >= len(held):  # One of them is .zarray.
     raise ValueError(f"it has {len(held) - 1} of its {count} chunks")

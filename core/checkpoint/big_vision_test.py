@@ -50,6 +50,17 @@ def test_parameters_are_read_whole_and_by_subtree_with_their_types(tmp_path, kee
   assert pretrained.load_grids(spec) == {}
 
 
+def test_a_whole_state_is_read_by_its_names_there_but_for_the_clock(folder):
+  where, named = pretrained.load_state(f"{folder.parent}/checkpoint.bv")
+  assert where == str(folder)
+  expected = big_vision_checkpoint.named(STATE)
+  assert named.keys() == expected.keys()
+  assert {"opt/1/0", "opt/1/1/img/head/kernel", "params/t"} < named.keys()
+  for name, leaf in expected.items():
+    assert (named[name].dtype, named[name].shape) == (leaf.dtype, leaf.shape)
+    np.testing.assert_array_equal(named[name], leaf)
+
+
 def test_the_newest_whole_checkpoint_is_the_one_that_last_names(tmp_path):
   for step, last in ((5, True), (10, True), (15, False)):
     params = {"w": np.float32([step])}

@@ -92,6 +92,19 @@ def load_some(spec: str, wanted: Collection[str]) -> dict[str, np.ndarray]:
   return _open(spec, take)
 
 
+def load_state(spec: str) -> tuple[str, dict[str, np.ndarray]]:
+  """Returns what to call a file, and all that it holds but a clock, by the names there: `params/..`, `opt/..`.
+
+  Raises:
+    UserError: as `load_params`.
+  """
+
+  def take(arrays: Any, stored: dict[str, str], where: str) -> tuple[str, dict[str, np.ndarray]]:
+    return where, _decode_flat(arrays, {name: name for name in arrays if not name.startswith("chrono/")}, where)
+
+  return _open(spec, take)
+
+
 def load_grids(spec: str) -> dict[str, tuple[int, int]]:
   """Returns the grids (rows, columns) of patches that a file's note tells, by the name of what is bound to them.
 
