@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from core import command, trees
-from core.checkpoint import pretrained
+from core.checkpoint import big_vision, pretrained
 from core.checkpoint import state as checkpoint_files
 from core.errors import UserError, first_few, nearest
 from core.masking import masked
@@ -140,7 +140,7 @@ def _own_file(spec: str, shapes: Variables) -> Variables | None:
   A task may refuse such a file, or leave some of it alone: it was not written to train from. CLIPPO's classifier is so.
   """
   names = [name for name, _ in trees.flatten_with_names(shapes["params"])]
-  if ".npz" not in spec or sorted(pretrained.names(spec)) != sorted(names):
+  if not (".npz" in spec or big_vision.split(spec)) or sorted(pretrained.names(spec)) != sorted(names):
     return None
   held = dict(trees.flatten_with_names(pretrained.load_variables(spec)))
   wanted = dict(trees.flatten_with_names(shapes))

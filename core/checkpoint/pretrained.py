@@ -2,6 +2,8 @@
 
 Transformer/encoder_norm/bias           a model that has parameters alone
 params/..., batch_stats/...             one with other Flax collections beside them
+
+A checkpoint of big_vision is read in the place of such a file (`core.checkpoint.big_vision`).
 """
 
 import collections
@@ -19,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from core import files, trees
-from core.checkpoint import remote, values
+from core.checkpoint import big_vision, remote, values
 from core.errors import UserError
 
 _ROOTS = ("params/", "opt/target/")  # Where a file may keep the parameters, newest form first; else at its root.
@@ -31,7 +33,8 @@ def load_params(spec: str) -> dict[str, Any]:
 
   Args:
     spec: `LOCATION.npz`, or `LOCATION.npz:SUBTREE` for a part, `two_towers.npz:img` say. Only that part is read. The
-      location is a path or a URL, with or without a checksum: see `core.checkpoint.remote.fetch`.
+      location is a path or a URL, with or without a checksum: see `core.checkpoint.remote.fetch`. `checkpoint.bv` and
+      `checkpoint.bv:SUBTREE` likewise, a path or one in a bucket: see `core.checkpoint.big_vision`.
 
   Raises:
     UserError: no such file, no `.npz` or a damaged one, one that holds pickled objects, a name twice, or numbers that
@@ -89,6 +92,19 @@ def load_some(spec: str, wanted: Collection[str]) -> dict[str, np.ndarray]:
   return _open(spec, take)
 
 
+def load_state(spec: str) -> tuple[str, dict[str, np.ndarray]]:
+  """Returns what to call a file, and all that it holds but a clock, by the names there: `params/..`, `opt/..`.
+
+  Raises:
+    UserError: as `load_params`.
+  """
+
+  def take(arrays: Any, stored: dict[str, str], where: str) -> tuple[str, dict[str, np.ndarray]]:
+    return where, _decode_flat(arrays, {name: name for name in arrays if not name.startswith("chrono/")}, where)
+
+  return _open(spec, take)
+
+
 def load_grids(spec: str) -> dict[str, tuple[int, int]]:
   """Returns the grids (rows, columns) of patches that a file's note tells, by the name of what is bound to them.
 
@@ -98,6 +114,8 @@ def load_grids(spec: str) -> dict[str, tuple[int, int]]:
     UserError: a note that is damaged; a URL that cannot be had.
   """
   location, subtree = split(spec)
+  if big_vision.split(location):
+    return {}
   prefix = f"{subtree}/" if subtree else ""
   path = remote.fetch(location)
   try:
@@ -119,6 +137,8 @@ def split(spec: str) -> tuple[str, str]:
   A URL's query and a checksum belong to the location: `https://HOST/x.npz?v=2#sha256=HEX:img` has the subtree `img`,
   and so has `https://HOST/x.npz:img#sha256=HEX`.
   """
+  if of_folder := big_vision.split(spec):
+    return of_folder
   match = re.fullmatch(r"(.*\.npz(?:\?[^:#]*)?)(#sha256=\w+)?:([^:#&=?]*)(#sha256=.*)?", spec)
   return (match[1] + (match[2] or match[4] or ""), match[3].strip("/")) if match else (spec, "")
 
@@ -175,6 +195,10 @@ def _open(spec: str, take: Callable[[Any, dict[str, str], str], Any]) -> Any:
   `take` gets the arrays, `{name in the tree: name in the file}`, and what errors call the file.
   """
   location, subtree = split(spec)
+  if big_vision.split(location):
+    checkpoint = big_vision.Checkpoint(location)
+    where = str(checkpoint.path)
+    return take(checkpoint, _select(list(checkpoint), subtree, where), where)
   path = remote.fetch(location)
   if "://" not in location:
     return _read(path, subtree, take, str(path), "")
@@ -227,9 +251,9 @@ def _select(stored: list[str], subtree: str, where: str) -> dict[str, str]:
 
 
 def _beside_params(stored: list[str]) -> list[str]:
-  """Returns the collections of a file that stand beside `params/`; an optimizer's state, `opt/`, is none."""
+  """Returns the collections of a file that stand beside `params/`; big_vision's optimizer and clock are none."""
   folders = {name.partition("/")[0] for name in stored if "/" in name}
-  return sorted(folders - {"params", "opt"}) if "params" in folders else []
+  return sorted(folders - {"params", "opt", "chrono"}) if "params" in folders else []
 
 
 def _below(prefix: str, stored: list[str]) -> dict[str, str]:
@@ -243,6 +267,8 @@ def _decode(array: Any, where: str, stored: str) -> np.ndarray:
 
 
 def _decode_flat(arrays: Any, stored: dict[str, str], where: str) -> dict[str, np.ndarray]:
+  if isinstance(arrays, big_vision.Checkpoint):
+    arrays = arrays.read(stored.values())
   return {name: _decode(arrays[place], where, place) for name, place in stored.items()}
 
 

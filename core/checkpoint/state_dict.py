@@ -25,7 +25,7 @@ import numpy as np
 import safetensors
 
 from core import files
-from core.checkpoint import hub, torch_file, values
+from core.checkpoint import big_vision, hub, torch_file, values
 from core.errors import UserError
 from core.live import Line
 
@@ -56,6 +56,8 @@ _BEFORE_ONE = ("teacher.", "student.", "base_encoder.", "momentum_encoder.", "ba
 
 def is_one(location: str) -> bool:
   """Returns whether a location is by its name such a file's, a local folder's, or a model's of the hub."""
+  if big_vision.split(location):
+    return False
   path = re.split("[?#]", location)[0] if "://" in location else location.partition("#")[0]
   if "://" in path:
     return path.endswith(_SUFFIXES) or hub.is_model(path)

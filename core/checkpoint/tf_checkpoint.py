@@ -33,8 +33,8 @@ def prefix(location: str) -> str | None:
     name = location.rstrip("/").rpartition("/")[2]
     if name.endswith(".ckpt"):
       return location
-    is_other = location.startswith("hf://") or re.search(r"\.(npz|safetensors|bin|pth|pt|tar)\b", name)
-    return None if is_other else f"{location.rstrip('/')}/{_NAME_IN_FOLDER}"
+    is_file = re.search(r"\.(npz|bv|safetensors|bin|pth|pt|tar)\b[^/]*(:.*)?$", location)
+    return None if is_file or location.startswith("hf://") else f"{location.rstrip('/')}/{_NAME_IN_FOLDER}"
   path = Path(files.from_here(location))
   if os.path.isdir(path):
     found = sorted(str(each).removesuffix(".index") for each in path.glob("*.index"))

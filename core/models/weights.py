@@ -215,7 +215,7 @@ def _stack_blocks(named: dict[str, Any]) -> dict[str, Any]:
 def _unstack_blocks(named: dict[str, Any]) -> dict[str, Any]:
   unstacked = {}
   for name, array in named.items():
-    if match := re.fullmatch(r"(|.*/)encoderblock/(.+)", name):
+    if (match := re.fullmatch(r"(|.*/)encoderblock/(.+)", name)) and np.ndim(array):
       unstacked.update({f"{match[1]}encoderblock_{i}/{match[2]}": block for i, block in enumerate(array)})
     else:
       unstacked[name] = array

@@ -24,7 +24,8 @@ class Recipe(Optimizer, Sharding):
     log_training: how often metrics of training are logged.
     ckpt: how often a checkpoint is saved.
     keep_ckpt: how often a checkpoint is kept for good; None keeps the newest alone.
-    resume: a checkpoint of another run to go on from, WORKDIR/checkpoints/STEP, or WORKDIR for its newest.
+    resume: a checkpoint of another run to go on from, WORKDIR/checkpoints/STEP, or WORKDIR for its newest; of
+      big_vision WORKDIR/checkpoint.bv, which is its newest, or checkpoint.bv-STEP, or checkpoint.npz of older heads.
     profile_steps: (first, last) step of a profiler trace.
   """
 

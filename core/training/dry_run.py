@@ -15,14 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from core import sharding, trees
-from core.checkpoint import state as checkpoints
 from core.data import feed, pipeline
 from core.optim import optimizer
 from core.recipe.recipe import Recipe
 from core.tasks.task import Task
-from core.training import introduction, state_init
+from core.training import big_vision_state, introduction, state_init
 from core.training.plan import Plan
-from core.training.prepare import check_evaluators, make_evaluators, step_settings
+from core.training.prepare import check_evaluators, make_evaluators, resumed_from, step_settings
 from core.training.step import jitted_update
 
 _WIDTH = 118
@@ -54,8 +53,11 @@ def describe(task: Task, recipe: Recipe, *, title: str) -> str:
     check_evaluators(evals, placement)
     if task.load is not None:
       task.load(placement.shapes.variables)
-    if recipe.resume:
-      checkpoints.find(recipe.resume, "config.resume")
+    _, stored = resumed_from(recipe, plan)
+    notes: list[str] = []
+    if isinstance(stored, big_vision_state.Stored):
+      big_vision_state.params_of(stored, placement)
+      big_vision_state.moments_of(stored, placement, plan.lengths, notes.append)
     memory = _memory_table(_compiled(placement, batch, plan)) if plan.total else "no step is taken"
     parts = [
       introduction.lines(title, placement, plan, data.num_examples, "(none: a dry run)", 0),
@@ -64,6 +66,7 @@ def describe(task: Task, recipe: Recipe, *, title: str) -> str:
       _group_table(placement),
       _times_table(plan),
       memory,
+      *notes,
     ]
   return "\n\n".join(parts)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from core import state
@@ -18,9 +19,9 @@ from core.errors import UserError
 from core.evaluators import classification
 from core.recipe.parse import parse
 from core.recipe.recipe import Recipe
-from core.testing import trainer
+from core.testing import big_vision_checkpoint, trainer
 from core.testing.linear_digits import Linear, make_config
-from core.training import loop, metrics, parts, prepare
+from core.training import dry_run, loop, metrics, parts, prepare
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -204,6 +205,39 @@ def test_a_run_branched_off_a_kept_checkpoint_goes_on_as_the_run_it_left(tmp_pat
   rates = [line["lr"] for line in lines(tmp_path / "cooled") if "lr" in line]
   assert 0 < rates[-1] < rates[0]
   assert sorted(path for path in (tmp_path / "long").rglob("*")) == before
+
+
+def as_big_vision_s(arrays):
+  """Returns the arrays of a checkpoint of ours as the train state of big_vision that they stand for."""
+  params = {name: arrays[f"params/{name}"] for name in ("w", "b")}
+  opt = big_vision_checkpoint.optimizer(optax.scale_by_adam(), [(".*", lambda step: 1.0)], lr=0.05)(params).init(params)
+  adam = "opt_state/0/inner_state/1"
+  moments = [{name: arrays[f"{adam}/{moment}/{name}"] for name in params} for moment in ("mu", "nu")]
+  count, step = arrays[f"{adam}/count"], arrays["opt_state/1/count"]
+  states = [optax.ScaleByAdamState(count, *moments), opt[2], optax.MaskedState(optax.ScaleByScheduleState(step))]
+  return {"params": params, "opt": (opt[0], optax.MaskedState(states[0]), *states[1:], *opt[4:])}
+
+
+@pytest.mark.parametrize("form", ["checkpoint.bv", "checkpoint.npz"])
+def test_a_run_branched_off_big_vision_s_goes_on_as_one_branched_off_ours(tmp_path, capsys, form):
+  run(Linear(), make_config(keep_ckpt_steps=10), tmp_path / "long")
+  state = as_big_vision_s(trainer.state_at(tmp_path / "long", 10))
+  if form == "checkpoint.npz":
+    big_vision_checkpoint.write_npz(tmp_path / form, state)
+  else:
+    big_vision_checkpoint.write(tmp_path, state, 10, keep=False)
+  resumed = make_config(resume=str(tmp_path / form))
+  assert "config.resume" not in dry_run.describe(Linear(), parse(Recipe, resumed), title="dry")
+  run(Linear(), resumed, tmp_path / "branch")
+  assert "config.resume" not in capsys.readouterr().err
+  tail = [line for line in lines(tmp_path / "long") if line["step"] > 10]
+  assert [line for line in lines(tmp_path / "branch") if line["step"] > 10] == tail
+  ours, theirs = trainer.final_state(tmp_path / "long"), trainer.final_state(tmp_path / "branch")
+  assert {name: x.tobytes() for name, x in theirs.items()} == {name: x.tobytes() for name, x in ours.items()}
+  for shorter in (dry_run.describe, loop.run):
+    rest = dict(title="dry") if shorter is dry_run.describe else dict(workdir=tmp_path / "short")
+    with pytest.raises(UserError, match=r"is past the 9 steps of this config$"):
+      shorter(Linear(), parse(Recipe, {**resumed, "total_steps": 9}), **rest)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import os
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -22,10 +23,13 @@ from core.recipe.recipe import Recipe
 from core.recipe.write import to_config
 from core.state import Batch, Params, Predict, TrainState
 from core.tasks.task import Task
-from core.training import introduction, metrics, progress, provenance, state_init, workdir_lock
+from core.training import big_vision_state, introduction, metrics, progress, provenance, state_init, workdir_lock
 from core.training.compiled_steps import CompiledSteps
 from core.training.plan import EMA, Plan
 from core.training.step import jitted_update
+
+# What a run goes on from: a checkpoint of ours, one of big_vision's, or nothing.
+Start = Path | big_vision_state.Stored | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,15 +106,15 @@ def prepare(task: Task, recipe: Recipe, workdir: Path, *, project: str = "", nam
     plan = Plan.of(recipe, pipeline.dataset_size(recipe.input))
     saved = Checkpoints(workdir / "checkpoints", keep_every=plan.keep_ckpt, warn=_warn)
     closing.callback(saved.close)
-    start, checkpoint = _where_to_start(saved, recipe, plan)
+    start, stored = _where_to_start(saved, recipe, plan)
     data, batches, batch, placement = _open_input(task, recipe, plan, start, closing)
     evals = make_evaluators(
       recipe, task.predict, batch_sharding=placement.batch_sharding, output_dir=workdir / "evals", average=True
     )
-    restored = checkpoints.restore(checkpoint, placement.shapes) if checkpoint else None
+    restored = checkpoints.restore(stored, placement.shapes) if isinstance(stored, os.PathLike) else None
     began = time.perf_counter()
     steps = _compile(placement, plan, batch, start, closing)  # In the background: nothing that follows needs it yet.
-    state = restored or placement.fresh_state(batch)
+    state = _state(stored, restored, placement, batch, plan)
     check_evaluators(evals, placement)
 
     title = f"{project} {name}".strip()
@@ -207,21 +211,49 @@ def _open_input(task: Task, recipe: Recipe, plan: Plan, start: int, closing: con
   return data, batches, next(batches), placement
 
 
-def _where_to_start(saved: Checkpoints, recipe: Recipe, plan: Plan) -> tuple[int, Path | None]:
-  """Returns the step to go on from and its checkpoint: the run's newest, else the one that `resume` names, else none.
+def _where_to_start(saved: Checkpoints, recipe: Recipe, plan: Plan) -> tuple[int, Start]:
+  """Returns the step to go on from and its checkpoint: the run's newest, else that which `resume` names, else none."""
+  step = saved.newest_good()
+  if step is None:
+    return resumed_from(recipe, plan)
+  _refuse_past_the_end(step, saved.path(step), plan)
+  return step, saved.path(step)
+
+
+def resumed_from(recipe: Recipe, plan: Plan) -> tuple[int, Start]:
+  """Returns the step and the checkpoint that `resume` names, of a run of ours or of big_vision's; (0, None) without it.
 
   `resume` branches a run off a kept checkpoint of another: the same parameters, optimizer state and data order go on,
   under this config's schedule and length (Zhai et al. 2022 cool one long run down at several lengths).
+
+  Raises:
+    UserError: there is none, or it is damaged or past the end of this run.
   """
-  step, path = saved.newest_good(), None
-  if step is not None:
-    path = saved.path(step)
-  elif recipe.resume:
-    path = checkpoints.find(recipe.resume, "config.resume")
-    step = int(path.name)
-  if step is not None and step > plan.total:
-    raise UserError(f"{path} is past the {plan.total:,} steps of this config")
-  return step or 0, path
+  if not recipe.resume:
+    return 0, None
+  if big_vision_state.is_one(recipe.resume):
+    stored = big_vision_state.Stored(recipe.resume)
+    step, where = stored.step, stored.source
+  else:
+    stored = where = checkpoints.find(recipe.resume, big_vision_state.KEY)
+    step = int(stored.name)
+  _refuse_past_the_end(step, where, plan)
+  return step, stored
+
+
+def _refuse_past_the_end(step: int, where: object, plan: Plan) -> None:
+  if step > plan.total:
+    raise UserError(f"{where} is past the {plan.total:,} steps of this config")
+
+
+def _state(
+  stored: Start, restored: TrainState | None, placement: state_init.Placement, batch: Batch, plan: Plan
+) -> TrainState:
+  """Returns the state to go on from: one that is restored already, one of big_vision's, or a fresh one."""
+  if isinstance(stored, big_vision_state.Stored):
+    say = _warn if jax.process_index() == 0 else lambda line: None
+    return big_vision_state.restore(stored, placement, batch, plan.lengths, say)
+  return restored or placement.fresh_state(batch)
 
 
 def _compile(
