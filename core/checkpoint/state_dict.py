@@ -105,6 +105,10 @@ def _open(path: Path) -> Mapping[str, Any]:
 
 
 def _open_file(path: Path) -> Mapping[str, Any]:
+  try:
+    files.refuse_irregular(path)  # As a shard or a file in a folder may be one.
+  except OSError as error:
+    raise UserError(f"{path}: {files.reason(error)}") from None
   return _open_safetensors(path) if path.suffix == ".safetensors" else torch_file.read(path)
 
 
