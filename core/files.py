@@ -6,12 +6,14 @@ here as an `OSError` of one line.
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
 import pathlib
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import threading
@@ -157,12 +159,29 @@ def make_folder(path: str | os.PathLike) -> None:
     os.makedirs(path, exist_ok=True)
 
 
+def refuse_irregular(path: str | os.PathLike) -> None:
+  """Refuses what is neither a file nor a folder: a pipe is waited for until somebody fills it, a device may never end.
+
+  That nothing is there is left to its reader to find.
+
+  Raises:
+    OSError: a pipe, socket or device, or a link to one.
+  """
+  try:
+    mode = stat.S_IFREG if is_remote(path) else os.stat(path).st_mode
+  except (OSError, ValueError):
+    return
+  if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+
+
 def read_bytes(path: str | os.PathLike) -> bytes | None:
   """Returns the content of a file, or None where there is none.
 
   Raises:
-    OSError: it cannot be read.
+    OSError: it cannot be read, or is no regular file.
   """
+  refuse_irregular(path)
   try:
     with as_os_error(path):
       return epath.Path(path).read_bytes()
@@ -308,8 +327,8 @@ def reason(error: BaseException) -> str:
 
 
 def not_through_a_link(path: str, flags: int) -> int:
-  """Opens a file as `open` does, but none that a symbolic link of its name leads to: another user may have put it."""
-  return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+  """Opens a file as `open` does, but through no symbolic link and waiting for no pipe: another user may have put it."""
+  return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _one_line(error: BaseException) -> str:

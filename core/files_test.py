@@ -3,6 +3,7 @@ import fcntl
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -49,6 +50,22 @@ def test_a_bucket_keeps_its_name_and_file_is_local():
   assert files.is_remote(path)
   assert files.from_here("file:///tmp/run") == Path("/tmp/run")
   assert not files.is_remote(files.from_here("file:///tmp/run"))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.mknod(path, stat.S_IFSOCK)], ids=["pipe", "socket"])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path, make):
+  make(tmp_path / "x")
+  (tmp_path / "link").symlink_to("x")
+  for path in (tmp_path / "x", tmp_path / "link", Path("/dev/zero")):
+    with pytest.raises(OSError, match="no regular file") as error:
+      files.read_bytes(path)
+    assert files.reason(error.value) == "no regular file"
+  for path in (tmp_path, tmp_path / "gone", "gs://bucket/x", "a\0b"):
+    files.refuse_irregular(path)
+  make(tmp_path / ".y.1.part")  # In the place of what a killed writer left.
+  with files.replacing(tmp_path / "y") as file:
+    file.write(b"1")
+  assert (tmp_path / "y").read_bytes() == b"1"
 
 
 def test_what_must_be_local_is_refused_elsewhere(tmp_path):

@@ -23,7 +23,7 @@ def read(path: str | os.PathLike, where: str) -> Iterator[str]:
     where: what it is to a reader, which begins an error's line.
 
   Raises:
-    UserError: it cannot be read, or a line is not UTF-8, by its number.
+    UserError: it cannot be read or is no regular file, or a line is not UTF-8, by its number.
   """
   for number, line in enumerate(_raw(path, where), 1):
     try:
@@ -49,6 +49,7 @@ def of_bytes(content: bytes) -> list[bytes]:
 
 def _raw(path: str | os.PathLike, where: str) -> Iterator[bytes]:
   try:
+    files.refuse_irregular(path)
     with files.as_os_error(path), epath.Path(path).open("rb") as stream:
       yield from stream
   except OSError as error:

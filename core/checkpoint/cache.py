@@ -102,8 +102,8 @@ def lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def private(path: str, flags: int) -> int:
-  """Opens a file that its owner alone reads and writes, for `open(opener=private)`; never through a symbolic link."""
-  opened = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+  """Opens a file that its owner alone reads and writes, for `open(opener=private)`; as `files.not_through_a_link`."""
+  opened = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
   os.fchmod(opened, 0o600)  # One that was there keeps its mode otherwise.
   return opened
 

@@ -19,7 +19,7 @@ import os
 import re
 
 from core import data_files, files
-from core.checkpoint import big_vision, hub
+from core.checkpoint import big_vision, hub, pretrained
 from core.errors import UserError, first_few
 
 # What else loads into a family's models.
@@ -103,8 +103,7 @@ def _bit_location(name: str) -> str:
 def _is_path(name: str) -> bool:
   if big_vision.split(name):
     return True
-  path = name.partition("#")[0]
-  path = path[: path.rindex(".npz") + 4] if ".npz:" in path else path
+  path = pretrained.split(name)[0].partition("#")[0]
   return "://" in path or path.endswith(_WEIGHTS) or os.path.exists(files.from_here(path))
 
 

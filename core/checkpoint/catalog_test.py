@@ -85,6 +85,8 @@ def test_a_mistyped_name_gets_the_nearest(family, name, words):
     "https://host/vit.npz?download=1",
     "gs://bucket/x.npz:img",
     "model.safetensors",
+    "x.pt:state_dict",
+    "x.pth#sha256=00:state_dict",
     "../pytorch_model.bin",
   ],
 )

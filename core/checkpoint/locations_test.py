@@ -1,5 +1,7 @@
 """Whatever a person gives as the place of a file: each function takes it, or refuses it in one line."""
 
+import os
+
 import pytest
 
 from core import files
@@ -15,11 +17,14 @@ LOCATIONS = [
   *("http://127.0.0.1:9/x.npz", "http://127.0.0.1:99999/x", "http://user:hunter2@/"),
   *("hf://", "hf://a", "hf://a/b", "hf://a/b@", "hf://a/b/c.npz:img", "timm/", "timm/x", "timm/x/y"),
   *("FOLDER", "FOLDER/empty", "FOLDER/empty/x.npz", "FOLDER/x.safetensors", "FOLDER/x.bin", "FOLDER/shards"),
+  *("x.pt:", "x.pt:a:b", "FOLDER/x.bin:state_dict", "http://127.0.0.1:9/x.pt:state_dict", "http://a.pt:9x/x.npz:"),
+  *("FOLDER/pipe", "FOLDER/pipe.npz", "FOLDER/pipe.npz:img", "FOLDER/pipe.pth", "FOLDER/pipes", "/dev/zero"),
 ]
 
 
 def read_arrays(location):
-  return state_dict.read(remote.fetch(location))
+  location, entry = pretrained.split(location)
+  return state_dict.read(remote.fetch(location), entry)
 
 
 def read_config(location):
@@ -54,6 +59,9 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(b"" if name == "empty" else b"not weights")
   (tmp_path / "shards").mkdir()
   (tmp_path / "shards" / "model.safetensors.index.json").write_text('{"weight_map": {"a": [1]}}')
+  for name in ("pipe", "pipe.npz", "pipe.pth", "pipes/model.safetensors", "pipes/config.json", "pipes/x.index"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
   (tmp_path / "here").mkdir()
   monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path / "here"))
   monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -64,7 +72,7 @@ def folder(tmp_path, monkeypatch):
 def test_every_location_is_taken_or_refused_in_one_line(folder, call):
   refused = 0
   for location in LOCATIONS:
-    if call is save and location != "file://" and ("://" in location or location == "/"):
+    if call is save and location != "file://" and ("://" in location or location in ("/", "/dev/zero")):
       continue
     try:
       call(location.replace("FOLDER", str(folder)))

@@ -24,6 +24,11 @@ from core import files, trees
 from core.checkpoint import big_vision, remote, values
 from core.errors import UserError
 
+# The host of a URL may end as a file does, and have a port behind a colon.
+_SPEC = re.compile(
+  r"((?:\w+://[^/]*/|(?!\w+://)).*\.(?:npz|safetensors|bin|pth|pt|tar|ckpt)(?:\?[^:#]*)?)"
+  r"(#sha256=\w+)?:([^:#&=?]*)(#sha256=.*)?"
+)
 _ROOTS = ("params/", "opt/target/")  # Where a file may keep the parameters, newest form first; else at its root.
 _BFLOAT16 = np.dtype("V2")  # How NumPy's format stores what it has no name for.
 
@@ -135,11 +140,12 @@ def split(spec: str) -> tuple[str, str]:
   """Returns `("LOCATION.npz", "img")` of `"LOCATION.npz:img"`; an empty subtree where none is given.
 
   A URL's query and a checksum belong to the location: `https://HOST/x.npz?v=2#sha256=HEX:img` has the subtree `img`,
-  and so has `https://HOST/x.npz:img#sha256=HEX`.
+  and so has `https://HOST/x.npz:img#sha256=HEX`. Of PyTorch's files it is an entry, `x.pt:state_dict`
+  (`core.checkpoint.state_dict`).
   """
   if of_folder := big_vision.split(spec):
     return of_folder
-  match = re.fullmatch(r"(.*\.npz(?:\?[^:#]*)?)(#sha256=\w+)?:([^:#&=?]*)(#sha256=.*)?", spec)
+  match = _SPEC.fullmatch(spec)
   return (match[1] + (match[2] or match[4] or ""), match[3].strip("/")) if match else (spec, "")
 
 

@@ -65,6 +65,21 @@ def test_a_subtree_is_read_alone(path, subtree):
   assert_same(pretrained.load_params(f"{path}:{subtree}"), node)
 
 
+@pytest.mark.parametrize(
+  "spec, parts",
+  [
+    ("https://host/x.npz?v=2#sha256=00:img/head", ("https://host/x.npz?v=2#sha256=00", "img/head")),
+    ("https://host/x.npz:img#sha256=00", ("https://host/x.npz#sha256=00", "img")),
+    ("a.npz/b.pt:state_dict", ("a.npz/b.pt", "state_dict")),
+    ("https://host.pt:8080/x.npz", ("https://host.pt:8080/x.npz", "")),
+    ("https://host.pt:8080/x.npz:img", ("https://host.pt:8080/x.npz", "img")),
+    ("mixed_L16L:img", ("mixed_L16L:img", "")),
+  ],
+)
+def test_a_location_ends_where_a_subtree_or_an_entry_begins(spec, parts):
+  assert pretrained.split(spec) == parts
+
+
 def test_bfloat16_is_stored_as_two_byte_void_and_comes_back(path):
   values = jnp.array([1.5, -2.0, 3e38], jnp.bfloat16)
   pretrained.save_params(path, {"a": values, "scalar": jnp.bfloat16(0.5)})

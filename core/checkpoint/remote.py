@@ -42,12 +42,17 @@ def fetch(location: str) -> Path:
       folder, or a file of it. With `#sha256=HEX` at its end a file must have that SHA-256, wherever it is from.
 
   Raises:
-    UserError: it cannot be had, or a checksum differs. That a path exists is left to its reader to find.
+    UserError: it cannot be had, is neither a file nor a folder, or a checksum differs. That a path exists is left to
+      its reader to find.
   """
   place, sha256 = _split_checksum(location)
   scheme, mark, _ = place.partition("://")
   if not mark or scheme == "file":
     path = Path(files.from_here(place))
+    try:
+      files.refuse_irregular(path)
+    except OSError as error:
+      raise UserError(f"{path}: {files.reason(error)}") from None
     if sha256 and path.is_file():
       _check_sums(path, {"sha256": sha256}, f"{path}: it")
     return path

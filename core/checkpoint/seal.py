@@ -107,6 +107,7 @@ def _checksums(folder: epath.Path) -> dict[str, list[int]]:
 
 def _checksum(path: epath.Path) -> list[int]:
   size, crc = 0, 0
+  files.refuse_irregular(path)
   with files.as_os_error(path), path.open("rb") as stream:
     while block := stream.read(_BLOCK):
       size, crc = size + len(block), zlib.crc32(block, crc)

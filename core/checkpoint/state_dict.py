@@ -4,8 +4,9 @@ Read are `.safetensors` files, what `torch.save` writes (`core.checkpoint.torch_
 `.ckpt`), and folders as libraries save models, in one file or in shards. What training programs wrap around a model is
 taken off, so that the names are the model's own:
 
-- of `{"epoch": .., "state_dict": {..}, ..}` the first of `state_dict_ema`, `model_ema`, `state_dict`, `model`,
-  `teacher`, `student` that is there: averaged weights before raw ones, as timm takes them, which a line tells;
+- of `{"epoch": .., "state_dict": {..}, ..}` the entry that the location names (`x.pt:state_dict`), else the first of
+  `state_dict_ema`, `model_ema`, `state_dict`, `model`, `teacher`, `student` that is there: averaged weights before raw
+  ones, as timm takes them, which a line tells;
 - `module.`, `_orig_mod.` and `model.` before every name;
 - of a pair of networks the one that its authors evaluate: `teacher.` before `student.` (DINO), `base_encoder.` before
   `momentum_encoder.` (MoCo v3); then `backbone.`, without the heads that stand beside it.
@@ -25,8 +26,8 @@ import numpy as np
 import safetensors
 
 from core import files
-from core.checkpoint import big_vision, hub, torch_file, values
-from core.errors import UserError
+from core.checkpoint import big_vision, hub, pretrained, torch_file, values
+from core.errors import UserError, nearest
 from core.live import Line
 
 Arrays = dict[str, np.ndarray]
@@ -49,7 +50,7 @@ _FLOAT8 = {
   "F8_E8M0": ml_dtypes.float8_e8m0fnu,
 }
 _AVERAGED = ("state_dict_ema", "model_ema")
-_NESTED = (*_AVERAGED, "state_dict", "model", "teacher", "student")
+_RAW = ("state_dict", "model", "teacher", "student")
 _BEFORE_ALL = ("module.", "_orig_mod.", "model.")
 _BEFORE_ONE = ("teacher.", "student.", "base_encoder.", "momentum_encoder.", "backbone.")
 
@@ -58,22 +59,29 @@ def is_one(location: str) -> bool:
   """Returns whether a location is by its name such a file's, a local folder's, or a model's of the hub."""
   if big_vision.split(location):
     return False
+  location = pretrained.split(location)[0]
   path = re.split("[?#]", location)[0] if "://" in location else location.partition("#")[0]
   if "://" in path:
     return path.endswith(_SUFFIXES) or hub.is_model(path)
   return path.endswith(_SUFFIXES) or os.path.isdir(files.from_here(path))
 
 
-def read(path: Path) -> Arrays:
+def read(path: Path, entry: str = "") -> Arrays:
   """Returns the arrays of a local file or folder under the model's own names, in the types they are stored in.
 
+  Args:
+    path: of it.
+    entry: in which of a file's entries the model lies; "" chooses as the module's docstring tells.
+
   Raises:
-    UserError: not there, damaged, not of this kind, or holding objects whose reading could run code; an array that no
-      model can hold (`values.check`), or of a kind that is not read.
+    UserError: not there, damaged, not of this kind, without that entry, or holding objects whose reading could run
+      code; an array that no model can hold (`values.check`), or of a kind that is not read.
   """
-  held = _open(path)
-  if averaged := [key for key in _AVERAGED if isinstance(held.get(key), Mapping)]:
-    Line(sys.stderr).say(f"{path.name}: its averaged weights are read ({averaged[0]}), not the raw ones")
+  held = _entry(_open(path), entry, path) if entry else _open(path)
+  averaged, raw = (next((key for key in keys if key in _entries(held)), None) for keys in (_AVERAGED, _RAW))
+  if averaged:
+    remedy = f"; {path.name}:{raw} names those" if raw and not os.path.isdir(path) else ""
+    Line(sys.stderr).say(f"{path.name}: its averaged weights are read ({averaged}), not the raw ones{remedy}")
   return {name: _array(stored, name, path) for name, stored in _unwrap(held, path).items()}
 
 
@@ -107,6 +115,10 @@ def _open(path: Path) -> Mapping[str, Any]:
 
 
 def _open_file(path: Path) -> Mapping[str, Any]:
+  try:
+    files.refuse_irregular(path)  # As a shard or a file in a folder may be one.
+  except OSError as error:
+    raise UserError(f"{path}: {files.reason(error)}") from None
   return _open_safetensors(path) if path.suffix == ".safetensors" else torch_file.read(path)
 
 
@@ -156,12 +168,23 @@ class _Safetensor:
       return file.read(end - start)
 
 
+def _entry(held: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+  if name not in _entries(held):
+    known = nearest(name, _entries(held)) if _entries(held) else ": it has none, only arrays"
+    raise UserError(f"{path}: holds no entry {name!r}{known}")
+  return held[name]
+
+
+def _entries(held: Mapping[str, Any]) -> list[str]:
+  return [name for name, value in held.items() if isinstance(name, str) and isinstance(value, Mapping)]
+
+
 def _unwrap(held: Mapping[str, Any], path: Path) -> dict[str, _Stored]:
   entered: list[Mapping[str, Any]] = []
-  while nested := next((held[key] for key in _NESTED if isinstance(held.get(key), Mapping)), None):
+  while nested := next((held[key] for key in (*_AVERAGED, *_RAW) if key in _entries(held)), None):
     entered.append(held)
     if any(nested is each for each in entered):
-      raise UserError(f"{path}: what it holds under {' or '.join(_NESTED)} leads back to itself")
+      raise UserError(f"{path}: what it holds under {' or '.join((*_AVERAGED, *_RAW))} leads back to itself")
     held = nested
   arrays = {name: value for name, value in held.items() if isinstance(name, str) and hasattr(value, "read")}
   arrays.pop("n_averaged", None)  # What PyTorch's AveragedModel counts, beside its `module.`

@@ -32,6 +32,10 @@ def save(path, *names):
     ("https://host/dino.pth?download=1", True),
     ("model.pt#sha256=00", True),
     ("pytorch_model.bin", True),
+    ("runs/x.pth.tar:state_dict", True),
+    ("https://host/x.pt?download=1:model", True),
+    ("https://host.pt:8080/x.npz", False),
+    ("https://host.pt:8080/x.pth", True),
     ("vit.npz", False),
     ("https://host/two_towers.npz:img", False),
     ("howto-i21k-B/16", False),
@@ -57,7 +61,10 @@ def test_averaged_weights_are_read_before_raw_ones_as_timm_does_and_it_is_said(k
   held = {"epoch": 3, "state_dict": raw, "model": raw, key: averaged}
   monkeypatch.setattr(state_dict, "_open", lambda path: held)
   np.testing.assert_array_equal(state_dict.read(tmp_path / "x.pth")["a"], [2, 2])
-  assert f"x.pth: its averaged weights are read ({key}), not the raw ones" in capsys.readouterr().err
+  assert (
+    f"x.pth: its averaged weights are read ({key}), not the raw ones; x.pth:state_dict names those"
+    in capsys.readouterr().err
+  )
   monkeypatch.setattr(state_dict, "_open", lambda path: held | {key: None})  # A run without an average.
   np.testing.assert_array_equal(state_dict.read(tmp_path / "x.pth")["a"], [1, 1])
   assert capsys.readouterr().err == ""

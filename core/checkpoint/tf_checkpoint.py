@@ -1,5 +1,6 @@
 """Checkpoints of TensorFlow, `NAME.index` beside `NAME.data-00000-of-00001`, read and verified by TensorFlow."""
 
+import glob
 import os
 import re
 import tempfile
@@ -58,6 +59,8 @@ def read(prefix: str) -> dict[str, np.ndarray]:
   if not os.path.isfile(index):
     raise UserError(f"{index}: no such file")
   if "://" not in prefix:
+    for data in glob.glob(f"{glob.escape(prefix)}.data-*"):
+      remote.fetch(data)  # Refuses what is no file, which TensorFlow would wait for.
     try:
       return _read(prefix, prefix)
     except _MissingError as missing:

@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from core.checkpoint import pretrained, state_dict, values
 from core.errors import UserError
+from core.testing import torch_files
 
 NUMPY = [each for each in np.typecodes["All"] if each != "V"] + ["V4", "M8[s]"]  # V2 is how bfloat16 is stored.
 REAL = {"b", "i", "u", "f"}
@@ -130,21 +131,9 @@ def test_numbers_that_no_model_holds_are_one_line_that_names_the_array(family, b
     safetensors.numpy.save_file({"kernel": array}, tmp_path / "x.safetensors")
     line = refused(state_dict.read, tmp_path / "x.safetensors")
   else:
-    line = refused(state_dict.read, write_torch(tmp_path / "x.pth", array))
+    torch_files.save(tmp_path / "x.pth", {"kernel": array})
+    line = refused(state_dict.read, tmp_path / "x.pth")
   assert words in line
-
-
-def write_torch(path, array):
-  """A file of torch.save that holds {"kernel": array}, put together by hand."""
-  kinds = {"float32": "Float", "float16": "Half", "float64": "Double", "complex64": "ComplexFloat"}
-  text = lambda words: b"X" + len(words).to_bytes(4, "little") + words.encode()
-  reference = b"(" + text("storage") + f"ctorch\n{kinds[array.dtype.name]}Storage\n".encode() + text("0") + text("cpu")
-  reference += b"K" + bytes([array.size]) + b"tQ"
-  tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + reference + b"K\x00K" + bytes([array.size]) + b"\x85K\x01\x85tR"
-  with zipfile.ZipFile(path, "w") as archive:
-    archive.writestr("x/data.pkl", b"\x80\x02}" + text("kernel") + tensor + b"s.")
-    archive.writestr("x/data/0", array.tobytes())
-  return path
 
 
 def test_numbers_at_float32_s_own_limit_are_taken():

@@ -1,5 +1,9 @@
 """The files and folders that a source's arguments name."""
 
+import contextlib
+import os
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import UserError, naming
@@ -16,14 +20,32 @@ def existing_file(path: str, where: str, folder: Path | None = None) -> Path:
     folder: see `path`.
 
   Raises:
-    UserError: there is no such file, or the path is a folder's.
+    UserError: there is no such file, or the path is that of a folder, pipe, socket or device.
   """
   file = _located(path, where, folder)
   if file.is_dir():
     raise UserError(f"{where}: {path} is a folder; a file is needed")
   if not file.is_file():
-    raise UserError(f"{where}: no file {path if folder is None else file}")
+    kind = "no regular file" if file.exists() else "no file"
+    raise UserError(f"{where}: {kind} {path if folder is None else file}")
   return file
+
+
+def first_irregular(paths: Sequence[str]) -> int | None:
+  """Returns which of many paths is the first of something else than a regular file; None where none is.
+
+  Reading a pipe waits for its other end. What is not there, or cannot be looked at, is left to its reader.
+  """
+  rows: dict[str, dict[str, int]] = defaultdict(dict)
+  for row, path in enumerate(paths):
+    folder, _, name = path.removeprefix("file://").rpartition("/")
+    rows[folder].setdefault(name, row)
+  found = []
+  for folder, named in rows.items():  # Looking at a million files one by one takes minutes where they are remote.
+    with contextlib.suppress(OSError, ValueError), os.scandir(folder or "/") as entries:
+      others = [entry for entry in entries if entry.name in named and not entry.is_file(follow_symlinks=False)]
+      found += [named[each.name] for each in others if os.path.exists(each.path) and not os.path.isfile(each.path)]
+  return min(found, default=None)
 
 
 def existing_folder(path: str, where: str) -> Path:

@@ -198,9 +198,9 @@ def known_names() -> list[str]:
 
 
 def _missing_files(builder: Any) -> list[str]:
-  """Returns the files of a prepared dataset that its metadata tell of and that are not there."""
+  """Returns the files of a prepared dataset that its metadata tell of and that are not there, or are no files."""
   files = [Path(file) for split in builder.info.splits.values() for file in split.filepaths]
-  return [file.name for file in files if not file.exists()] if files else ["dataset_info.json"]
+  return [file.name for file in files if not file.is_file()] if files else ["dataset_info.json"]
 
 
 def _contents(builder: Any) -> str:

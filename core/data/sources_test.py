@@ -1,6 +1,7 @@
 """The sources that need no TensorFlow."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -131,13 +132,25 @@ def wrong_paths(tmp_path):
   """Paths by what is wrong with them: of no file, of a folder, of a file of another kind."""
   (tmp_path / "folder").mkdir()
   (tmp_path / "empty").write_bytes(b"")
+  os.mkfifo(tmp_path / "pipe")
   (tmp_path / "binary").write_bytes(bytes(range(256)) * 8)
   (tmp_path / "text").write_text("a\nb\n")
   (tmp_path / "number.npy").write_bytes(b"\x93NUMPY")
   (tmp_path / "deep.jsonl").write_text("[" * 100_000)
   (tmp_path / "half.jsonl").write_text('{"image": "\\ud800"}\n')
   (tmp_path / "large.jsonl").write_text('{"label": 1' + "0" * 30 + "}\n")
-  names = ("nowhere", "folder", "empty", "binary", "text", "number.npy", "deep.jsonl", "half.jsonl", "large.jsonl")
+  names = (
+    "nowhere",
+    "folder",
+    "empty",
+    "pipe",
+    "binary",
+    "text",
+    "number.npy",
+    "deep.jsonl",
+    "half.jsonl",
+    "large.jsonl",
+  )
   return [
     *(str(tmp_path / name) for name in names),
     "x" * 5_000,
@@ -147,6 +160,29 @@ def wrong_paths(tmp_path):
     "/dev/null",
     "/proc/1/mem",
   ]
+
+
+def test_what_a_line_names_and_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
+  (tmp_path / "photos").mkdir()
+  for name in ("a.jpg", "b.jpg"):
+    (tmp_path / "photos" / name).write_bytes(b"")
+  os.mkfifo(tmp_path / "photos" / "pipe.jpg")
+  os.mkfifo(tmp_path / "other")  # Which no line names.
+  (tmp_path / "link.jpg").symlink_to("photos/pipe.jpg")
+  (tmp_path / "photos" / "link.jpg").symlink_to("a.jpg")
+  (tmp_path / "round.jpg").symlink_to("round.jpg")
+  path = tmp_path / "x.jsonl"
+
+  def write(*names, key="image"):
+    path.write_text("".join(f"{json.dumps({key: name})}\n" for name in names))
+    return dict(source="jsonl", path=str(path), files=(key,))
+
+  for name in ("photos/pipe.jpg", "link.jpg", "photos", f"file://{tmp_path}/link.jpg", "/dev/zero"):
+    located = name if name.startswith(("/", "file:")) else tmp_path / name
+    refused(f"{path} line 2: 'image': {located} is no regular file", **write("photos/a.jpg", name, "photos/b.jpg"))
+  refused("line 1: 'thumb': ", **write("link.jpg", "photos/pipe.jpg", key="thumb"))
+  # What is not there is an example that cannot be made, and skip_errors skips it.
+  assert len(opened(write("photos/link.jpg", "gone/a.jpg", "gone.jpg", "gs://a/b.jpg", "round.jpg"))) == 5
 
 
 @pytest.mark.parametrize("source", ["arrays", "folder", "jsonl"])

@@ -1,6 +1,7 @@
 """What a prepared dataset's own files may name: features of TFDS and of this repository, nothing else."""
 
 import json
+import os
 
 import pytest
 
@@ -46,3 +47,12 @@ def test_a_class_of_others_is_refused_and_not_imported(folder, tmp_path, monkeyp
     assert "'foreign_features.Feature', no class of TFDS or of this repository" in str(error.value)
   assert "\n" not in str(error.value)
   assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("pattern", ["*.tfrecord*", "features.json"])
+def test_a_file_of_a_dataset_that_is_no_regular_file_is_refused_and_not_waited_for(folder, pattern):
+  (file,) = folder.glob(pattern)
+  file.unlink()
+  os.mkfifo(file)
+  with pytest.raises(UserError, match=r"^config\.input\.data\.name: .*no regular file"):
+    opened(folder)

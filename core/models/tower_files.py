@@ -169,9 +169,10 @@ def _read_scalar(family: str, name: str, file: str, init: Any) -> np.ndarray:
   Raises:
     UserError: it holds none, or no single number.
   """
-  place, subtree = pretrained.split(catalog.locate(family, file))
+  location = catalog.locate(family, file)
+  place, subtree = pretrained.split(location)
   if state_dict.is_one(place):
-    held = weights.read_file(family, place)
+    held = weights.read_file(family, location)
   else:
     subtree = "" if subtree == name else subtree.removesuffix(f"/{name}")
     held = pretrained.load_some(f"{place}:{subtree}" if subtree else place, [name])

@@ -52,8 +52,9 @@ def read_file_and_options(family: str, init_file: str) -> tuple[dict[str, np.nda
     bound = [name for name in (grids.EMBEDDED, grids.MIXED) if name in named]
     noted = pretrained.load_grids(location) if bound else {}
     return named, {"grids": [noted[name] for name in bound if name in noted]}
+  location, entry = pretrained.split(location)
   path = remote.fetch(location)
-  arrays = state_dict.read(path)
+  arrays = state_dict.read(path, entry)
   form = table.recognize(registry.get(family), arrays, source=init_file)
   try:  # A configuration of today may refuse what the names would be read as.
     options, rules = form.options(arrays, state_dict.read_config(path)), form.reading(arrays)

@@ -42,12 +42,14 @@ def from_json(path: Any, overrides: Iterable[tuple[str, str]] = ()) -> dict[str,
   """Returns the config that a run left in its `config.json`, with `overrides` applied.
 
   Args:
-    path: has `read_bytes`, a `pathlib.Path` or an `epath.Path`.
+    path: has `is_file` and `read_bytes`, a `pathlib.Path` or an `epath.Path`.
     overrides: as of `read`.
 
   Raises:
     UserError: no such file, or no config in it.
   """
+  if not path.is_file():
+    raise UserError(f"{path} is no config of a run ({'no regular file' if path.exists() else 'no such file'})")
   try:
     config = plain(json.loads(path.read_bytes()))  # Also of what an editor put a byte order mark before.
   except (OSError, ValueError, RecursionError) as error:

@@ -89,6 +89,14 @@ def test_a_file_that_holds_something_else_is_set_aside_or_refused(workdir, name,
     assert said == []  # A line without its end is one that a kill cut; a lock that names nobody holds nobody off.
 
 
+@pytest.mark.parametrize("name", ["config.json", "run.json", "metrics.jsonl", "lock.json"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(workdir, name):
+  (workdir / name).unlink()
+  os.mkfifo(workdir / name)
+  with pytest.raises(UserError, match="no regular file"):
+    start(workdir)
+
+
 def test_damaged_lines_are_left_out_of_the_log_and_kept_beside_it(workdir, capfd):
   path = workdir / "metrics.jsonl"
   good = path.read_bytes()

@@ -191,6 +191,7 @@ def _exchange(workdir: epath.Path, decide: Callable[[Holder | None], Holder | No
 def _alone(path: Path) -> Iterator[int]:
   """Gives the open file, which is made if need be; other processes that want it wait meanwhile."""
   while True:
+    files.refuse_irregular(path)
     # In a folder that others write to, one of them may have put a link of this name there.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:

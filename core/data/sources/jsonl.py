@@ -23,7 +23,8 @@ def read(data: sources.Jsonl, where: str) -> Columns:
   `onehot(..., multi=True)` takes it as it is.
 
   Raises:
-    UserError: no such file or split, a line that is no such object or names no class, by its number.
+    UserError: no such file or split; a line that is no such object, names no class, or names a folder, pipe, socket or
+      device as its image, by its number.
   """
   path, of_file = data.path, f"{where}.path: {data.path}"
   file = paths.existing_file(path, f"{where}.path")
@@ -46,7 +47,10 @@ def read(data: sources.Jsonl, where: str) -> Columns:
   for key in files:
     if key not in arrays or arrays[key].dtype != object or arrays[key].ndim != 1:
       raise UserError(f"{where}.files={key!r} names no column of paths; the columns are {first_few(keys)}")
-    arrays[key] = bytes_column(_resolved(file.parent, held.decode()) for held in arrays[key])
+    named = [_resolved(file.parent, held.decode()) for held in arrays[key]]
+    if (row := paths.first_irregular(named)) is not None:
+      raise UserError(f"{of_file} line {lines[row][0]}: {key!r}: {named[row]} is no regular file")
+    arrays[key] = bytes_column(named)
 
   def noun(_: str, row: int) -> str:
     held = "".join(f" ({arrays[key][row].decode()})" for key in files)

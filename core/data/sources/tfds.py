@@ -1,13 +1,14 @@
 """A prepared TensorFlow dataset: TFRecord files that `tfds` wrote, opened without the code that wrote them."""
 
+import glob
 import os
 from typing import Any
 
+from core import files
 from core.data import split as splits
 from core.data.import_tensorflow import import_tfds
 from core.data.tfrecord import Records
 from core.errors import UserError, first_few, naming, nearest
-from core.files import from_here
 from core.recipe import sources
 
 
@@ -27,10 +28,11 @@ def read(data: sources.Tfds, where: str) -> Records:
     raise UserError(f"{where}.name: the files of {data.name!r} are {written}; prepare it with file_format=tfrecord")
   pieces = splits.of_source({key: info.shard_lengths for key, info in builder.info.splits.items()}, f"{where}.split")
   instructions = _instructions(builder, pieces(data.split), data, where)
-  files = tuple(os.fspath(i.filename) for i in instructions)
-  gone = next((file for file in files if "://" not in file and not os.path.exists(file)), None)
+  names = tuple(os.fspath(i.filename) for i in instructions)
+  gone = next((file for file in names if "://" not in file and not os.path.isfile(file)), None)
   if gone:
-    raise UserError(f"{where}.name: the file {gone} is missing; {_prepare(data.name)}")
+    fault = "no regular file" if os.path.exists(gone) else "missing"
+    raise UserError(f"{where}.name: the file {gone} is {fault}; {_prepare(data.name)}")
 
   features = builder.info.features
   images = {key for key, feature in features.items() if isinstance(feature, tfds.features.Image)}
@@ -38,15 +40,15 @@ def read(data: sources.Tfds, where: str) -> Records:
     if key not in images and data.skip_decode != sources.Tfds.skip_decode:
       raise UserError(f"{where}.skip_decode: {key!r} is no image of {data.name}{nearest(key, images)}")
   label = dict(features.items()).get("label")
-  names = label.names if isinstance(label, tfds.features.ClassLabel) and label.num_classes else ()
+  classes = label.names if isinstance(label, tfds.features.ClassLabel) and label.num_classes else ()
   decoders = {key: tfds.decode.SkipDecoding() for key in data.skip_decode if key in images}
   return Records(
     name=f"{data.name} {data.split}",
-    files=files,
+    files=names,
     skips=tuple(i.skip for i in instructions),
     takes=tuple(i.examples_in_shard - i.skip if i.take == -1 else i.take for i in instructions),
     parse=lambda record: features.deserialize_example(record, decoders=decoders),
-    classes=tuple(names),
+    classes=tuple(classes),
     pieces=pieces,
   )
 
@@ -54,7 +56,7 @@ def read(data: sources.Tfds, where: str) -> Records:
 def _absolute(path: str, where: str) -> str:
   try:
     with naming(where):
-      return str(from_here(path))
+      return str(files.from_here(path))
   except RuntimeError as error:  # No such person's home.
     raise UserError(f"{where}: {path}: {error}") from None
 
@@ -77,12 +79,14 @@ def _prepare(name: str) -> str:
 
 
 def _builder(tfds, name: str, data_dir: str, where: str):
+  base = name.split(":")[0].split("/")[0]
+  folder = os.path.join(data_dir, base)
   try:
+    for file in glob.iglob(f"{glob.escape(folder)}/**/*.json", recursive=True) if base else ():  # Of a bucket, none.
+      files.refuse_irregular(file)
     return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
   except Exception as error:  # The loader's own kinds vary with what is wrong: name, version, JSON of the folder.
     known = set(tfds.list_builders(with_community_datasets=False))
-    base = name.split(":")[0].split("/")[0]
-    folder = os.path.join(data_dir, base)
     if os.path.isdir(folder):
       there = first_few(sorted(os.listdir(folder)))
       reason = next(iter(str(error).splitlines()), type(error).__name__).split(". ")[0]

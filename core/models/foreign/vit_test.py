@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 
@@ -11,6 +12,7 @@ from core.errors import UserError
 from core.models import vit
 from core.models.foreign import table
 from core.models.foreign import vit as foreign_vit
+from core.testing import torch_files
 from core.testing.params import shapes
 
 WITNESS = data_files.find("core/models/witness/vit_foreign.npz")
@@ -80,6 +82,33 @@ def test_outputs_are_those_of_the_other_library(case, tmp_path):
   model = vit.Model(**options, scan=case in ("deit3", "hf_vit"))
   params = vit.load(shapes(model), folder_of(state_dict, config, tmp_path), model.options)
   np.testing.assert_allclose(apply(model, params, image), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("averaged", ["state_dict_ema", "model_ema"])
+def test_a_location_names_the_raw_weights_or_the_average_is_taken(averaged, tmp_path, capsys):
+  raw, _, _, _ = witness("vit")
+  path = tmp_path / "x.pth"
+  torch_files.save(path, {"state_dict": raw, averaged: {name: array + 1 for name, array in raw.items()}})
+  model = vit.Model(**SIZES, **CASES["vit"], num_heads=2)
+
+  def bias(location):
+    return vit.load(shapes(model), location, model.options)["head"]["bias"]
+
+  np.testing.assert_array_equal(bias(f"{path}:state_dict"), raw["head.bias"])
+  sums = f"#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"
+  for location in (f"{path}:state_dict{sums}", f"{path}{sums}:state_dict"):
+    np.testing.assert_array_equal(bias(location), raw["head.bias"])
+  assert capsys.readouterr().err == ""
+  np.testing.assert_array_equal(bias(f"{path}:{averaged}"), raw["head.bias"] + 1)
+  assert capsys.readouterr().err == ""
+  np.testing.assert_array_equal(bias(str(path)), raw["head.bias"] + 1)
+  line = f"x.pth: its averaged weights are read ({averaged}), not the raw ones; x.pth:state_dict names those\n"
+  assert capsys.readouterr().err == line
+  with pytest.raises(UserError, match=r"x\.pth: holds no entry 'state' \(did you mean 'state_dict'\?\)"):
+    bias(f"{path}:state")
+  torch_files.save(path, raw)
+  with pytest.raises(UserError, match=r"x\.pth: holds no entry 'state_dict': it has none, only arrays"):
+    bias(f"{path}:state_dict")
 
 
 @pytest.mark.parametrize("case", CASES)
