@@ -19,7 +19,8 @@ def test_a_step_waits_while_the_process_is_held_and_goes_on_to_the_last():
   training = threading.Thread(target=lambda: found.extend(halt.stops_after(step) for step in (8, 9)), daemon=True)
   training.start()
   training.join(0.2)
-  assert training.is_alive() and not found
+  assert training.is_alive()
+  assert not found
   halt.release(9)
   training.join(60)
   assert found == [False, True]

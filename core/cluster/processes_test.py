@@ -214,7 +214,9 @@ def test_where_one_is_asked_to_stop_all_do_after_the_step_that_follows_the_furth
   assert passes(asked, behind[asked] + 1, "asked") == ("True\n" if behind[asked] == 7 else "False\n")
   behind[asked] += 1
   for place, step in enumerate(behind):
-    assert [passes(place, further) for further in range(step + 1, 9)] == ["False\n"] * (7 - step) + ["True\n"] * (step < 8)
+    assert [passes(place, further) for further in range(step + 1, 9)] == ["False\n"] * (7 - step) + ["True\n"] * (
+      step < 8
+    )
     started.tell(place, "end")
   assert started.ends(0, 1, 2) == [(0, "")] * 3
 

@@ -12,6 +12,8 @@ _PUBLISHED = {
   "lr_min": "is read off config.schedule; leave it out",
 }
 
+_AGAINST = "decompose_against"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sam:
@@ -53,6 +55,10 @@ class Sam:
       raise Refused("needs rho_max; rho alone is one radius for all steps", key="rho_min")
     if self.least > self.most:
       raise Refused(f"{self.least:g} must not exceed rho_max, {self.most:g}", key="rho_min")
+    if self.every == 1 and self.reuse != Sam.reuse:
+      raise Refused("is for the steps between second passes; every, 1, leaves none between", key="reuse")
+    if self.decompose_against == "clean" and not self.alpha and self.most:
+      raise Refused("needs alpha above 0: with 0 it is plain training, at the cost of two passes", key=_AGAINST)
 
   @property
   def most(self) -> float:
