@@ -48,11 +48,13 @@ def naming(where: str) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """Ends an error line: ` (did you mean X?)` where a known name is close, else ` (known: A, B, C)`.
+  """Ends an error line: ` (did you mean X?)` where a known name is close, else ` (known: A, B, C)` or that none is.
 
   Of more than ten names the ten that are nearest stand there, and how many more there are.
   """
   known = sorted(known)
+  if not known:
+    return " (there are none)"
   close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
   if close:
     return f" (did you mean {close[0]!r}?)"

@@ -63,3 +63,7 @@ def test_what_a_file_holds_does_not_steer_the_terminal_that_shows_a_line():
   """ESC and BEL move and rename, U+202E turns the direction of text, and half a surrogate cannot be written."""
   line = str(errors.UserError("key 'a\x1b[2J\x07\u202eb\ud800 ä ✓ \u3000' is unknown"))
   assert line == "key 'a\\x1b[2J\\x07\\u202eb\\ud800 ä ✓ \u3000' is unknown"
+
+
+def test_a_name_where_there_are_none_is_told_so():
+  assert errors.nearest("a", []) == " (there are none)"

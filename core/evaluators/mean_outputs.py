@@ -50,7 +50,7 @@ def _sums(predict: Predict, variables: Variables, batch: Batch) -> dict[str, Arr
   values = predict(variables, batch)
   values = values[0] if isinstance(values, tuple) and values else values
   if not isinstance(values, Mapping) or not values:
-    found = "a dict without any" if isinstance(values, Mapping) else type(values).__name__
+    found = "a dict without any" if isinstance(values, Mapping) else "an array" if hasattr(values, "shape") else values
     raise Refused(f"must be a prediction that gives a dict of values an example, not {found}", key="pred")
   real = batch["_mask"] > 0
   sums = {}

@@ -190,11 +190,9 @@ class Bert(nn.Module):
       UserError: no token ids, or more tokens than there are positions.
     """
     if text.ndim != 2 or not jnp.issubdtype(text.dtype, jnp.integer):
-      raise UserError(f"model: texts must be whole numbers [batch, tokens], got {text.dtype} {list(text.shape)}")
+      raise UserError(f"texts must be whole numbers [batch, tokens], got {text.dtype} {list(text.shape)}")
     if text.shape[1] > self.options.max_len:
-      raise UserError(
-        f"model: texts of {text.shape[1]} tokens; BERT has positions for {self.options.max_len} (max_len)"
-      )
+      raise UserError(f"texts of {text.shape[1]} tokens; BERT has positions for {self.options.max_len} (max_len)")
     out: Intermediates = {}
     x, out["encoder"] = BertEncoder(self.options, name="BertEncoder_0")(text, not train)
     out["transformed"] = x

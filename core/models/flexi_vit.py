@@ -52,7 +52,7 @@ def patch_size(image_size: tuple[int, int], seqhw: int | tuple[int, int]) -> tup
   if height % rows or width % columns:
     fit = [str(n) for n in range(1, min(height, width) + 1) if not height % n and not width % n]
     raise UserError(
-      f"model: {rows}x{columns} patches (seqhw) do not divide an image of {height}x{width} px; {', '.join(fit)} do"
+      f"{rows}x{columns} patches (seqhw) do not divide an image of {height}x{width} px; {', '.join(fit)} do"
     )
   return height // rows, width // columns
 

@@ -135,7 +135,7 @@ class MlpMixer(nn.Module):
     size, patch = shape[1:3], self.options.patch_size
     if len(shape) != 4 or size[0] % patch[0] or size[1] % patch[1]:
       raise UserError(
-        f"model: images must be [batch, height, width, channels] with a size divisible by the patch size "
+        f"images must be [batch, height, width, channels] with a size divisible by the patch size "
         f"{patch[0]}x{patch[1]}, got {list(shape)}"
       )
     if self.has_variable("params", "MixerBlock_0"):
@@ -143,7 +143,7 @@ class MlpMixer(nn.Module):
       made_for = self.get_variable("params", "MixerBlock_0")["token_mixing"]["Dense_0"]["kernel"].shape[0]
       if rows * columns != made_for:
         raise UserError(
-          f"model: the image has {rows}x{columns} patches, but the token-mixing MLPs were made for {made_for}; "
+          f"the image has {rows}x{columns} patches, but the token-mixing MLPs were made for {made_for}; "
           "a Mixer is bound to one number of patches"
         )
 

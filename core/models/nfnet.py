@@ -190,7 +190,7 @@ class NFNet(nn.Module):
     """
     options = self.options
     if image.ndim != 4:
-      raise UserError(f"model: images must be [batch, height, width, channels], got {list(image.shape)}")
+      raise UserError(f"images must be [batch, height, width, channels], got {list(image.shape)}")
     out: Intermediates = {}
     x = out["stem"] = self._stem(jnp.asarray(image, options.dtype_mm))
     for before, ((stage, i), deviation) in enumerate(expected_deviations(options.depth, options.alpha).items()):

@@ -62,9 +62,7 @@ class OneTower(nn.Module):
     """
     out: Intermediates = {}
     if text is not None and text.ndim != 4:
-      raise UserError(
-        f"model: one_tower takes texts rendered to images [batch, height, width, 3], got {list(text.shape)}"
-      )
+      raise UserError(f"one_tower takes texts rendered to images [batch, height, width, 3], got {list(text.shape)}")
     zimg = None if image is None else embed(self.img, "img", image, out, train=train)
     ztxt = None if text is None else embed(self.img, "txt", text, out, train=train)
     scalar(self, out, self.options.temperature_init, self.options.bias_init)

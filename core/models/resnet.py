@@ -156,7 +156,7 @@ def check_image(shape: tuple[int, ...]) -> None:
     UserError: it is not.
   """
   if len(shape) != 4:
-    raise UserError(f"model: images must be [batch, height, width, channels], got {list(shape)}")
+    raise UserError(f"images must be [batch, height, width, channels], got {list(shape)}")
 
 
 def pool_and_classify(

@@ -87,9 +87,9 @@ class TextTransformer(nn.Module):
 
   def _check_text(self, text: Any) -> None:
     if text.ndim != 2 or not jnp.issubdtype(text.dtype, jnp.integer):
-      raise UserError(f"model: texts must be whole numbers [batch, tokens], got {text.dtype} {list(text.shape)}")
+      raise UserError(f"texts must be whole numbers [batch, tokens], got {text.dtype} {list(text.shape)}")
     if self.options.max_len not in (None, text.shape[1]):
-      raise UserError(f"model: texts of {text.shape[1]} tokens, and the model is for {self.options.max_len} (max_len)")
+      raise UserError(f"texts of {text.shape[1]} tokens, and the model is for {self.options.max_len} (max_len)")
 
   def _position_embedding(self, length: int) -> Float[Array, "1 tokens width"]:
     options = self.options
@@ -98,9 +98,7 @@ class TextTransformer(nn.Module):
     if self.has_variable("params", "pos_embedding"):
       stored = self.get_variable("params", "pos_embedding").shape[1]
       if stored != length:
-        raise UserError(
-          f"model: texts of {length} tokens, and pos_embedding was made for {stored}; pad them to {stored}"
-        )
+        raise UserError(f"texts of {length} tokens, and pos_embedding was made for {stored}; pad them to {stored}")
     return self.param("pos_embedding", nn.initializers.normal(1 / math.sqrt(options.width)), (1, length, options.width))
 
   def _pool(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch width"]:

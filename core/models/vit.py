@@ -125,7 +125,7 @@ class ViT(nn.Module):
     size, patch = shape[1:3], self.options.patch_size
     if len(shape) != 4 or size[0] % patch[0] or size[1] % patch[1]:
       raise UserError(
-        f"model: images must be [batch, height, width, channels] with a size divisible by the patch size "
+        f"images must be [batch, height, width, channels] with a size divisible by the patch size "
         f"{patch[0]}x{patch[1]}, got {list(shape)}"
       )
 
@@ -139,7 +139,7 @@ class ViT(nn.Module):
       stored = self.get_variable("params", "pos_embedding").shape[1]
       if stored != rows * columns:
         raise UserError(
-          f"model: the image has {rows}x{columns} patches, but pos_embedding was made for {stored}; "
+          f"the image has {rows}x{columns} patches, but pos_embedding was made for {stored}; "
           "resize the images, or load the weights into a model initialized at this size"
         )
     init = nn.initializers.normal(1 / math.sqrt(options.width))

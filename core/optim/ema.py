@@ -70,10 +70,13 @@ def from_recipe(
     seed: of the random rounding.
 
   Raises:
-    UserError: the start cannot be turned into steps.
+    UserError: the start cannot be turned into steps, or training ends before it.
   """
   if options is None:
     return None
+  start, total = options.start.steps(**sched_kw), sched_kw["total_steps"]
+  if start >= total:
+    raise UserError(f"{options.start.key}: {start:,} steps leave none of the {total:,} steps of training to average")
   of_params = None
   if options.sharding is not None:
     of_params = jax.tree.map(lambda p, mine: _named_sharding(p) if mine else optax.MaskedNode(), params, trainable)
@@ -82,7 +85,7 @@ def from_recipe(
     dtype=options.dtype,
     rounding=options.rounding or ("compensated" if options.dtype == "bfloat16" else "nearest"),
     warmup=options.warmup,
-    start_step=options.start.steps(**sched_kw),
+    start_step=start,
     seed=seed,
     of_params=of_params,
   )

@@ -140,6 +140,8 @@ def adaptive_clip(params: trees.PyTree, options: Agc) -> optax.GradientTransform
   else:
     rules = [(regex, False) for regex in options.exclude]
     clipped = make_mask(params, rules, where="config.agc.exclude", default=True)
+    if not any(jax.tree.leaves(clipped)):
+      raise UserError("config.agc.exclude leaves no parameter to clip; leave config.agc out")
   for (name, leaf), clips in zip(trees.flatten_with_names(params), jax.tree.leaves(clipped)):
     if clips and leaf.ndim > 5:
       line = f"config.agc.exclude must name {name}, whose {leaf.ndim} dimensions have no known units"
@@ -181,4 +183,6 @@ def _weight_decays(recipe: Optimizer, params: trees.PyTree) -> trees.PyTree:
   if rules is None:
     rules = DECAYED_BY_DEFAULT if wd else ()
   mults = make_mask(params, rules, where="config.wd_mults", default=0.0)
+  if recipe.wd is None and recipe.wd_mults:
+    raise UserError("config.wd is missing; it is the weight decay that config.wd_mults multiplies")
   return jax.tree.map(lambda mult: wd * mult, mults)

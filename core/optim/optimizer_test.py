@@ -300,6 +300,16 @@ def test_the_published_names_mean_the_same_with_and_without_their_prefix(name):
     (dict(lr=True), "config.lr must be a number that is not negative, got True"),
     (dict(wd=-1), "config.wd must be a number that is not negative, got -1"),
     (dict(wd_mults=[("hed/.*", 1.0)]), "config.wd_mults: 'hed/.*' matches no parameter"),  # Though wd is 0.
+    (dict(wd_mults=[(".*", 1.0)]), "config.wd is missing; it is the weight decay that config.wd_mults multiplies"),
+    (dict(agc=dict(exclude=[".*"])), "config.agc.exclude leaves no parameter to clip; leave config.agc out"),
+    (
+      dict(ema=dict(decay=0.9, start_steps=20)),
+      "config.ema.start_steps: 20 steps leave none of the 20 steps of training to average",
+    ),
+    (dict(ema=dict(decay=0.9, start_percent=1.0)), "config.ema.start_percent: 20 steps leave none of the 20 steps"),
+    (dict(optax_name="scale_by_adam", optax=dict(b1=1.0)), "config.optax.b1 must be a number in [0, 1), got 1.0"),
+    (dict(optax_name="scale_by_adam", optax=dict(b2=1)), "config.optax.b2 must be a number in [0, 1), got 1"),
+    (dict(optax_name="scale_by_amsgrad", optax=dict(b2=1)), "config.optax.b2 must be a number in [0, 1), got 1"),
     (dict(grad_clip_norm="big"), "config.grad_clip_norm must be a number that is not negative, got 'big'"),
     (
       dict(agc=dict(cliping=0.1)),

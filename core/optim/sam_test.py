@@ -241,6 +241,8 @@ def test_only_what_trains_has_a_kept_direction_and_only_looksam_keeps_one():
     (dict(), "config.sam: give rho, or rho_max and rho_min"),
     (dict(rho=0.1, rho_max=0.1), "config.sam: give rho, or rho_max and rho_min"),
     (dict(rho=0.1, rho_min=0.1), "config.sam.rho_min needs rho_max"),
+    (dict(rho=0.1, reuse=0.5), "config.sam.reuse is for the steps between second passes; every, 1, leaves none"),
+    (dict(rho=0.1, decompose_against="clean"), "config.sam.decompose_against needs alpha above 0: with 0 it is plain"),
     (dict(rho=None), "config.sam: give rho, or rho_max and rho_min"),
     (dict(rho=True), "config.sam.rho must be a number that is not negative, got True"),
     (dict(rho=float("nan")), "config.sam.rho must be a number that is not negative, got nan"),

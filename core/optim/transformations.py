@@ -18,10 +18,11 @@ from core.recipe import words
 from core.recipe.optimizer import Optimizer
 from core.recipe.parse import parse
 from core.recipe.transformations import PREFIX, MomentDtype
-from core.recipe.types import Count, Fraction, Integer, NonNegative, Number, Whole
+from core.recipe.types import Count, Integer, NonNegative, Number, Rate, Whole
 
-# Optax calls numbers alike that are not. What none of these says must not be negative.
-_BOUNDS = dict.fromkeys(("b1", "b2", "b3", "decay", "decay_rate", "rho"), Fraction) | {"step_size": Number}
+# Optax calls numbers alike that are not. What none of these says must not be negative. A mean whose decay is 1 never
+# moves, and its correction for its start is 0 / 0.
+_BOUNDS = dict.fromkeys(("b1", "b2", "b3", "decay", "decay_rate", "rho"), Rate) | {"step_size": Number}
 # Of arguments whose annotation does not say what a config may give; None: nothing.
 _KINDS = {"key": Whole | None, "axis": Integer | tuple[Integer, ...] | None, "mask": None, "freeze_mask": None}
 

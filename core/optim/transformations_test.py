@@ -122,8 +122,8 @@ def test_a_wrong_argument_is_refused_by_its_path(name, key, value):
     ("", {}, "config.optax_name must be text that is not empty, got ''"),
     ("scale_by_adam", dict(beta1=0.9), "config.optax.beta1 is no key of the transformation scale_by_adam (known: "),
     ("scale_by_radam", dict(beta1=0.9), "config.optax.beta1 is no key of the transformation scale_by_radam (known: "),
-    ("scale_by_adam", dict(b1="0.9"), "config.optax.b1 must be a number in [0, 1], got '0.9'"),
-    ("scale_by_radam", dict(b1=1.5), "config.optax.b1 must be a number in [0, 1], got 1.5"),
+    ("scale_by_adam", dict(b1="0.9"), "config.optax.b1 must be a number in [0, 1), got '0.9'"),
+    ("scale_by_radam", dict(b1=1.5), "config.optax.b1 must be a number in [0, 1), got 1.5"),
     (
       "scale_by_adam",
       dict(mu_dtype="bfloat61"),

@@ -34,6 +34,8 @@ def onehot(
   target = key_result or key
   if target.startswith("_"):
     raise UserError(f"{target!r} belongs to the pipeline; give key_result")
+  if on == off:
+    raise UserError(f"on and off are both {on!r}: nothing would be left of the labels")
   outside = f"labels outside [0, {depth}) under key {key!r}:"
 
   def accepts(held):

@@ -97,6 +97,8 @@ def value_range(
   """
   if in_min == in_max:
     raise UserError(f"in_min and in_max are both {in_min!r}")
+  if vmin == vmax:
+    raise UserError(f"vmin and vmax are both {vmin!r}: nothing would be left of the image")
   slope, intercept = (vmax - vmin) / (in_max - in_min), vmin - in_min * (vmax - vmin) / (in_max - in_min)
   if not all(abs(each) <= float(np.finfo(np.float32).max) for each in (slope, intercept)):
     raise UserError(f"in_min, {in_min!r}, and in_max, {in_max!r}, are too close to each other")

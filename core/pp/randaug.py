@@ -26,11 +26,11 @@ _SMOOTH = np.float32([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / np.float32(13)
 
 
 @key_op(random=True)
-def randaug(num_layers: Annotated[int, Meta(ge=0, le=64)] = 2, magnitude: Annotated[float, Meta(ge=0, le=1_000)] = 10):
+def randaug(num_layers: Annotated[int, Meta(ge=1, le=64)] = 2, magnitude: Annotated[float, Meta(ge=0, le=1_000)] = 10):
   """Applies `num_layers` random operations to a uint8 image.
 
   Args:
-    num_layers: how many operations, one after the other, at most 64; the same may come twice.
+    num_layers: how many operations, one after the other, from 1 to 64; the same may come twice.
     magnitude: how strongly, usually 0 to 10; up to 1,000 is possible.
   """
   operations = list(operations_at(magnitude).values())

@@ -4,12 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import Meta
-
 from core.recipe.duration import Duration
 from core.recipe.pp_string import PpString
 from core.recipe.sources import Source
-from core.recipe.types import Check, Refused, Text
+from core.recipe.types import BatchSize, Check, Refused, Text
 
 T = TypeVar("T")
 
@@ -22,12 +20,22 @@ def _at_least_one(values: Any) -> Any:
   return values
 
 
-# A step of more than a million examples exceeds the memory of any machine.
-BatchSize = Annotated[int, Meta(ge=1, le=1 << 20)]
+def different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+  """Returns a list of at least one, of which none stands there twice.
+
+  Raises:
+    ValueError: it is empty, or names one more than once.
+  """
+  twice = next((each for number, each in enumerate(_at_least_one(values)) if each in values[:number]), None)
+  if twice is not None:
+    raise ValueError(f"it names {twice!r} more than once")
+  return values
+
 
 NonEmpty = Check("a list of at least one", _at_least_one)
 NonEmptyDict = Check("a dict of at least one", _at_least_one)
-Several = T | Annotated[tuple[T, ...], NonEmpty]  # One, or a list.
+# One, or a list.
+Several = T | Annotated[tuple[T, ...], Check("a list of at least one", different)]
 
 
 def as_tuple(several: Any) -> tuple[Any, ...]:
@@ -98,6 +106,8 @@ class Evaluation:
   def __post_init__(self):
     if self.first == "only" and self.log is not None:
       raise Refused("is given, and first='only' runs it before the first step alone", key=f"log_{self.log.unit}")
+    if self.log is not None and self.log.value == 0:
+      raise Refused("must be above 0; leave it out to evaluate after the last step alone", key=f"log_{self.log.unit}")
     if not isinstance(self.pred, dict):
       return
     if not self.pred:

@@ -61,7 +61,7 @@ class Retrieval(TwoSided):
   data: Source
   pp_img: PpString
   pp_txt: PpString
-  txt_name: Several[Text] | None = None
+  txt_name: Text | Annotated[tuple[Text, ...], NonEmpty] | None = None
   captions_per_image: Count | None = None
   skip_empty: bool = False
   same_text_counts: bool = False
@@ -165,6 +165,10 @@ class Zeroshot(TwoSided):
     for name, dataset in self.datasets.items():
       if name not in DATASETS and dataset.data is None:
         raise Refused("is missing; it is where the data set is (a dict)", key=f"datasets.{name}.data")
+    for key in ("class_names", "templates"):
+      own = [name for name, dataset in self.datasets.items() if getattr(dataset, key) is not None]
+      if getattr(self, key) is not None and set(own) >= {*as_tuple(self.dataset_names), *self.datasets}:
+        raise Refused("is of no effect: every data set of datasets has its own", key=key)
 
   def sets(self) -> dict[str, ZeroshotDataset]:
     """Returns the data sets by name, those of `dataset_names` first; only `class_names` and `templates` may be None."""

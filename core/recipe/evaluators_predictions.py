@@ -12,21 +12,12 @@ from core.recipe.evaluators_base import (
   Several,
   StudentTeacher,
   TwoSided,
+  different,
   file_name,
 )
 from core.recipe.types import Check, Count, Regex, Text, Whole
 
-
-def _different(classes: tuple[int, ...]) -> tuple[int, ...]:
-  if not classes:
-    raise ValueError("it is empty")
-  if len(classes) > len(set(classes)):
-    twice = next(each for number, each in enumerate(classes) if each in classes[:number])
-    raise ValueError(f"it names {twice} more than once")
-  return classes
-
-
-Classes = Annotated[tuple[Whole, ...], Check("a list of class indices from 0 on, each but once", _different)]
+Classes = Annotated[tuple[Whole, ...], Check("a list of class indices from 0 on, each but once", different)]
 ClassificationLoss = Literal["softmax_xent", "sigmoid_xent"]  # The functions of `core.tasks.losses`.
 # Numbers that are kept apart from 0 and from infinity in float32, too.
 Positive32 = Annotated[float, Meta(ge=1e-30, le=1e30)]

@@ -9,7 +9,7 @@ from core.recipe.evaluators_base import Evaluation, Key, NonEmptyDict, Several
 from core.recipe.evaluators_predictions import Positive32
 from core.recipe.pp_string import PpString
 from core.recipe.sources import Source
-from core.recipe.types import Count, Text
+from core.recipe.types import Count, Refused, Text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,3 +90,8 @@ class Knn(Transfer):
   k: Several[Count] = (10, 20)
   temperature: Positive32 = 0.07
   weights: Literal["exp", "uniform"] = "exp"
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.weights == "uniform" and self.temperature != Knn.temperature:
+      raise Refused("is of no effect where weights='uniform'; leave it out", key="temperature")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from core.recipe import sources
 from core.recipe.pp_string import PpString
 from core.recipe.predicate import Predicate
-from core.recipe.types import Count, OneOf, Positive, Refused, Text
+from core.recipe.types import BatchSize, Count, OneOf, Positive, Refused, Text
 
 _KEY = "config.input"
 _OF_A_SOURCE = ("name", "path", "split", "source")
@@ -122,7 +122,7 @@ class Input:
   EXTRA: ClassVar[Mapping[str, Any]] = {"NAME": Annotated[Part, "the component of that name, where data is a mixture."]}
 
   data: Annotated[Any, OneOf("source", sources.SOURCES | {"mixture": Mixture}, default=_default_data)]
-  batch_size: Count
+  batch_size: BatchSize
   shuffle_buffer_size: Count = 250_000
   cache_raw: bool = False
   pp: PpString = ""

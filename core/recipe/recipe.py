@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, ClassVar
 
+from core.recipe import words
 from core.recipe.duration import Duration, Length, steps
 from core.recipe.evaluators import Evaluator
 from core.recipe.evaluators_base import Evaluation
@@ -10,6 +11,9 @@ from core.recipe.input import Input
 from core.recipe.optimizer import Optimizer
 from core.recipe.sharding import Sharding
 from core.recipe.types import Count, FilePath, Refused, Seed
+
+_LONGEST_NAME = 200  # Bytes. File systems take 255, and unfinished files have longer names.
+_OWN = ("time",)  # Prefixes of the metrics that are a run's own.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,13 +47,17 @@ class Recipe(Optimizer, Sharding):
 
   def __post_init__(self):
     self._check_clipping()
+    for key in ("log_training", "ckpt"):
+      if (every := getattr(self, key)).value == 0:
+        raise Refused("must be above 0; the last step has its own whatever it is", key=f"{key}_{every.unit}")
     for name in self.evals:
       if self.ema is not None and name.endswith("_ema"):
         raise Refused(
           "names an evaluation of the average, which config.ema adds; call it otherwise", key=f"evals.{name}"
         )
-      if not name or "/" in name or name.startswith("."):
-        raise Refused(f"{name!r} is the prefix of metrics and the name of a folder, and cannot be one", key="evals")
+      if not name or "/" in name or name.startswith(".") or len(name.encode()) > _LONGEST_NAME or name in _OWN:
+        shown = words.shown(name)
+        raise Refused(f"{shown} is the prefix of metrics and the name of a folder, and cannot be one", key="evals")
     self._check_prefixes()
     if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
       raise Refused(f"are the first and the last step, got {self.profile_steps}", key="profile_steps")

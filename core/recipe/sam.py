@@ -11,6 +11,8 @@ _PUBLISHED = {
   "lr_min": "is read off config.schedule; leave it out",
 }
 
+_AGAINST = "decompose_against"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sam:
@@ -57,6 +59,10 @@ class Sam:
       raise Refused("is GSAM's form, and adaptive ASAM's; keep one of them", key="adaptive_perturbation")
     if self.least > self.most:
       raise Refused(f"{self.least:g} must not exceed rho_max, {self.most:g}", key="rho_min")
+    if self.every == 1 and self.reuse != Sam.reuse:
+      raise Refused("is for the steps between second passes; every, 1, leaves none between", key="reuse")
+    if self.decompose_against == "clean" and not self.alpha and self.most:
+      raise Refused("needs alpha above 0: with 0 it is plain training, at the cost of two passes", key=_AGAINST)
 
   @property
   def most(self) -> float:

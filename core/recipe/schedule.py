@@ -60,7 +60,7 @@ class Polynomial(Decay):
   """A rate that falls along a line, or a power of one.
 
   Attributes:
-    end: the rate at the end of training, relative to `mult`. 0 if not given.
+    end: the factor on `lr` at the end of training. Neither `mult` nor the batch size scales it. 0 if not given.
     linear_end: the older name of `end`.
     power: the exponent of what is left of training. 1 is a line.
   """

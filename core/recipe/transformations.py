@@ -25,8 +25,8 @@ class ScaleByAdam:
   """Adam: the first moment over the root of the second (Kingma & Ba 2015, arXiv:1412.6980).
 
   Attributes:
-    b1: the decay of the first moment, in [0, 1].
-    b2: the decay of the second moment, in [0, 1].
+    b1: the decay of the first moment, in [0, 1).
+    b2: the decay of the second moment, in [0, 1).
     eps: what is added to the root of the second moment.
     eps_root: what is added to the second moment under its root.
     mu_dtype: the type of the first moment. None is that of the parameters.
@@ -35,8 +35,8 @@ class ScaleByAdam:
 
   TITLE: ClassVar[str] = "the transformation scale_by_adam"
 
-  b1: Fraction = 0.9
-  b2: Fraction = 0.999
+  b1: Rate = 0.9
+  b2: Rate = 0.999
   eps: NonNegative = 1e-8
   eps_root: NonNegative = 0.0
   mu_dtype: MomentDtype | None = None
@@ -109,7 +109,7 @@ class ScaleByRms:
   """RMSProp: the gradient over the root of its second moment.
 
   Attributes:
-    decay: the decay of the second moment, in [0, 1].
+    decay: the decay of the second moment, in [0, 1).
     eps: what is added to the second moment or to its root.
     initial_scale: the second moment before the first step.
     eps_in_sqrt: whether `eps` is added under the root.
@@ -118,7 +118,7 @@ class ScaleByRms:
 
   TITLE: ClassVar[str] = "the transformation scale_by_rms"
 
-  decay: Fraction = 0.9
+  decay: Rate = 0.9
   eps: NonNegative = 1e-8
   initial_scale: NonNegative = 0.0
   eps_in_sqrt: bool = True

@@ -80,6 +80,7 @@ def _is_path(path: str) -> str:
 Integer = Annotated[int, Meta(ge=-_MOST - 1, le=_MOST)]
 Whole = Annotated[int, Meta(ge=0, le=_MOST)]
 Count = Annotated[int, Meta(ge=1, le=_MOST)]
+BatchSize = Annotated[int, Meta(ge=1, le=1 << 20)]  # More examples a step exceed the memory of any machine.
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # JAX's keys hold 32 bits of it, and would take 2**32 for 0.
 Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
 NonNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]

@@ -35,7 +35,11 @@ class Classification(Task):
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> Variables:
     _check(batch, self._recipe.num_classes)
-    variables = self._model.init(rng, batch["image"])
+    with naming("config.model"):
+      (logits, _), variables = self._model.init_with_output(rng, batch["image"])
+    if "labels" in batch and logits.shape != batch["labels"].shape:  # Else a loss could broadcast one to the other.
+      shape = logits.shape[1:]
+      raise UserError(f"config.model gives outputs of shape {shape} an image, not a number a class; choose a pool_type")
     if bias := self._recipe.init_head_bias:
       # With many classes a sigmoid loss starts far too high at a bias of 0: nearly every class is absent.
       head = variables["params"]["head"]

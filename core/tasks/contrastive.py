@@ -58,7 +58,8 @@ class Contrastive(Task):
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> Variables:
     image, text = (self._input(batch, side) for side in _KEYS)
-    variables = self._model.init(rng, image, text)
+    with naming("config.model"):
+      variables = self._model.init(rng, image, text)
     params = variables["params"]
     if "zimg" in batch and "img" in params and not self._is_locked(params, "image"):
       raise UserError(

@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from core.errors import UserError
 from core.recipe.duration import Duration
 from core.recipe.evaluators_base import Evaluation
 from core.recipe.recipe import Recipe, metric_prefix
 
+_MOST_STEPS = 2**31 - 1  # The counters of the train state and of optimizers are int32.
 EMA = "_ema"  # Ends the name of an evaluation of the parameters' average.
 
 
@@ -39,14 +41,19 @@ class Plan:
     """Returns the plan of a recipe whose training data have `data_size` examples.
 
     Raises:
-      UserError: a duration that cannot be turned into steps.
+      UserError: a duration that cannot be turned into steps, or that does not lie within the run.
     """
     known = dict(batch_size=recipe.input.batch_size, data_size=data_size)
     total = recipe.total.steps(**known)
+    if total > _MOST_STEPS:
+      raise UserError(f"{recipe.total.key} must be at most {_MOST_STEPS:,} steps, got {total:,}")
+    if recipe.profile_steps and recipe.profile_steps[1] > total:
+      first, last = recipe.profile_steps
+      raise UserError(f"config.profile_steps must be steps of the run, 1 to {total:,}, got ({first:,}, {last:,})")
     lengths = dict(total_steps=total, **known)
 
     def every(duration: Duration) -> int:
-      return max(1, duration.steps(**lengths))
+      return duration.steps(**lengths)
 
     evals = {name: _rhythm(each, total, every) for name, each in recipe.evals.items()}
     first = {name for name, each in recipe.evals.items() if each.first}
@@ -72,8 +79,9 @@ class Plan:
     return step == 1 or step == self.total or (step > 0 and step % self.log_training == 0)
 
   def saves(self, step: int) -> bool:
-    """Tells whether a checkpoint is saved after a step."""
-    return step % self.ckpt == 0 or step == self.total
+    """Tells whether a checkpoint is saved after a step: those that are kept for good are due whatever `ckpt` is."""
+    keeps = self.keep_ckpt is not None and step % self.keep_ckpt == 0
+    return keeps or step % self.ckpt == 0 or step == self.total
 
   def evaluates(self, name: str, step: int) -> bool:
     """Tells whether an evaluation runs after a step; after step 0, whether before the first."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Array, Key
 
+from core.errors import naming
 from core.models import flexi_vit
 from core.state import Batch, Predict, Variables
 from core.tasks.classification import Classification
@@ -52,8 +53,9 @@ class Flexible(Task):
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> Variables:
     if "image" in batch and batch["image"].ndim == 4:
-      for size in self._sizes:
-        flexi_vit.patch_size(batch["image"].shape[1:3], (size, size))
+      with naming("config.flexi.seqhw.v"):
+        for size in self._sizes:
+          flexi_vit.patch_size(batch["image"].shape[1:3], (size, size))
     return self._any.init(rng, batch)
 
   def check(self, batch: Batch) -> None:

@@ -70,6 +70,14 @@ test_a_mistake_is_one_line_that_names_it_and_nothing_is_written = refusals.make_
       ),
       "config.evals.a_ema names an evaluation of the average",
     ),
+    ("config.ckpt_steps=0", "config.ckpt_steps must be above 0; the last step has its own whatever it is"),
+    ("config.log_training_percent=0", "config.log_training_percent must be above 0"),
+    ("config.evals.test.log_epochs=0", "config.evals.test.log_epochs must be above 0; leave it out to evaluate after"),
+    ("config.evals.time={'data': {'name': 'digits', 'split': 'test'}, 'pp_fn': ''}", "config.evals 'time' is the"),
+    (f"config.evals.{'x' * 300}={{'data': {{'name': 'digits', 'split': 'test'}}, 'pp_fn': ''}}", "config.evals 'xxxxx"),
+    ("config.input.batch_size=2147483648", "config.input.batch_size must be a whole number in [1, 1048576], got"),
+    ("config.total_epochs=1e12", "config.total_epochs must be at most 2,147,483,647 steps, got"),
+    ("config.profile_steps=(5_000, 6_000)", "config.profile_steps must be steps of the run, 1 to"),
     ("config.profile_steps=(5, 3)", "config.profile_steps are the first and the last step, got (5, 3)"),
     ("config.resume=nowhere", "config.resume: no checkpoint at nowhere"),
     # Weights.
@@ -77,8 +85,21 @@ test_a_mistake_is_one_line_that_names_it_and_nothing_is_written = refusals.make_
     (f"config.model_init={'x' * 5_000}", "config.model_init: path 'xxx"),
     ("config.model_init=xyz://a/b.npz", "config.model_init: xyz://a/b.npz: xyz:// is not read"),
     (
+      ("config.model.pool_type=none", "config.input.batch_size=16", "config.evals={}"),
+      "config.model gives outputs of shape (16, 10) an image, not a number a class; choose a pool_type",
+    ),
+    (
+      ("config.model.swiglu=True", "config.model.gelu=exact"),
+      "config.model.gelu is of no effect where swiglu=True, whose MLPs have a SiLU; leave it out",
+    ),
+    ("config.input.pp=value_range(0, 0)", "config.input.pp: pp op value_range: vmin and vmax are both 0.0: nothing"),
+    (
+      "config.input.pp=onehot(10, key='label', on=0.5, off=0.5)",
+      "config.input.pp: pp op onehot: on and off are both 0.5: nothing",
+    ),
+    (
       "config.model.patch_size=(3, 3)",
-      "model: images must be [batch, height, width, channels] with a size divisible by",
+      "config.model: images must be [batch, height, width, channels] with a size divisible by",
     ),
   ],
 )

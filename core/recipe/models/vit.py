@@ -98,6 +98,8 @@ class ViT(ModelOptions):
     check_heads(self.width, self.num_heads)
     if self.posemb == "sincos2d" and (self.width % 4 or self.width < 8):
       raise Refused(f"must be a multiple of 4 and at least 8 for posemb='sincos2d', got {self.width}", key="width")
+    if self.swiglu and self.gelu != ViT.gelu:
+      raise Refused("is of no effect where swiglu=True, whose MLPs have a SiLU; leave it out", key="gelu")
     if self.fc_norm and self.pool_type != "gap":
       raise Refused(f"goes with pool_type='gap', got {self.pool_type!r}", key="fc_norm")
 
