@@ -82,7 +82,8 @@ def agree(
   return jnp.any(jax.lax.top_k(student, k)[1] == best, axis=-1).astype(jnp.float32)
 
 
-_FUNCTIONS = {
+# Of the options of each, which are its arguments.
+FUNCTIONS = {
   recipes.Kl: kl,
   recipes.Euclidean: euclidean,
   recipes.L2: l2,
@@ -94,4 +95,4 @@ _FUNCTIONS = {
 
 def make(options: recipes.DistanceOptions) -> Distance:
   """Returns the distance `fn(student, teacher) -> [batch]` of a config's `distance` and `distance_kw`."""
-  return functools.partial(_FUNCTIONS[type(options)], **vars(options))
+  return functools.partial(FUNCTIONS[type(options)], **vars(options))
