@@ -40,10 +40,11 @@ from core.recipe.models.towers import OneTower, TwoTowers
 from core.recipe.parse import parse
 from core.recipe.types import OneOf, Text, Whole
 from core.training import cli
-from tools import export_images, export_texts, trained_model
+from tools import export_big_vision, export_images, export_texts, trained_model
 
 _FORMS = {
-  "npz": "a file in the published layout, for this repository and big_vision",
+  "npz": "a file in the layout in which weights are published, for this repository",
+  "big_vision": "a file that big_vision reads as one of its checkpoints, for its model_init",
   "timm": 'a folder for timm.create_model("local-dir:PATH", pretrained=True)',
   "hf": 'a folder for transformers\' from_pretrained("PATH")',
   "stablehlo": "a folder with the compiled model and its weights in one file, which runs where only JAX is",
@@ -262,6 +263,7 @@ def stablehlo(model: Any, params: Any, image_size: tuple[int, int]) -> jax_expor
 
 WRITERS: dict[str, Callable[..., None]] = {
   "npz": write_npz,
+  "big_vision": export_big_vision.write,
   "timm": write_folder("timm"),
   "hf": write_folder("hf"),
   "stablehlo": write_stablehlo,

@@ -12,7 +12,6 @@ JAX's `array_serialization` writes every chunk, one of zeros too: what lacks one
 """
 
 import itertools
-import json
 import math
 import os
 import re
@@ -155,21 +154,24 @@ def _decode(held: dict[str, bytes]) -> np.ndarray:
   for name, content in held.items():
     store.write(name, content).result()
   array = ts.open({"driver": "zarr", "kvstore": "memory://"}, open=True, context=context).result()
-  _check_chunks(array, held, json.loads(held[".zarray"]).get("dimension_separator", "."))
+  _check_chunks(array, held)
   return array.read().result()
 
 
-def _check_chunks(array: "ts.TensorStore", held: dict[str, bytes], separator: str) -> None:
+def _check_chunks(array: "ts.TensorStore", held: dict[str, bytes]) -> None:
   """Refuses an array that lacks a chunk, for which zarr would give zeros, or that claims to be larger than it can be.
 
   Raises:
     ValueError, MemoryError: it is so.
   """
   chunk = array.chunk_layout.read_chunk.shape or ()  # None of a number.
+  if not all(chunk):
+    raise ValueError(f"its type {array.dtype.name} is of no size")
   grid = [-(-size // step) for size, step in zip(array.shape, chunk)]
   if (count := math.prod(grid)) >= len(held):  # One of them is .zarray.
     raise ValueError(f"it has {len(held) - 1} of its {count} chunks")
   itemsize = array.dtype.numpy_dtype.itemsize
+  separator = array.spec().to_json()["metadata"]["dimension_separator"]
   for place in itertools.product(*map(range, grid)):
     name = separator.join(map(str, place)) or "0"
     if name not in held:

@@ -139,6 +139,7 @@ def change(**described):
     (change(shape=[2, 10**12]), r"of its 333\d* chunks"),
     (change(shape=[10**6, 10**6], chunks=[10**6, 10**6]), "cannot hold"),
     (change(dtype="<i8"), "Not enough data"),
+    (change(dtype="|S0"), "is of no size"),
   ],
 )
 def test_an_array_that_is_not_whole_is_one_line_that_names_it(folder, damage, words):

@@ -88,6 +88,27 @@ def tf_checkpoint(folder: Path) -> Target:
   return Target(drawn, call, tuple(seeds.items()))
 
 
+def big_vision(folder: Path) -> Target:
+  """Checkpoints of big_vision: what describes an array, or a chunk of it."""
+  import tensorstore
+
+  from core.checkpoint import pretrained
+
+  leaf = folder / "checkpoint.bv-000000001" / "params~w"
+  described = {"shape": [3, 2], "chunks": [2, 2], "compressor": {"id": "zstd", "level": 1}}
+  spec = {"driver": "zarr", "kvstore": f"file://{leaf}/", "metadata": described, "dtype": "float32"}
+  tensorstore.open(spec, create=True).result().write(np.ones((3, 2), np.float32)).result()
+  seeds = {path.name: path.read_bytes() for path in sorted(leaf.iterdir())}
+
+  def call(drawn: tuple[str, bytes]) -> None:
+    for name, content in (seeds | dict([drawn])).items():
+      (leaf / name).write_bytes(content)
+    pretrained.load_params(str(leaf.parent))
+
+  drawn = st.one_of(*(st.tuples(st.just(name), inputs.changed_bytes([seeds[name]])) for name in seeds))
+  return Target(drawn, call, tuple(seeds.items()))
+
+
 def tfrecord(folder: Path) -> Target:
   """A TFRecord file of a dataset that TFDS has prepared."""
   from core.data import pipeline
@@ -271,6 +292,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
   "safetensors": safetensors,
   "torch": torch,
   "tf_checkpoint": tf_checkpoint,
+  "big_vision": big_vision,
   "tfrecord": tfrecord,
   "jsonl": jsonl,
   "wordpiece": _tokenizer("digit_words.txt"),
