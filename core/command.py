@@ -165,6 +165,8 @@ class Command:
         print(self.help())
         sys.exit(0)
       _, *words = values(["program", *map(self._with_value, argv)], known_only=True)
+    except UnicodeDecodeError:
+      raise UserError("flag --flagfile must be a text file in UTF-8, a flag a line; a byte of it is none") from None
     except (flags.Error, ValueError) as error:
       raise UserError(_line(str(error))) from None
     words = self._without_unknown(words)

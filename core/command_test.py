@@ -147,6 +147,12 @@ def test_a_mistake_is_one_line(program, argv, line):
   assert "\n" not in str(error.value)
 
 
+def test_a_file_of_flags_that_is_no_text_is_refused_by_its_flag(program, tmp_path):
+  (tmp_path / "flags").write_bytes(b"\xff\xfe")
+  with pytest.raises(UserError, match=r"^flag --flagfile must be a text file in UTF-8, a flag a line"):
+    program.parse([f"--flagfile={tmp_path / 'flags'}"])
+
+
 @pytest.mark.parametrize(
   "argv, line",
   [

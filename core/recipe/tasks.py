@@ -284,6 +284,8 @@ class Distillation(Recipe):
     for name in self.teachers:
       if f"{name}_init" not in self.extra and self.model_init is None:
         raise Refused("is missing: the teacher's weights, a name, path or URL (None: random ones)", key=f"{name}_init")
+      if self.extra.get(f"{name}_load", Load()).dont_load:
+        raise Refused("leaves random numbers in a teacher, which never trains", key=f"{name}_load.dont_load")
     object.__setattr__(self, "extra", {key: self._in_dtype(key, value) for key, value in self.extra.items()})
 
   def _in_dtype(self, key: str, value: Any) -> Any:

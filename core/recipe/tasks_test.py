@@ -61,12 +61,13 @@ def test_a_model_is_read_by_its_name_and_so_is_how_its_weights_are_loaded():
 
 def test_the_models_of_a_distillation_are_named_by_the_config():
   given = dict(
-    teachers=["prof", "dean"], dean_name="mixer", dean_init="dean.npz", dean_load=dict(dont_load=["head/.*"])
+    teachers=["prof", "dean"], dean_name="mixer", dean_init="dean.npz", student_load=dict(dont_load=["head/.*"])
   )
   found = distillation(**given).models
   assert list(found) == ["student", "prof", "dean"]
   assert (found["student"].name, found["student"].options.width, found["student"].dtype) == ("vit", 32, None)
-  assert (found["dean"].name, found["dean"].init, found["dean"].load.dont_load) == ("mixer", "dean.npz", ("head/.*",))
+  assert (found["dean"].name, found["dean"].init, found["dean"].load.dont_load) == ("mixer", "dean.npz", ())
+  assert found["student"].load.dont_load == ("head/.*",)
   assert found["dean"].options == parse(
     tasks.IMAGE_MODELS["mixer"], {}
   )  # Options that are left away are the model's own.
@@ -191,6 +192,7 @@ def test_one_tower_has_no_file_of_texts():
     (dict(prof=None), "config.prof must be a dict, got None"),
     (dict(prof=dict(widht=3)), "config.prof.widht is no key of the model vit (did you mean 'width'?)"),
     (dict(prof_init=3), "config.prof_init must be a path"),
+    (dict(prof_load=dict(dont_load=["head/.*"])), "config.prof_load.dont_load leaves random numbers in a teacher"),
     (dict(prof_load=dict(dont_load=3)), "config.prof_load.dont_load must be"),
     (dict(prof_dtype="float16"), "config.prof_dtype must be one of 'float32', 'bfloat16'"),
     (dict(student=3), "config.student must be a dict, got 3"),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from core import trees
-from core.errors import UserError, nearest
+from core.errors import UserError, naming, nearest
 from core.models import registry as models
 from core.recipe import tasks as recipes
 from core.recipe.models.options import changed
@@ -148,7 +148,7 @@ class Distillation(Task):
     parts = {name: variables_lib.part(variables, name) for name in self._models}
     for name, model in self._recipe.models.items():
       if file := self._weights_of(name):
-        with _naming(name, "_init"):
+        with naming("config.model_init") if self._recipe.model_init else _naming(name, "_init"):
           parts[name] = variables_lib.load(model.name, parts[name], file, model.options, model.load)
     return variables_lib.joined(parts)
 

@@ -297,6 +297,8 @@ def test_a_teachers_file_that_is_missing_or_of_other_classes_is_refused_by_its_k
   variables = fresh(task, batch)
   with pytest.raises(UserError, match=r"config.prof_init: .*none.npz"):
     task.load(variables)
+  with pytest.raises(UserError, match=r"^config.model_init: .*none.npz"):  # Of all models, in the place of their own.
+    make_task(model_init=str(tmp_path / "none.npz")).load(variables)
   other = fresh(make_task(num_classes=7), batch)["params"]["prof"]
   pretrained.save_params(tmp_path / "other.npz", other)
   with pytest.raises(UserError, match=r"7 classes, .* 10 classes \(num_classes\); student and teacher must have"):

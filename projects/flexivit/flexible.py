@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Array, Key
 
-from core.errors import naming
+from core.errors import UserError, naming
 from core.models import flexi_vit
 from core.state import Batch, Predict, Variables
 from core.tasks.classification import Classification
@@ -39,6 +39,7 @@ class Flexible(Task):
   """The task at one size."""
 
   def __init__(self, recipe: recipes.FlexibleClassification | recipes.FlexibleDistillation):
+    _refuse_fixed_length(recipe)
     self._seed = recipe.seed
     self._sizes, self._probabilities = recipe.flexi.seqhw.v, recipe.flexi.seqhw.probabilities
     self._tasks = {size: self.kind(recipe.at(size)) for size in self._sizes}
@@ -69,6 +70,15 @@ class Flexible(Task):
   def predict(self) -> Mapping[str, Predict]:
     at_sizes = {f"{name}_{size}": fn for size, task in self._tasks.items() for name, fn in task.predict.items()}
     return {**self._any.predict, **at_sizes}
+
+
+def _refuse_fixed_length(recipe: recipes.FlexibleClassification | recipes.FlexibleDistillation) -> None:
+  """Refuses a model that has one sequence length where each step draws one."""
+  is_student = isinstance(recipe, recipes.FlexibleDistillation)
+  options = recipe.models["student"].options if is_student else recipe.model
+  if options.seqhw is not None:
+    key = "config.student.seqhw" if is_student else "config.model.seqhw"
+    raise UserError(f"{key} is of no effect where config.flexi.seqhw gives the lengths; leave it out")
 
 
 class FlexibleClassification(Flexible):

@@ -27,7 +27,7 @@ class SequenceLengths:
       raise Refused("is empty: list the numbers of patches along a side, [8, 10, 15] say", key="v")
     if len(set(self.v)) < len(self.v):
       raise Refused(f"has a size twice: {self.v}; give it a larger weight in p instead", key="v")
-    if self.p and len(self.p) != len(self.v):
+    if self.p is not None and len(self.p) != len(self.v):
       raise Refused(f"has {len(self.p)} weights, and v has {len(self.v)} sizes", key="p")
 
   @property
