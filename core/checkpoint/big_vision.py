@@ -52,6 +52,18 @@ def split(spec: str) -> tuple[str, str] | None:
   return None
 
 
+def settled(spec: str) -> str:
+  """Returns a location that names the same checkpoint from now on, where a run may write a newer one meanwhile.
+
+  Raises:
+    UserError: there is none that is whole.
+  """
+  found = split(spec)
+  if found is None:
+    return spec
+  return f"{Checkpoint(found[0]).path}" + (f":{found[1]}" if found[1] else "")
+
+
 def _holds_params(folder: str) -> bool:
   path = files.from_here(folder)
   try:

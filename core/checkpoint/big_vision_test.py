@@ -1,3 +1,4 @@
+import functools
 import json
 import shutil
 
@@ -17,7 +18,12 @@ PARAMS = {
   "txt": {"Embed_0": {"embedding": np.ones((4, 2), jnp.bfloat16)}},
   "t": np.float32([2.3]),
 }
-STATE = {"params": PARAMS, "opt": optax.chain(optax.identity(), optax.scale_by_adam()).init(PARAMS)}
+
+
+@functools.cache
+def state():
+  """Of a run that has taken no step."""
+  return {"params": PARAMS, "opt": optax.chain(optax.identity(), optax.scale_by_adam()).init(PARAMS)}
 
 
 def assert_same(tree, expected):
@@ -30,13 +36,13 @@ def assert_same(tree, expected):
 
 @pytest.fixture
 def folder(tmp_path):
-  return big_vision_checkpoint.write(tmp_path, STATE, 12_345)
+  return big_vision_checkpoint.write(tmp_path, state(), 12_345)
 
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("form", ["checkpoint.bv", "checkpoint.bv-{}", "checkpoint.bv-{}/", "renamed"])
 def test_parameters_are_read_whole_and_by_subtree_with_their_types(tmp_path, keep, form):
-  folder = big_vision_checkpoint.write(tmp_path, STATE, 7, keep=keep)
+  folder = big_vision_checkpoint.write(tmp_path, state(), 7, keep=keep)
   suffix = "000000007" if keep else "000000007-tmp"
   assert folder.name == f"checkpoint.bv-{suffix}"
   if form == "renamed":
@@ -53,7 +59,7 @@ def test_parameters_are_read_whole_and_by_subtree_with_their_types(tmp_path, kee
 def test_a_whole_state_is_read_by_its_names_there_but_for_the_clock(folder):
   where, named = pretrained.load_state(f"{folder.parent}/checkpoint.bv")
   assert where == str(folder)
-  expected = big_vision_checkpoint.named(STATE)
+  expected = big_vision_checkpoint.named(state())
   assert named.keys() == expected.keys()
   assert {"opt/1/0", "opt/1/1/img/head/kernel", "params/t"} < named.keys()
   for name, leaf in expected.items():
@@ -67,6 +73,8 @@ def test_the_newest_whole_checkpoint_is_the_one_that_last_names(tmp_path):
     big_vision_checkpoint.write(tmp_path, {"params": params, "opt": ()}, step, keep=False, last=last)
   assert pretrained.load_params(f"{tmp_path}/checkpoint.bv")["w"] == 10
   assert pretrained.load_params(f"{tmp_path}/checkpoint.bv-000000005-tmp")["w"] == 5
+  assert big_vision.settled(f"{tmp_path}/checkpoint.bv:img") == f"{tmp_path}/checkpoint.bv-000000010-tmp:img"
+  assert big_vision.settled("x.npz:img") == "x.npz:img"
 
 
 @pytest.mark.parametrize("location", ["runs/checkpoint.bv", "checkpoint.bv-000000005-tmp", "gs://b/w/checkpoint.bv"])
@@ -191,6 +199,6 @@ def test_what_is_not_there_is_one_line(folder):
 
 def test_older_files_of_a_whole_state_give_the_parameters_alone(tmp_path):
   path = tmp_path / "checkpoint.npz"
-  big_vision_checkpoint.write_npz(path, STATE)
+  big_vision_checkpoint.write_npz(path, state())
   assert_same(pretrained.load_params(str(path)), PARAMS)
   assert pretrained.load_variables(str(path)).keys() == {"params"}

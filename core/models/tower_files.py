@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from core import trees
-from core.checkpoint import catalog, pretrained, state_dict
+from core.checkpoint import big_vision, catalog, pretrained, state_dict
 from core.errors import UserError, first_few, naming, nearest
 from core.models import weights
 from core.recipe.models.load import Load
@@ -133,7 +133,7 @@ def _files_of_whole(
   family: str, init_file: str, init_params: Any, dont_load: Sequence[str]
 ) -> tuple[dict[str, str], Sequence[str]]:
   """Returns the file of each part of the model, all of them parts of one, and the names of what that holds."""
-  location = catalog.locate(family, init_file)
+  location = big_vision.settled(catalog.locate(family, init_file))
   foreign = state_dict.is_one(location)
   names = weights.read_file(family, location) if foreign else pretrained.names(location)
   roots = {name.partition("/")[0] for name in names}

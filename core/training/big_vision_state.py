@@ -66,9 +66,18 @@ class Stored:
       if len(counts) != 1:
         found = f"several counts, {first_few(list(map(str, sorted(counts))))}" if counts else "no count"
         raise UserError(f"{self.source}: holds {found} of the steps of a schedule, opt/N/0/0; an optax state has one")
-    self.step = counts.pop()
-    self.params = _below("params/", named)
-    self.state = _below("opt/1/0/", named)
+      self.step = counts.pop()
+      self.params = _below("params/", named)
+      self.state = _below("opt/1/0/", named)
+      self._check_moments()
+
+  def _check_moments(self) -> None:
+    """Refuses parameters of which some moments are there, and others not: a state has them of the same parameters."""
+    fields = _fields((*_split(name, self.params), array) for name, array in self.state.items())
+    moments = {field: arrays for field, arrays in fields.items() if None not in arrays}
+    for name in sorted({name for arrays in moments.values() for name in arrays}):
+      if missing := [field for field, arrays in moments.items() if name not in arrays]:
+        raise UserError(f"{self.source}: it is not whole: opt/1/0/{missing[0]}/{name} is missing")
 
 
 def is_one(resume: str) -> bool:

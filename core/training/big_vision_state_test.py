@@ -314,6 +314,9 @@ def test_what_is_no_train_state_or_of_another_model_is_one_line(tmp_path):
       Stored(spec)
   with pytest.raises(UserError, match=rf"^config\.resume: {folder}: not the weights of this model: it lacks cls"):
     big_vision_state.params_of(Stored(str(folder)), placed(of_vit(pool_type="tok"), config))
+  (folder / "opt~1~0~2~head~bias").rename(tmp_path / "moved")
+  with pytest.raises(UserError, match=r"it is not whole: opt/1/0/2/head/bias is missing$"):
+    Stored(str(folder))
   (folder / "opt~1~0~1~head~bias" / "0").unlink()
   with pytest.raises(
     UserError, match=rf"^config\.resume: {folder}: opt/1/0/1/head/bias is not whole or cannot be read"

@@ -234,6 +234,8 @@ def test_a_run_branched_off_big_vision_s_goes_on_as_one_branched_off_ours(tmp_pa
   assert [line for line in lines(tmp_path / "branch") if line["step"] > 10] == tail
   ours, theirs = trainer.final_state(tmp_path / "long"), trainer.final_state(tmp_path / "branch")
   assert {name: x.tobytes() for name, x in theirs.items()} == {name: x.tobytes() for name, x in ours.items()}
+  other = parse(Recipe, {**resumed, "optax_name": "scale_by_lion"})
+  assert "config.resume: the moments of scale_by_lion start anew" in dry_run.describe(Linear(), other, title="dry")
   for shorter in (dry_run.describe, loop.run):
     rest = dict(title="dry") if shorter is dry_run.describe else dict(workdir=tmp_path / "short")
     with pytest.raises(UserError, match=r"is past the 9 steps of this config$"):
