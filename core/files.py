@@ -16,11 +16,9 @@ import shutil
 import stat
 import sys
 import tempfile
-import threading
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator
-from typing import IO, Any
+from typing import IO
 
 # Read by epath at the first use of a bucket. TensorFlow, which it would take otherwise, takes seconds to import.
 os.environ.setdefault("EPATH_USE_TF", "false")
@@ -31,7 +29,6 @@ from core.errors import UserError, naming
 from core.masking import masked
 
 _NO_PLACE = ("http", "https", "hf")  # Read by `core.checkpoint.remote`; nothing is written there.
-_TRIAL_SECONDS = 60.0  # A bucket that does not answer for so long counts as not writable.
 _REWRITE_SECONDS = 30.0  # Between two uploads of a file that grows.
 
 
@@ -84,7 +81,7 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
   What a process that was killed left half-written is removed by the next that writes the same file.
 
   Raises:
-    OSError: it cannot be written; nothing of it is left then.
+    OSError: it cannot be written, or a pipe, socket or device is there; nothing of it is left then.
   """
   path = epath.Path(path)
   # One writer a process and file; the dot keeps a half-written file out of `*.npz` and its like.
@@ -96,6 +93,7 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
       with as_os_error(path):
         _upload(file, part, path)
     return
+  refuse_irregular(path)
   remove_half_written(path.parent, [path.name])
   try:
     with open(part, "wb", opener=not_through_a_link) as file:
@@ -105,9 +103,10 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
       file.flush()
       os.fsync(file.fileno())
     os.replace(part, path)
-  finally:
-    with contextlib.suppress(FileNotFoundError):
+  except BaseException:
+    with contextlib.suppress(OSError):
       os.unlink(part)
+    raise
 
 
 def remove_half_written(folder: str | os.PathLike, names: Collection[str]) -> None:
@@ -214,34 +213,6 @@ def below(folder: str | os.PathLike) -> list[epath.Path]:
       top = top if is_remote(top) else epath.Path(f"{scheme}://{os.fspath(top).lstrip('/')}")
       found += [top / name for name in names if name]
     return sorted(found)
-
-
-def check_writable(path: str | os.PathLike, where: str) -> None:
-  """Tries to write into the folder `path`, which is made where it is not there; the trial's file is removed again.
-
-  Args:
-    path: a folder.
-    where: what it is to a reader, `--workdir` say, which begins the line.
-
-  Raises:
-    UserError: it cannot be written to, or a bucket does not answer within a minute.
-  """
-  folder = from_here(path)
-  trial = folder / f".writable.{uuid.uuid4().hex}"
-
-  def write() -> None:
-    make_folder(folder)
-    with replacing(trial) as file:
-      file.write(b"a trial")
-    with as_os_error(trial):
-      if trial.read_bytes() != b"a trial":
-        raise OSError("what is written does not come back")
-      trial.unlink()
-
-  try:
-    _within(_TRIAL_SECONDS if is_remote(folder) else None, write)
-  except OSError as error:
-    raise UserError(f"{where} {folder} cannot be written: {reason(error)}") from None
 
 
 class GrowingFile:
@@ -367,32 +338,6 @@ def _upload(file: IO[bytes], part: epath.Path, path: epath.Path) -> None:
     with contextlib.suppress(Exception):
       part.unlink(missing_ok=True)
     raise
-
-
-def _within(seconds: float | None, call: Callable[[], Any]) -> None:
-  """Runs `call`, for at most so many seconds: libraries of buckets try again and again.
-
-  Raises:
-    OSError: of `call`, or that it takes longer.
-  """
-  if seconds is None:
-    call()
-    return
-  raised: list[BaseException] = []
-
-  def run() -> None:
-    try:
-      call()
-    except BaseException as error:
-      raised.append(error)
-
-  thread = threading.Thread(target=run, daemon=True)
-  thread.start()
-  thread.join(seconds)
-  if thread.is_alive():
-    raise OSError(f"no answer in {seconds:.0f} s")
-  if raised:
-    raise raised[0]
 
 
 def _say(line: str) -> None:

@@ -6,7 +6,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +61,8 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path, make):
     assert files.reason(error.value) == "no regular file"
   for path in (tmp_path, tmp_path / "gone", "gs://bucket/x", "a\0b"):
     files.refuse_irregular(path)
+  with pytest.raises(OSError, match="no regular file"), files.replacing(tmp_path / "x"):
+    pass
   make(tmp_path / ".y.1.part")  # In the place of what a killed writer left.
   with files.replacing(tmp_path / "y") as file:
     file.write(b"1")
@@ -199,43 +200,6 @@ def test_files_below_a_folder_are_found_at_any_depth(place):
   assert files.below(place / "no") == []
   assert files.inside(place) == [place / "a", place / "b"]
   assert files.inside(place / "no") == []
-
-
-# Whether it can be written to.
-
-
-def test_a_folder_is_made_and_left_empty(place):
-  files.check_writable(place / "run", "--workdir")
-  assert files.below(place) == []
-
-
-def test_what_cannot_be_written_is_refused_with_the_reason(tmp_path, served):
-  (tmp_path / "file").touch()
-  assert refused(files.check_writable, tmp_path / "file" / "run", "--workdir") == (
-    f"--workdir {tmp_path}/file/run cannot be written: Not a directory"
-  )
-  assert refused(files.check_writable, "/proc/run", "--workdir").startswith("--workdir /proc/run cannot be written: ")
-  served.refuses = 403
-  line = refused(files.check_writable, "gs://models/run", "--workdir")
-  assert line.startswith("--workdir gs://models/run cannot be written: Forbidden")
-  assert served.objects == {}
-
-
-def test_a_scheme_whose_package_is_not_installed_is_refused():
-  assert refused(files.check_writable, "s3://bucket/run", "--workdir") == (
-    "--workdir s3://bucket/run cannot be written: Install s3fs to access S3"
-  )
-
-
-def test_a_bucket_that_never_answers_is_given_up(served, monkeypatch):
-  monkeypatch.setattr(files, "_TRIAL_SECONDS", 1.0)
-  monkeypatch.setattr(epath.Path("gs://models/run").__class__, "open", lambda *_: time.sleep(4))
-  assert refused(files.check_writable, "gs://models/run", "--workdir").endswith("cannot be written: no answer in 1 s")
-
-
-def test_tensorflow_is_not_imported_for_a_bucket(served):
-  files.check_writable("gs://models/run", "--workdir")
-  assert "tensorflow" not in sys.modules
 
 
 # Files that grow.

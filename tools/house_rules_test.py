@@ -18,7 +18,7 @@ SOURCES = sorted(
 # The floors of core from the ground up: a file imports from its own and from those below. What stands in core itself is
 # named one by one; rooms that share a floor know nothing of each other.
 FLOORS = (
-  ("signals", "errors", "masking", "files", "text_lines", "data_files", "import_tensorflow", "trees")
+  ("signals", "errors", "masking", "files", "writable", "text_lines", "data_files", "import_tensorflow", "trees")
   + ("flag_parsers", "command", "live", "late", "plots"),
   ("config", "recipe"),
   ("sharding", "state", "checkpoint"),

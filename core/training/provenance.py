@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from core import files
+from core import files, writable
 from core.errors import UserError, first_few
 from core.masking import masked, masked_tree
 from core.recipe import load
@@ -51,7 +51,7 @@ def check_workdir(workdir: str | os.PathLike, config: Mapping[str, Any], kind: t
     UserError: the folder cannot be written, or it was made by another config; nothing in it is changed.
   """
   path = epath.Path(files.from_here(workdir))
-  files.check_writable(path, "workdir")
+  writable.check(path, "workdir")
   there = _read(path, "config.json", dict)
   if there is None:
     _read(path, "run.json", list)  # Another program's, that is.

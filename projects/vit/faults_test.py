@@ -52,7 +52,8 @@ def check_the_same(whole, workdir):
 # Each ends a start, with its status; the checkpoint's own do not, and come one a checkpoint.
 AT_THE_START = [
   (Fault("os.mkdir", "", errno.EACCES), 2, "cannot be written: Permission denied"),
-  (Fault("fsync", r"\.\.writable.*"), 2, "cannot be written: No space left on device"),
+  (Fault("fsync", r"\.writable"), 2, "cannot be written: No space left on device"),
+  (Fault("os.remove", r"\.writable", errno.EINTR), 2, "cannot be written: Interrupted system call"),
   (Fault("open", r"lock\.json", errno.EINTR), 2, "cannot be written: Interrupted system call"),
   (Fault("open", r"\.config\.json\.N\.part"), 2, "cannot be written: No space left on device"),
   (Fault("os.rename", r"\.run\.json\.N\.part", errno.EACCES), 2, "cannot be written: Permission denied"),
