@@ -108,7 +108,7 @@ def value_range(
       f"in_min and in_max are both {in_min!r}" if not counts else "in_min and in_max are alike in a channel"
     )
   slope = (vmax - vmin) / (last - first)
-  intercept = vmin - first * slope
+  intercept = vmin - first * (vmax - vmin) / (last - first)
   if not (np.abs([slope, intercept]) <= float(np.finfo(np.float32).max)).all():
     raise UserError(f"in_min, {in_min!r}, and in_max, {in_max!r}, are too close to each other")
   return _linear(slope, intercept, "in_min and in_max", sorted((vmin, vmax)) if clip_values else None)
