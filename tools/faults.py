@@ -54,7 +54,8 @@ def try_all(folder: Path, only: str | None) -> dict:
     (status, said), (last, again) = faults.lives(_TRAINER, options, [Life(str(workdir), **what), Life(str(workdir))])
     statuses[status] += 1
     found = differences(whole, workdir) if last == 0 else [f"the second start ended with {last}: {again}"]
-    found += ["a traceback"] * ("Traceback" in said + again) + [f"status {status}"] * (status not in _STATUSES)
+    wanted = {signals.STATUS[what["signal"]]} if "signal" in what else _STATUSES
+    found += ["a traceback"] * ("Traceback" in said + again) + [f"status {status}"] * (status not in wanted)
     wrong += [{"fault": name, "found": found, "said": said}] if found else []
     print(f"{number + 1}/{len(planned)} {name}: {'WRONG' if found else status}", file=sys.stderr, flush=True)
   return {"writes": writes, "faults": len(planned), "statuses": dict(statuses), "wrong": wrong}

@@ -226,6 +226,7 @@ def fork_lives() -> None:
 
 def _live(module: str, options: Sequence[str], life: Life) -> None:
   """Runs the trainer in this process, a fork, which ends as a trainer's does."""
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell has what it starts in the background ignore it.
   signals.listen()
 
   def send() -> None:
