@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar, Literal
 
-from core.recipe.types import Count, NonNegative, Refused
+from core.recipe.types import NonNegative, Refused, Steps
 
 _PUBLISHED = {
   "adaptive_perturbation": "is called adaptive here",
@@ -22,7 +22,7 @@ class Sam:
   Attributes:
     rho: the radius of the perturbation. 0 is plain training.
     rho_max: the radius at the peak of the schedule, in place of `rho`.
-    rho_min: the radius at the lowest point of the schedule after its peak. `rho_max` if not given.
+    rho_min: the radius at the lowest point of the schedule after its peak, if it falls. `rho_max` if not given.
     alpha: the weight of GSAM's perpendicular part. 0 is SAM.
     adaptive: whether the radius is relative to each parameter's size (ASAM).
     decompose_against: which gradient GSAM keeps, that at the perturbed parameters or the clean one.
@@ -39,7 +39,7 @@ class Sam:
   alpha: NonNegative = 0.0
   adaptive: bool = False
   decompose_against: Literal["perturbed", "clean"] = "perturbed"
-  every: Count = 1
+  every: Steps = 1
   reuse: NonNegative = 0.7
   perturbation: Literal["global", "per_device"] = "global"
 
