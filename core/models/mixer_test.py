@@ -245,7 +245,7 @@ def test_a_head_of_another_size_keeps_its_fresh_value_if_told_so(saved):
     (dict(dtype_mm="float16"), "model.dtype_mm must be one of 'float32', 'bfloat16'"),
     (dict(patch_size=0), "model.patch_size must be"),
     (dict(patch_size=(16, 16, 3)), "model.patch_size must be"),
-    (dict(num_blocks="12"), "model.num_blocks must be a whole number from 1 on, got '12'"),
+    (dict(num_blocks="12"), "model.num_blocks must be a whole number in [1, 10000], got '12'"),
     (dict(tokens_mlp_dim=0), "model.tokens_mlp_dim must be a whole number from 1 on, got 0"),
     (dict(stoch_depth=1.0), "model.stoch_depth must be a number in [0, 1), got 1.0"),
   ],

@@ -239,7 +239,7 @@ def test_a_saved_model_loads_as_it_was_and_a_head_may_stay_fresh(tmp_path):
     (dict(depth=(1, 2)), "model.depth has 2 stages, and width has 4"),
     (dict(depth=()), "model.depth has 0 stages, and width has 4"),
     (dict(width=()), "model.width must have one stage or more"),
-    (dict(depth=3), "model.depth must be a list of whole numbers from 1 on, got 3"),
+    (dict(depth=3), "model.depth must be a list of whole numbers in [1, 10000], got 3"),
     (dict(width=(256, 500, 1536, 1536)), "model.width 500 times bottleneck 0.5 is 250, no multiple of group_size 128"),
     (dict(stem_width=100), "model.stem_width must be a multiple of 8, got 100"),
     (dict(stoch_depth=1), "model.stoch_depth must be a number in [0, 1), got 1"),

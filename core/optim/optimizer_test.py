@@ -309,6 +309,10 @@ def test_the_published_names_mean_the_same_with_and_without_their_prefix(name):
     (dict(ema=dict(decay=0.9, start_percent=1.0)), "config.ema.start_percent: 20 steps leave none of the 20 steps"),
     (dict(optax_name="scale_by_adam", optax=dict(b1=1.0)), "config.optax.b1 must be a number in [0, 1), got 1.0"),
     (dict(optax_name="scale_by_adam", optax=dict(b2=1)), "config.optax.b2 must be a number in [0, 1), got 1"),
+    (
+      dict(optax_name="scale_by_adafactor", optax=dict(decay_offset=2**31)),
+      "config.optax.decay_offset must be a whole number in [0, 2147483647], got 2147483648",
+    ),
     (dict(optax_name="scale_by_amsgrad", optax=dict(b2=1)), "config.optax.b2 must be a number in [0, 1), got 1"),
     (dict(grad_clip_norm="big"), "config.grad_clip_norm must be a number that is not negative, got 'big'"),
     (

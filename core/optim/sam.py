@@ -52,6 +52,7 @@ from core.recipe.sam import Sam
 
 GradsAt = Callable[[trees.PyTree], tuple[tuple[Float[Array, ""], Any], trees.PyTree]]
 
+_MOST_RATES = 10_000_000  # Steps at which a schedule is asked for its bounds; of a longer run these, evenly.
 _ETA = 0.01  # ASAM's: a parameter at zero is perturbed, too.
 
 
@@ -249,7 +250,8 @@ def rho_schedule(schedule: Schedule, total_steps: int, *, rho_max: float, rho_mi
 
   Between them it moves with the rate. A constant schedule stays at rho_max.
   """
-  rates = np.asarray(schedule(np.arange(total_steps)))
+  steps = np.arange(total_steps) if total_steps <= _MOST_RATES else np.linspace(0, total_steps - 1, _MOST_RATES)
+  rates = np.asarray(schedule(steps))
   highest, lowest = float(rates.max()), float(rates[rates.argmax() :].min())
   if rho_max == rho_min or highest == lowest:
     return lambda step: jnp.asarray(rho_max, jnp.float32)

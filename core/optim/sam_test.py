@@ -156,6 +156,13 @@ def test_rho_follows_the_schedule_from_its_peak_to_its_end():
   assert sam.rho_schedule(linear, 100, rho_max=0.3, rho_min=0.3)(50) == np.float32(0.3)
 
 
+def test_rho_of_the_longest_run_is_found_in_little_memory():
+  longest = 2**31 - 1
+  linear = schedule.create(total_steps=longest, decay_type="linear", warmup_steps=10**9)
+  rho = sam.rho_schedule(linear, longest, rho_max=0.6, rho_min=0.2)
+  np.testing.assert_allclose([rho(step) for step in (0, 10**9, longest - 1)], [0.2, 0.6, 0.2], rtol=1e-4)
+
+
 # LookSAM.
 
 
@@ -229,7 +236,8 @@ def test_only_what_trains_has_a_kept_direction_and_only_looksam_keeps_one():
     (dict(rho=float("inf")), "config.sam.rho must be a number"),
     (dict(rho_max=0.1, rho_min=0.2), "config.sam.rho_min 0.2 must not exceed rho_max, 0.1"),
     (dict(rho=0.1, alpha=-1), "config.sam.alpha must be a number that is not negative, got -1"),
-    (dict(rho=0.1, every=0), "config.sam.every must be a whole number from 1 on, got 0"),
+    (dict(rho=0.1, every=0), "config.sam.every must be a whole number in .1, 2147483647., got 0"),
+    (dict(rho=0.1, every=2**31), "config.sam.every must be a whole number in .1, 2147483647., got 2147483648"),
     (dict(rho=0.1, every=2.0), "config.sam.every must be a whole number"),
     (dict(rho=0.1, reuse=-0.5), "config.sam.reuse must be"),
     (dict(rho=0.1, adaptive=1), "config.sam.adaptive must be True or False, got 1"),

@@ -147,7 +147,8 @@ def _polynomial(options: recipe.Polynomial, base: float, course: _Course) -> _Fa
 
 
 def _rsqrt(options: recipe.Rsqrt, base: float, course: _Course) -> _Factor:
-  shift, timescale = course.to_steps(options.shift), course.to_steps(options.timescale)
+  # Floats, for both may be longer than the run, whose steps are int32.
+  shift, timescale = float(course.to_steps(options.shift)), float(course.to_steps(options.timescale))
   return lambda step: base / jnp.sqrt(1.0 + (jnp.maximum(step - course.warmup, 0.0) + shift) / timescale)
 
 

@@ -102,6 +102,11 @@ def test_timescale_and_shift_of_rsqrt_in_every_unit(unit):
   np.testing.assert_allclose(got, 1 / np.sqrt(1 + (STEPS + 40) / 40), rtol=1e-5)
 
 
+def test_a_timescale_and_a_shift_beyond_int32_are_taken():
+  got = values(decay_type="rsqrt", timescale_steps=5 * 10**9, shift_steps=15 * 10**9)
+  np.testing.assert_allclose(got, 0.5, rtol=1e-4)
+
+
 def test_rsqrt_has_a_timescale_of_10_000_steps_by_default():
   np.testing.assert_allclose(values(decay_type="rsqrt")[-1], 1 / np.sqrt(1 + STEPS[-1] / 10_000), rtol=1e-5)
 

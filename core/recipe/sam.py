@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar, Literal
 
-from core.recipe.types import Count, NonNegative, Refused
+from core.recipe.types import NonNegative, Refused, Steps
 
 _PUBLISHED = {
   "minimize_fp": "is called decompose_against here: 'perturbed' for True, 'clean' for False",
@@ -21,7 +21,7 @@ class Sam:
   Attributes:
     rho: the radius of the perturbation. 0 is plain training.
     rho_max: the radius at the peak of the schedule, in place of `rho`.
-    rho_min: the radius at the lowest point of the schedule after its peak. `rho_max` if not given.
+    rho_min: the radius at the lowest point of the schedule after its peak, if it falls. `rho_max` if not given.
     alpha: the weight of GSAM's perpendicular part. 0 is SAM.
     adaptive: whether the radius is relative to each parameter's size (ASAM).
     adaptive_perturbation: whether the step to the perturbed parameters is multiplied by each one's size, as in GSAM's
@@ -41,7 +41,7 @@ class Sam:
   adaptive: bool = False
   adaptive_perturbation: bool = False
   decompose_against: Literal["perturbed", "clean"] = "perturbed"
-  every: Count = 1
+  every: Steps = 1
   reuse: NonNegative = 0.7
   perturbation: Literal["global", "per_device"] = "global"
 

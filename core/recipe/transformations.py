@@ -7,7 +7,7 @@ declares: core.optim.transformations reads them.
 import dataclasses
 from typing import Annotated, Any, ClassVar, Literal
 
-from core.recipe.types import Count, Fraction, NonNegative, OneOf, Positive, Rate, Whole
+from core.recipe.types import Count, Fraction, NonNegative, OneOf, Positive, Rate, Step
 
 # What a moment may be stored in.
 MomentDtype = Literal["float32", "bfloat16", "float16"]
@@ -62,7 +62,7 @@ class ScaleByAdafactor:
 
   min_dim_size_to_factor: Count = 32
   decay_rate: Fraction = 0.8
-  decay_offset: Whole = 0
+  decay_offset: Step = 0
   beta2_cap: Fraction = 0.999
   clipping_threshold: Positive | None = None
   momentum: Rate | None = 0.9
@@ -141,7 +141,7 @@ class ScaleByFactoredRms:
 
   factored: bool = True
   decay_rate: Fraction = 0.8
-  step_offset: Whole = 0
+  step_offset: Step = 0
   min_dim_size_to_factor: Count = 128
   epsilon: NonNegative = 1e-30
 

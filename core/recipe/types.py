@@ -81,6 +81,10 @@ Integer = Annotated[int, Meta(ge=-_MOST - 1, le=_MOST)]
 Whole = Annotated[int, Meta(ge=0, le=_MOST)]
 Count = Annotated[int, Meta(ge=1, le=_MOST)]
 BatchSize = Annotated[int, Meta(ge=1, le=1 << 20)]  # More examples a step exceed the memory of any machine.
+Step = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # As train states and optimizers count them.
+Steps = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Tokens = Steps  # int32 numbers them, too.
+Layers = Annotated[int, Meta(ge=1, le=10_000)]  # Of more, the program takes longer to write down than to run.
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # JAX's keys hold 32 bits of it, and would take 2**32 for 0.
 Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
 NonNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]

@@ -14,7 +14,7 @@ import yaml
 
 from core import command, files, signals
 from core.cluster import preemption, process_environment, processes
-from core.errors import UserError, nearest
+from core.errors import UserError, cut, nearest
 from core.masking import masked, masked_tree
 from core.recipe import document, load
 from core.recipe.parse import parse
@@ -100,6 +100,11 @@ def _train(choice: TaskChoice, project: Path, default: str, argv: Sequence[str])
     except OSError as error:
       command.say(f"error: {error}; run: {workdir}")
       return 1
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      command.say(f"error: {_too_large(error)}; run: {workdir}")
+      return 1
     return signals.STATUS.get(signals.noted(), 0)  # A signal that came when all was done still ends what would follow.
 
   return processes.run_as_one_job(
@@ -108,6 +113,15 @@ def _train(choice: TaskChoice, project: Path, default: str, argv: Sequence[str])
     facts=_facts(recipe, project, workdir) if process else {},
     advice=f"start all again with --workdir={workdir} to resume",
     lost_after=flags.lost_after or processes.LOST_AFTER,
+  )
+
+
+def _too_large(error: jax.errors.JaxRuntimeError) -> str:
+  """Returns what to say of a run that the memory of its devices does not hold."""
+  reason = cut(str(error).splitlines()[0].strip(), 100)
+  return (
+    f"the memory of a device does not hold the run ({reason}); take a smaller config.input.batch_size, or the batch in "
+    "parts by config.grad_accum_steps; --dry_run shows what is needed"
   )
 
 

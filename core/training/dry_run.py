@@ -126,13 +126,20 @@ def _frozen_last(group: tuple[tuple[int, float, float], Any]) -> tuple:
 
 
 def _times_table(plan: Plan) -> str:
-  rows = [("log", plan.log_training), ("checkpoint", plan.ckpt)]
-  rows += [(f"evaluate {name}", every) for name, every in plan.evals.items() if every is not None]
-  shown = [(what, f"every {every:,} steps", f"{-(-plan.total // every):,} times") for what, every in rows]
+  def multiples(every: int) -> int:
+    return -(-plan.total // every)  # And the last step.
+
+  logged = multiples(plan.log_training) + (plan.total > 1 and plan.log_training > 1)  # The first step is, too.
+  saved = multiples(plan.ckpt)
+  if plan.keep_ckpt and plan.total:  # What is kept is saved besides, but for what is due anyway, the last step among it.
+    saved += (plan.total - 1) // plan.keep_ckpt - (plan.total - 1) // math.lcm(plan.ckpt, plan.keep_ckpt)
+  rows = [("log", plan.log_training, logged), ("checkpoint", plan.ckpt, saved)]
+  rows += [(f"evaluate {name}", every, multiples(every)) for name, every in plan.evals.items() if every is not None]
+  if plan.keep_ckpt:
+    rows.append(("keep a checkpoint", plan.keep_ckpt, plan.total // plan.keep_ckpt))
+  shown = [(what, f"every {every:,} steps", f"{times:,} times") for what, every, times in rows]
   before = [name for name in plan.evals if plan.evaluates(name, 0)]
   shown += [(f"evaluate {name}", "before the first step", "1 times") for name in before]
-  if plan.keep_ckpt:
-    shown.append(("keep a checkpoint", f"every {plan.keep_ckpt:,} steps", f"{plan.total // plan.keep_ckpt:,} times"))
   return _table(f"when, of {plan.total:,} steps", ("what", "how often", "in all"), shown)
 
 

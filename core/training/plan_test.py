@@ -1,10 +1,13 @@
 """When things happen: every rhythm lies within the run, and what is kept is saved."""
 
+import re
+
 import pytest
 
 from core.errors import UserError
 from core.recipe.parse import parse
 from core.recipe.recipe import Recipe
+from core.training import dry_run
 from core.training.plan import Plan
 
 DATA = dict(name="digits", split="test")
@@ -56,3 +59,12 @@ def test_what_lies_beyond_the_run_or_its_counter_is_refused(changes, line):
 
 def test_the_longest_run_is_one_that_its_counter_holds():
   assert plan_of(total_steps=2**31 - 1).total == 2**31 - 1
+
+
+@pytest.mark.parametrize("every", [dict(), dict(keep_ckpt_steps=7), dict(keep_ckpt_steps=10), dict(ckpt_steps=40)])
+@pytest.mark.parametrize("total, log", [(20, 5), (21, 5), (20, 1), (1, 3), (20, 30)])
+def test_a_dry_run_tells_how_often_each_thing_happens(total, log, every):
+  plan = plan_of(total_steps=total, log_training_steps=log, **every)
+  told = dict(re.findall(r"^ *(log|checkpoint) .* (\d+) times$", dry_run._times_table(plan), flags=re.MULTILINE))
+  steps = range(1, total + 1)
+  assert told == {"log": str(sum(map(plan.logs, steps))), "checkpoint": str(sum(map(plan.saves, steps)))}

@@ -204,3 +204,21 @@ def test_a_missing_file_of_a_prepared_dataset_is_named(capfd, tmp_path, monkeypa
   (gone,) = (tmp_path / "data").rglob("*train*-00001-of-*")
   os.remove(gone)
   refused(capfd, "--config=cifar:runlocal", f"--workdir={tmp_path / 'run'}", words=gone.name)
+
+
+def test_a_run_that_memory_does_not_hold_is_one_line_that_says_what_helps(capfd, tmp_path, monkeypatch):
+  def exhausted(*_, **__):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4398046511104 bytes.\nAllocations:")
+
+  monkeypatch.setattr(cli.loop, "run", exhausted)
+  words = r"memory of a device .*4398046511104 bytes.* config\.input\.batch_size, .* config\.grad_accum_steps;"
+  refused(capfd, *TINY, f"--workdir={tmp_path / 'run'}", words=words, status=1)
+
+
+def test_what_else_the_devices_say_keeps_its_traceback(tmp_path, monkeypatch):
+  def broken(*_, **__):
+    raise jax.errors.JaxRuntimeError("INTERNAL: no kernel")
+
+  monkeypatch.setattr(cli.loop, "run", broken)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="no kernel"):
+    cli.main(TASK, project=Path(__file__).parent, default="digits", argv=[*TINY, f"--workdir={tmp_path / 'run'}"])

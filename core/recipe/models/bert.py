@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from core.recipe.models.options import Gelu, ModelOptions, RematPolicy, check_heads
-from core.recipe.types import Count, Dtype, Positive, Rate, Refused
+from core.recipe.types import Count, Dtype, Layers, Positive, Rate, Refused, Tokens
 
 # Width, depth, MLP width, heads (Devlin et al. 2019, section 3).
 VARIANTS = {"base": (768, 12, 3072, 12), "large": (1024, 24, 4096, 16)}
@@ -39,10 +39,10 @@ class Bert(ModelOptions):
   config: Literal["base", "large"] | None = None
   variant: Literal["base", "large"] | None = None
   width: Count = 768
-  depth: Count = 12
+  depth: Layers = 12
   mlp_dim: Count = 3072
   num_heads: Count = 12
-  vocab_size: Count = 30_522
+  vocab_size: Tokens = 30_522
   max_len: Count = 512
   head_zeroinit: bool = True
   dropout: Rate = 0.1

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from core.recipe.models.options import Gelu, ModelOptions, Sides, named_variant, sized_variant
-from core.recipe.types import Count, Dtype, Rate
+from core.recipe.types import Count, Dtype, Layers, Rate
 
 # Hidden width, blocks, width of the token-mixing MLP and of the channel-mixing MLP (Tolstikhin et al. 2021, table 1).
 VARIANTS = {
@@ -50,7 +50,7 @@ class Mixer(ModelOptions):
   variant: named_variant(decode_variant, "B/16") | None = None
   patch_size: Sides = (16, 16)
   hidden_dim: Count = 768
-  num_blocks: Count = 12
+  num_blocks: Layers = 12
   tokens_mlp_dim: Count = 384
   channels_mlp_dim: Count = 3072
   stoch_depth: Rate = 0.0

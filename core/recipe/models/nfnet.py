@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from core.recipe.models.options import Factor, Gelu, ModelOptions
-from core.recipe.types import Count, Dtype, Rate, Refused
+from core.recipe.types import Count, Dtype, Layers, Rate, Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class NFNet(ModelOptions):
 
   variant: Literal["F0", "F1", "F2", "F3", "F4", "F5", "F6"] | None = None
   width: tuple[Count, ...] = (256, 512, 1536, 1536)
-  depth: tuple[Count, ...] = (1, 2, 6, 3)
+  depth: tuple[Layers, ...] = (1, 2, 6, 3)
   stem_width: Count = 128
   final_width: Count = 3072
   bottleneck: Factor = 0.5

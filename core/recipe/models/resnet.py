@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from core.recipe.models.options import ModelOptions, named_variant
-from core.recipe.types import Check, Count, Dtype, Refused
+from core.recipe.types import Check, Dtype, Layers, Refused
 
 # Units in each block by depth (He et al. 2016, table 1; 26 and 200 follow the same pattern).
 UNITS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
@@ -50,7 +50,7 @@ class BiT(ModelOptions):
 
   variant: named_variant(decode_variant, "50x1") | None = None
   width: Annotated[float, Meta(gt=0, le=1e6), Check("a positive multiple of 0.5", _in_groups)] = 1.0
-  depth: Literal[26, 50, 101, 152, 200] | tuple[Count, ...] = 50
+  depth: Literal[26, 50, 101, 152, 200] | tuple[Layers, ...] = 50
   head_zeroinit: bool = True
   dtype_mm: Dtype = "float32"
 

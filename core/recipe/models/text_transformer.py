@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from core.errors import nearest
 from core.recipe.models import vit
 from core.recipe.models.options import Gelu, ModelOptions, RematPolicy, check_heads, named_variant
-from core.recipe.types import Check, Count, Dtype, Positive, Rate, Refused
+from core.recipe.types import Check, Count, Dtype, Layers, Positive, Rate, Refused, Tokens
 
 # What published configs say for the same pooling.
 _SYNONYMS = {"mean": "gap", "gmp": "max"}
@@ -64,10 +64,10 @@ class TextTransformer(ModelOptions):
 
   variant: named_variant(decode_variant, "B") | None = None
   width: Count = 512
-  depth: Count = 12
+  depth: Layers = 12
   mlp_dim: Count | None = None
   num_heads: Count = 8
-  vocab_size: Count = 32_000
+  vocab_size: Tokens = 32_000
   max_len: Count | None = None
   posemb: Literal["learn", "sincos"] = "learn"
   pool_type: Pooling = "last"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from core.recipe.models.options import Gelu, ModelOptions, RematPolicy, Sides, check_heads, named_variant, sized_variant
-from core.recipe.types import Count, Dtype, Positive, Rate, Refused, Whole
+from core.recipe.types import Count, Dtype, Layers, Positive, Rate, Refused, Whole
 
 # Width, depth, MLP width, heads (Zhai et al. 2022, table 2; So400m: Alabdulmohsin et al. 2023).
 VARIANTS = {
@@ -71,7 +71,7 @@ class ViT(ModelOptions):
   variant: named_variant(decode_variant, "S/16") | None = None
   patch_size: Sides = (16, 16)
   width: Count = 768
-  depth: Count = 12
+  depth: Layers = 12
   mlp_dim: Count | None = None
   num_heads: Count = 12
   posemb: Literal["learn", "sincos2d"] = "learn"
