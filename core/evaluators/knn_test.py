@@ -23,10 +23,16 @@ def evaluator(**options):
   return linear_classifier.evaluator(config | options)
 
 
-@pytest.mark.parametrize("weights", ["exp", "uniform"])
-def test_accuracies_are_those_of_scikit_learn(weights):
-  found = evaluator(k=(1, 10, 200), temperature=0.3, weights=weights).run(linear_classifier.variables())
-  vote = {"exp": lambda distance: np.exp((1 - distance) / 0.3), "uniform": "uniform"}[weights]
+@pytest.mark.parametrize(
+  "options, vote",
+  [
+    (dict(weights="exp", temperature=0.3), lambda distance: np.exp((1 - distance) / 0.3)),
+    (dict(weights="uniform"), "uniform"),
+  ],
+  ids=["exp", "uniform"],
+)
+def test_accuracies_are_those_of_scikit_learn(options, vote):
+  found = evaluator(k=(1, 10, 200), **options).run(linear_classifier.variables())
   for k in (1, 10, 200):
     model = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute", weights=vote)
     model.fit(linear_classifier.images("train"), linear_classifier.labels("train"))
