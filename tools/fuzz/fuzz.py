@@ -2,9 +2,12 @@
 
     ./bazelw run //tools/fuzz -- --seconds=60 --targets=npz,torch --output=/tmp/found
 
-Each target runs in a process of its own for so many seconds. What ends in a traceback is made as small as it gets. What
-takes longer than half a minute, or ends the process, is kept as it was. Every fault is a file in the output, with a
-line on stdout. The status is 1 if there is any.
+Each target runs in a process of its own for so many seconds. Inputs that reach new lines of core are changed in turn.
+What ends in a traceback is made as small as it gets. What takes longer than half a minute, or ends the process, is kept
+as it was. Every fault is a file in the output, with a line on stdout. The status is 1 if there is any.
+
+With --witness, the small inputs that reach lines which no smaller one does are added to a folder: tools/fuzz/witness,
+whose inputs a test hands in again.
 """
 
 from core import signals
@@ -12,6 +15,8 @@ from core import signals
 if __name__ == "__main__":
   signals.listen()  # Before imports that take long.
 
+import contextlib
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -30,18 +35,20 @@ import hypothesis
 
 from core import command, files, text_lines
 from core.errors import UserError, nearest
-from tools.fuzz import targets
+from tools.fuzz import coverage, targets
 
 _LONGEST = 300  # Characters of a line that refuses.
 _MEMORY = 8 << 30  # Bytes that a target may take.
 _HANGS = 30.0  # Seconds.
 _SLOW_START = 120.0  # Seconds that imports may take.
 _EXAMPLES = 300  # Between two looks at the clock.
+_WITNESSES = 10_000  # Characters of a target's witnesses.
 
-_COMMAND = command.Command("fuzz [--seconds=N] [--targets=A,B] --output=DIR", about=__doc__)
+_COMMAND = command.Command("fuzz [--seconds=N] [--targets=A,B] [--witness=DIR] --output=DIR", about=__doc__)
 _COMMAND.whole("seconds", "that each target runs", default=60)
 _COMMAND.whole("seed", "of what is drawn", default=0, least=0)
 _COMMAND.several("targets", "which readers; all by default: " + ", ".join(targets.TARGETS), default=())
+_COMMAND.text("witness", "a folder of inputs to begin with, and to add to", shown="DIR")
 _COMMAND.text("output", "where the inputs of faults go", shown="DIR", required=True)
 
 
@@ -53,20 +60,22 @@ def main(argv: Sequence[str]) -> int:
       raise UserError(f"--targets: there is no {name!r}{nearest(name, targets.TARGETS)}")
   output = Path(files.from_here(flags.output))
   output.mkdir(parents=True, exist_ok=True)
+  witness = Path(files.from_here(flags.witness)) if flags.witness else None
   found = []
   for name in flags.targets or targets.TARGETS:
     command.say(f"{name}: {flags.seconds} s")
-    found += in_process(name, flags.seconds, flags.seed, output)
+    found += in_process(name, flags.seconds, flags.seed, output, witness)
   print(*found, sep="\n", end="\n" if found else "")
   return 1 if found else 0
 
 
-def in_process(name: str, seconds: float, seed: int, output: Path) -> list[str]:
+def in_process(name: str, seconds: float, seed: int, output: Path, witness: Path | None = None) -> list[str]:
   """Runs one target in a process of its own, which it may end or keep for ever; returns a line a fault."""
   with tempfile.TemporaryDirectory() as folder:
     latest, report = Path(folder) / "latest.pickle", Path(folder) / "report.jsonl"
     report.touch()
-    process = multiprocessing.get_context("spawn").Process(target=_run, args=(name, seconds, seed, output, folder))
+    args = (name, seconds, seed, output, witness, folder)
+    process = multiprocessing.get_context("spawn").Process(target=_run, args=args)
     process.start()
     began = time.monotonic()
     while process.is_alive():
@@ -83,7 +92,7 @@ def in_process(name: str, seconds: float, seed: int, output: Path) -> list[str]:
   return lines
 
 
-def _run(name: str, seconds: float, seed: int, output: Path, folder: str) -> None:
+def _run(name: str, seconds: float, seed: int, output: Path, witness: Path | None, folder: str) -> None:
   place = Path(folder) / "files"
   place.mkdir()
   os.chdir(place)
@@ -100,7 +109,11 @@ def _run(name: str, seconds: float, seed: int, output: Path, folder: str) -> Non
     with report.open("a") as file:
       file.write(f"{json.dumps(line)}\n")
 
-  explore(name, targets.TARGETS[name](place), seconds, seed, output, before=before, found=found)
+  target, file = targets.TARGETS[name](place), witness and witness / f"{name}.txt"
+  target = dataclasses.replace(target, seeds=(*target.seeds, *(targets.witnesses(file) if file else ())))
+  corpus = explore(name, target, seconds, seed, output, before=before, found=found)
+  if file:
+    targets.write_witnesses(file, corpus.smallest(_WITNESSES))
 
 
 def explore(
@@ -112,8 +125,10 @@ def explore(
   *,
   before: Callable[[Any], None] = lambda drawn: None,
   found: Callable[[str], None] = print,
-) -> None:
+) -> coverage.Corpus:
   """Hands a target inputs until the time is over, each fault once, by the line of the source that raised it.
+
+  Returns what reached new lines of core, faults left out.
 
   Args:
     name: of the target.
@@ -126,20 +141,21 @@ def explore(
   """
   judge = _Judge(target, before, time.monotonic() + seconds)
   for seed_input in target.seeds:
-    target.call(seed_input)
+    with contextlib.suppress(_Found):
+      judge(seed_input)
   for turn in range(1_000_000):
-    try:
+    with contextlib.suppress(_Found, hypothesis.errors.Flaky):  # What fails once and not again is a fault as well.
       _drawn(target, judge, seed + turn)()
-    except (_Found, hypothesis.errors.Flaky):  # What fails once and not again is a fault as well.
-      for place, (drawn, words) in judge.found.items():
-        kept = output / f"{name}-{len(judge.known)}.pickle"
-        kept.write_bytes(pickle.dumps(drawn))
-        found(f"{name}: {place}: {words}: {kept}")
-        judge.known.add(place)
-      judge.found.clear()
+    for place, (drawn, words) in judge.found.items():
+      kept = output / f"{name}-{len(judge.known)}.pickle"
+      kept.write_bytes(pickle.dumps(drawn))
+      found(f"{name}: {place}: {words}: {kept}")
+      judge.known.add(place)
+    judge.found.clear()
     if judge.is_over():
-      command.say(f"{name}: {judge.read:,} inputs, {len(judge.known)} faults")
-      return
+      command.say(f"{name}: {judge.read:,} inputs, {len(judge.known)} faults, {len(judge.corpus.kept)} kept")
+      break
+  return judge.corpus
 
 
 class _Found(Exception):
@@ -153,6 +169,7 @@ class _Judge:
     self._target, self._before, self._ends = target, before, ends
     self.known: set[str] = set()
     self.found: dict[str, tuple[Any, str]] = {}
+    self.corpus = coverage.Corpus()
     self.read = 0
 
   def is_over(self, grace: float = 0.0) -> bool:
@@ -161,7 +178,10 @@ class _Judge:
   def __call__(self, drawn: Any) -> None:
     self.read += 1
     self._before(drawn)
-    fault = _fault(self._target.call, drawn)
+    with coverage.reached() as lines:
+      fault = fault_of(self._target.call, drawn)
+    if fault is None:
+      self.corpus.offer(drawn, lines)
     if fault is None or fault[0] in self.known or self.is_over(_HANGS):
       return
     self.found[fault[0]] = (drawn, fault[1])
@@ -169,7 +189,9 @@ class _Judge:
 
 
 def _drawn(target: targets.Target, judge: _Judge, seed: int) -> Callable[[], None]:
-  """Returns a test that hands inputs of a target to a judge, and makes small what raises."""
+  """Returns a test that hands inputs to a judge, also changes of those kept so far, and makes small what raises."""
+  kept = judge.corpus.kept
+  drawn = target.drawn | target.changed(kept) if target.changed and kept else target.drawn
 
   def test(drawn: Any) -> None:
     judge(drawn)
@@ -182,10 +204,10 @@ def _drawn(target: targets.Target, judge: _Judge, seed: int) -> Callable[[], Non
     report_multiple_bugs=False,
     print_blob=False,
   )
-  return settings(hypothesis.seed(seed)(hypothesis.given(target.drawn)(test)))
+  return settings(hypothesis.seed(seed)(hypothesis.given(drawn)(test)))
 
 
-def _fault(call: Callable[[Any], Any], drawn: Any) -> tuple[str, str] | None:
+def fault_of(call: Callable[[Any], Any], drawn: Any) -> tuple[str, str] | None:
   """Returns where and how a reader fails an input; None where it reads it or refuses it in one line."""
   try:
     call(drawn)

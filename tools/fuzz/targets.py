@@ -1,5 +1,6 @@
 """What is fuzzed: each reader of files and texts that people hand in, with files that it reads to begin with."""
 
+import ast
 import dataclasses
 import json
 import re
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from core import data_files
+from core import data_files, text_lines
 from tools.fuzz import inputs
 
 
@@ -22,11 +23,13 @@ class Target:
     drawn: the inputs.
     call: reads one. It may raise a `UserError`, and nothing else.
     seeds: inputs that it reads.
+    changed: draws inputs like some others; None where `drawn` alone does.
   """
 
   drawn: st.SearchStrategy[Any]
   call: Callable[[Any], Any]
   seeds: tuple[Any, ...] = ()
+  changed: Callable[[list[Any]], st.SearchStrategy[Any]] | None = None
 
 
 def _of_file(path: Path, seeds: list[bytes], read: Callable[[Path], Any], drawn: Any = None) -> Target:
@@ -36,7 +39,12 @@ def _of_file(path: Path, seeds: list[bytes], read: Callable[[Path], Any], drawn:
     path.write_bytes(content)
     read(path)
 
-  return Target(inputs.changed_bytes(seeds) if drawn is None else drawn, call, tuple(seeds))
+  drawn = inputs.changed_bytes(seeds) if drawn is None else drawn
+  return Target(drawn, call, tuple(seeds), inputs.changed_bytes)
+
+
+def _changed_files(named: list[tuple[str, bytes]]) -> st.SearchStrategy[tuple[str, bytes]]:
+  return st.sampled_from(named).flatmap(lambda each: st.tuples(st.just(each[0]), inputs.changed_bytes([each[1]])))
 
 
 def _json_lines(values: list[Any]) -> bytes:
@@ -85,7 +93,7 @@ def tf_checkpoint(folder: Path) -> Target:
     tf_checkpoint.read(str(folder / "x.ckpt"))
 
   drawn = st.one_of(*(st.tuples(st.just(name), inputs.changed_bytes([seeds[name]])) for name in names))
-  return Target(drawn, call, tuple(seeds.items()))
+  return Target(drawn, call, tuple(seeds.items()), _changed_files)
 
 
 def big_vision(folder: Path) -> Target:
@@ -156,7 +164,7 @@ def _tokenizer(name: str) -> Callable[[Path], Target]:
       finally:
         path.unlink()
 
-    return Target(inputs.changed_bytes([seed]), call, (seed,))
+    return Target(inputs.changed_bytes([seed]), call, (seed,), inputs.changed_bytes)
 
   return target
 
@@ -181,6 +189,8 @@ def metrics(folder: Path) -> Target:
     log.write(3, {"training_loss": 1.0})
     log.at(2)
     log.close()
+    for damaged in folder.glob("*.damaged*"):  # A name that is taken is looked for, among all of them.
+      damaged.unlink()
 
   return _of_file(folder / "metrics.jsonl", [_json_lines(rows)], read, lines)
 
@@ -201,7 +211,7 @@ def run_json(folder: Path) -> Target:
   each = [(name, json.dumps(content).encode()) for name, content in seeds.items()]
   drawn = [st.tuples(st.just(name), inputs.changed_json([content])) for name, content in seeds.items()]
   drawn += [st.tuples(st.just(name), inputs.changed_bytes([content])) for name, content in each]
-  return Target(st.one_of(*drawn), call, tuple(each))
+  return Target(st.one_of(*drawn), call, tuple(each), _changed_files)
 
 
 def integrity(folder: Path) -> Target:
@@ -283,6 +293,17 @@ def config(folder: Path) -> Target:
     parse(tasks.Classification, load.overridden(plain, changes))
 
   return Target(st.lists(inputs.overrides(keys), max_size=3), call, ([("lr", "0.1")],))
+
+
+def witnesses(file: Path) -> list[Any]:
+  """Returns the inputs in a file, a line each as Python writes it; none where it is not there."""
+  return [ast.literal_eval(line) for line in text_lines.read(file, file.name)] if file.exists() else []
+
+
+def write_witnesses(file: Path, drawn: list[Any]) -> None:
+  """Writes what `witnesses` reads."""
+  file.parent.mkdir(parents=True, exist_ok=True)
+  file.write_text("".join(f"{each!a}\n" for each in drawn))
 
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
