@@ -1,0 +1,113 @@
+"""Preprocessing strings of big_vision as they are written here: the same language, without its empty ops."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from core.errors import UserError, nearest
+from core.pp import arguments, builder, registry  # noqa: F401 (the builder imports the ops, which register themselves)
+from core.recipe import pp_string as grammar
+from tools.port_config.rule import Unportable
+
+# What takes a text: there the empty one is a text like others.
+_OF_TEXT = ("tokenize", "bert_tokenize", "render_unifont")
+_LISTS = ("captions/text", "captions")  # Keys that hold several captions.
+# What an evaluation, which is the same every time, does in the place of a random op: the op, or nothing.
+_STEADY = {"inception_crop": "resize", "random_crop": "central_crop", "flip_lr": None, "randaug": None}
+
+
+def of_training(text: str, port: Any) -> str:
+  """Returns the pp string of an input in our spelling.
+
+  Raises:
+    Unportable: it cannot be read, or has an op or an argument that there is none of here.
+  """
+  return _written(_calls(text, port), port)
+
+
+def of_evaluation(text: str, port: Any) -> str:
+  """Returns the pp string of an evaluation, without what is random, see `of_training`."""
+  return _written([each for call in _calls(text, port) for each in _steady(call, port)], port)
+
+
+def decoded(text: str, port: Any) -> str:
+  """Returns the pp string of an evaluator that big_vision hands images which TFDS has decoded."""
+  written = of_evaluation(text, port)
+  return written if written.startswith("decode") else "|".join(filter(None, ("decode", written)))
+
+
+def _calls(text: str, port: Any) -> list[grammar.Call]:
+  every = list(_ops(text))
+  ops = [op for op in every if op.strip()]
+  if ops and len(ops) < len(every):
+    port.tell_op("||")
+  try:
+    calls = grammar.read("|".join(ops))
+  except ValueError as error:
+    raise Unportable(str(error)) from None
+  return [each for call in calls for each in _with_texts(call, port)]
+
+
+def _with_texts(call: grammar.Call, port: Any) -> Iterator[grammar.Call]:
+  """Yields an op, and of one that draws a text the op before it that takes the first of several."""
+  if call.name in _OF_TEXT:
+    key = call.kwargs.get("inkey", call.kwargs.get("key"))
+    if call.name == "render_unifont" and key in _LISTS:
+      port.tell_op("render_unifont")
+      yield grammar.Call("get_single", (key,), {})
+    call = call._replace(kwargs={**call.kwargs, "empty": "keep"})
+  yield call
+
+
+def _steady(call: grammar.Call, port: Any) -> Iterator[grammar.Call]:
+  op = registry.OPS.get(call.name)
+  if op is None or not op.random:
+    if call.name in ("tokenize", "bert_tokenize") and call.kwargs.get("inkey") in _LISTS:
+      port.tell_op("a caption of several")
+      yield grammar.Call("get_single", (call.kwargs["inkey"],), {})
+    yield call
+    return
+  if call.name not in _STEADY:
+    raise Unportable(f"pp op {call.name} is random, and an evaluation here is the same every time")
+  port.tell_op("random ops of evaluations")
+  if _STEADY[call.name]:
+    yield grammar.Call(_STEADY[call.name], call.args[:1], call.kwargs)
+
+
+def _written(calls: Sequence[grammar.Call], port: Any) -> str:
+  for call in calls:
+    _check(call)
+  return "|".join(map(_spelled, calls))
+
+
+def _check(call: grammar.Call) -> None:
+  """Refuses an op or an argument that there is none of; files that arguments name need not be there."""
+  if call.name not in registry.OPS:
+    raise Unportable(f"there is no pp op {call.name!r} here{nearest(call.name, registry.OPS)}")
+  op = registry.OPS[call.name]
+  try:
+    arguments.bind(op.signature, op.annotations, call.args, call.kwargs, f"pp op {op.name}")
+  except UserError as error:
+    raise Unportable(str(error)) from None
+
+
+def _ops(text: str) -> Iterator[str]:
+  """Yields what stands between the bars that are neither in quotes nor in brackets."""
+  start, depth, quote = 0, 0, ""
+  for place, letter in enumerate(text):
+    if quote:
+      quote = "" if letter == quote else quote
+    elif letter in "\"'":
+      quote = letter
+    elif letter in "([{":
+      depth += 1
+    elif letter in ")]}":
+      depth -= 1
+    elif letter == "|" and depth == 0:
+      yield text[start:place]
+      start = place + 1
+  yield text[start:]
+
+
+def _spelled(call: grammar.Call) -> str:
+  values = [*map(repr, call.args), *(f"{name}={value!r}" for name, value in call.kwargs.items())]
+  return f"{call.name}({', '.join(values)})" if values else call.name
