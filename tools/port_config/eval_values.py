@@ -91,7 +91,7 @@ def zeroshot_datasets(port: Any, names: Mapping[str, str]) -> Any:
   return _DATASETS if _type(port) == _ZEROSHOT else DROP
 
 
-def first_class_name(port: Any, names: Mapping[str, str]) -> Any:
+def first_name(port: Any, names: Mapping[str, str]) -> Any:
   """Returns that the first of a class's names counts."""
   return True if _type(port) == _ZEROSHOT else DROP
 
@@ -146,6 +146,11 @@ _OF_DATA = (("name", "dataset_name"), ("split", "split"), ("data_dir", "data_dir
 def distances(value: Any, port: Any) -> Any:
   """Returns the distances of an evaluation, of which each is its kind and its arguments."""
   return [dict(each) for each in value]
+
+
+def outfile(value: Any, port: Any) -> str:
+  """Returns the name of a file that an evaluation writes into the workdir; the step is in the name of its folder."""
+  return re.sub(r"[-_]?\{.*?\}", "", value.rpartition("/")[2])
 
 
 def _type(port: Any) -> str | None:

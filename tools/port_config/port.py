@@ -62,7 +62,7 @@ class Port:
 
   def tell_op(self, name: str) -> None:
     """Tells what the table of pp ops says of one."""
-    rule = next(rule for rule in rules.OPS if rule.there == name)
+    rule = next(rule for rule in rules.OPS_TOLD if rule.there == name)
     self.tell(
       rule.verdict, f"{'.'.join(self.path)}: {rule.there}", "" if rule.verdict == IDLE else rule.here, rule.said
     )
@@ -125,6 +125,9 @@ def port(config: Mapping[str, Any]) -> Port:
   patterns = Patterns(rules.KEYS, {"TEACHER": ("student", *made.teachers), "PART": parts})
   for key, value in config.items():
     _walk(made, patterns, (key,), value)
+  for row in made.said:  # What is left of an evaluation of which a part is refused would be another one.
+    if row.verdict == REFUSED and row.there.startswith("evals."):
+      made.out.get("evals", {}).pop(row.there.split(".")[1], None)
   _fill(made, {"NAME": tuple(made.out.get("evals", {})), "PART": parts, "UNIT": ("",)})
   return made
 
@@ -224,7 +227,8 @@ def project_of(config: Mapping[str, Any]) -> str:
   known = sorted(path.parent.name for path in _PROJECTS.glob("*/train.py"))
   if project not in known:
     raise UserError(
-      f"config.model_name {name!r} is of the project {project or name!r}, which is not here; there are {', '.join(known)}"
+      f"config.model_name {name!r} is of the project {project or name!r}, which is not here; "
+      f"there are {', '.join(known)}"
     )
   return project
 

@@ -14,6 +14,7 @@ AS_IF_ABSENT = "as if it was not given"
 UNKNOWN = "no published trainer reads it"
 _RANDOM = "the draws of one seed are others here"
 _NOT_PUBLISHED = "big_vision has not published this evaluator, so the entry could not run there; it is left out"
+_ZEROSHOT = "the default of zero-shot classification"
 _MEMORY = "what is kept ready, and how much of it, is settled here"
 
 # The project of a config, by its keys and the name of its model (or student): `to` tells whether it is this one.
@@ -43,7 +44,7 @@ KEYS = (
   R("log_training_UNIT", KEPT),
   R("ckpt_UNIT", KEPT),
   R("checkpoint_UNIT", RENAMED, "ckpt_UNIT"),
-  R("no ckpt_UNIT", OTHER, "ckpt_steps", "there no checkpoint is written; here one always is, this often", absent=v.ckpt),
+  R("no ckpt_UNIT", OTHER, "ckpt_steps", "there no checkpoint is written; here one always is", absent=v.ckpt),
   R("keep_ckpt_UNIT", KEPT),
   R("keep_checkpoint_UNIT", RENAMED, "keep_ckpt_UNIT"),
   R("resume", KEPT, "", "", v.given),
@@ -58,8 +59,7 @@ KEYS = (
   R("no loss", OTHER, "loss", "each trainer has its own where none is given", absent=v.absent_loss),
   R("loss_use_global_batch", IDLE, "", "all examples of the batch are compared, always"),
   R("init_head_bias", KEPT, "", "", v.head_bias),
-  R("mixup.p", KEPT, "", "there examples are mixed within each device's part of the batch, here within the whole",
-    same=False),
+  R("mixup.p", KEPT, "", "there within each device's part of the batch, here within the whole", same=False),
   R("mixup.n", IDLE, "", "two examples are mixed", v.only(2)),
   R("mixup.fold_in", IDLE, "", "the weights of a seed are other draws here anyway"),
   R("teachers", KEPT, "", "of several teachers the distances are averaged here, and added there"),
@@ -93,14 +93,13 @@ KEYS = (
   R("input.data", KEPT, "", "", v.source),
   R("no input.data", OTHER, "input.data", "a config that only evaluates gets zeros", absent=v.zeros_of_shapes),
   R("input.batch_size", KEPT),
-  R("no input.batch_size", OTHER, "input.batch_size", "as many examples as evaluations read", absent=v.batch_of_evaluation),
+  R("no input.batch_size", OTHER, "input.batch_size", "a config that only evaluates", absent=v.batch_of_evaluation),
   R("input.shuffle_buffer_size", KEPT, "", "which examples meet in a batch is another draw here", v.given, same=False),
-  R("no input.shuffle_buffer_size", OTHER, "input.shuffle_buffer_size", "examples come in the order of the files",
-    absent=v.file_order),
+  R("no input.shuffle_buffer_size", OTHER, "input.shuffle_buffer_size", "the order of the files", None, v.file_order),
   R("input.cache_raw", KEPT),
   R("input.pp", KEPT, "", "", pp.of_training),
-  R("input.pre_filter_fn", KEPT, "", "a condition in words, `label < 100`; a function of Python is refused", v.condition),
-  R("input.post_filter_fn", KEPT, "", "a condition in words, `label < 100`; a function of Python is refused", v.condition),
+  R("input.pre_filter_fn", KEPT, "", "in words, `label < 100`; a function of Python is refused", v.condition),
+  R("input.post_filter_fn", KEPT, "", "in words, `label < 100`; a function of Python is refused", v.condition),
   R("input.keep_only", KEPT),
   R("input.skip_errors", KEPT),
   R("input.prefetch", IDLE, "", _MEMORY),
@@ -109,8 +108,7 @@ KEYS = (
   R("input.pack", REFUSED, "", "sequences are not packed here", v.only(None, False)),
   R("input.PART.data", KEPT, "", "", v.source),
   R("input.PART.shuffle_buffer_size", KEPT, "", _RANDOM, v.given, same=False),
-  R("no input.PART.shuffle_buffer_size", OTHER, "input.PART.shuffle_buffer_size", "examples come in the files' order",
-    absent=v.file_order),
+  R("no input.PART.shuffle_buffer_size", OTHER, "input.PART.shuffle_buffer_size", "files' order", None, v.file_order),
   R("input.PART.cache_raw", KEPT),
   R("input.PART.pp", KEPT, "", "", pp.of_training),
   R("input.PART.pre_filter_fn", KEPT, "", "a condition in words", v.condition),
@@ -125,7 +123,7 @@ KEYS = (
   R("batch_size", RENAMED, "input.batch_size", "", v.unless_input),
   R("shuffle_buffer_size", RENAMED, "input.shuffle_buffer_size", "", v.given),
   R("cache_raw", RENAMED, "input.cache_raw"),
-  R("batch_size_eval", RENAMED, "input.batch_size", "evaluations without a batch size of their own have it", v.unless_input),
+  R("batch_size_eval", RENAMED, "input.batch_size", "evaluations without their own have it", v.unless_input),
   # Evaluations.
   R("evals.NAME.type", RENAMED, "", "", e.evaluator),
   R("no evals.NAME.type", OTHER, "evals.NAME.type", "the evaluation's name is its type", absent=e.evaluator_of_name),
@@ -134,8 +132,7 @@ KEYS = (
   R("evals.NAME.prefix", KEPT),
   R("evals.NAME.log_UNIT", KEPT),
   R("evals.NAME.skip_first", RENAMED, "evals.NAME.first", "False is what first=True is", e.first),
-  R("no evals.NAME.skip_first", OTHER, "evals.NAME.first", "it runs before the first step, too; without log_* then alone",
-    absent=e.always_first),
+  R("no evals.NAME.skip_first", OTHER, "evals.NAME.first", "too, or without log_* alone", None, e.always_first),
   R("evals.NAME.batch_size", KEPT, "", "", v.given),
   R("evals.NAME.cache", KEPT),
   R("evals.NAME.cache_final", RENAMED, "evals.NAME.cache"),
@@ -148,9 +145,9 @@ KEYS = (
   R("evals.NAME.data_dir", RENAMED, "evals.NAME.data.data_dir", "", v.given),
   R("evals.NAME.pp_fn", KEPT, "", "", pp.of_evaluation),
   R("evals.NAME.pp_img", OTHER, "", "decode stands in front: there TFDS has decoded the image", pp.decoded),
-  R("no evals.NAME.pp_img", OTHER, "evals.NAME.pp_img", "zero-shot classification has it by default", absent=e.pp_img),
+  R("no evals.NAME.pp_img", OTHER, "evals.NAME.pp_img", _ZEROSHOT, absent=e.pp_img),
   R("evals.NAME.pp_txt", KEPT, "", "", pp.of_evaluation),
-  R("no evals.NAME.pp_txt", OTHER, "evals.NAME.pp_txt", "zero-shot classification has it by default", absent=e.pp_txt),
+  R("no evals.NAME.pp_txt", OTHER, "evals.NAME.pp_txt", _ZEROSHOT, absent=e.pp_txt),
   R("evals.NAME.pp_train", KEPT, "", "", pp.of_evaluation),
   R("evals.NAME.pp_eval", KEPT, "", "", pp.of_evaluation),
   R("evals.NAME.loss_name", KEPT),
@@ -164,18 +161,16 @@ KEYS = (
   R("evals.NAME.num_seeds", KEPT),
   R("evals.NAME.txt_name", KEPT, "", "", e.key_of_captions),
   R("evals.NAME.dataset_names", KEPT),
-  R("no evals.NAME.dataset_names", OTHER, "evals.NAME.dataset_names", "zero-shot classification has it by default",
-    absent=e.zeroshot_datasets),
+  R("no evals.NAME.dataset_names", OTHER, "evals.NAME.dataset_names", _ZEROSHOT, None, e.zeroshot_datasets),
   R("evals.NAME.dataset_overrides", RENAMED, "evals.NAME.datasets", "", e.overrides),
   R("evals.NAME.class_names", OTHER, "", "each data set has its own names here, CLIP's", e.class_names, same=False),
-  R("evals.NAME.prompt_templates", RENAMED, "evals.NAME.templates", "clip_paper and clip_best are written out", e.templates),
-  R("no evals.NAME.prompt_templates", OTHER, "evals.NAME.templates", "zero-shot classification has clip_paper's",
-    absent=e.default_templates),
+  R("evals.NAME.prompt_templates", RENAMED, "evals.NAME.templates", "the set is written out", e.templates),
+  R("no evals.NAME.prompt_templates", OTHER, "evals.NAME.templates", _ZEROSHOT, None, e.default_templates),
   R("evals.NAME.canonicalize", KEPT),
   R("evals.NAME.first_class_name_only", KEPT),
-  R("no evals.NAME.first_class_name_only", OTHER, "evals.NAME.first_class_name_only", "zero-shot classification has it so",
-    absent=e.first_class_name),
+  R("no evals.NAME.first_class_name_only", OTHER, "evals.NAME.first_class_name_only", _ZEROSHOT, None, e.first_name),
   R("evals.NAME.async_delay", IDLE, "", _MEMORY),
+  R("evals.NAME.outfile", OTHER, "", "a name in the workdir's folder of the evaluation", e.outfile),
   R("evals.NAME.distances", KEPT, "", "", e.distances),
   R("evals.NAME.what", KEPT, "", "the distances are of the logits", v.only(["logits", "logits"], ("logits", "logits"))),
   # What no number depends on.
@@ -213,14 +208,52 @@ EVALUATORS = (
   R("timing", IDLE, "", f"{_NOT_PUBLISHED}; tools/bench measures", same=None),
 )
 
-# Ops of pp strings that differ in more than nothing; all others have their names and arguments.
-OPS = (
+# What else is told of pp strings of one config.
+OPS_TOLD = (
   R("||", IDLE, "", "an empty op does nothing"),
-  R("random ops of evaluations", OTHER, "resize, central_crop", "an evaluation is the same every time: crops are central, "
-    "nothing is flipped or augmented", same=False),
+  R("random ops of evaluations", OTHER, "resize, central_crop", "evaluations are the same every time", same=False),
   R("render_unifont", RENAMED, "get_single|render_unifont", "of several captions it draws the first"),
-  R("a caption of several", OTHER, "get_single", "an evaluation takes the first caption, there a random one", same=False),
-)  # fmt: skip
+  R("a caption of several", OTHER, "get_single", "an evaluation takes the first, there a random one", same=False),
+)
+
+OPS = (
+  R("decode", KEPT, "", "by the same decoder; photos whose EXIF data turn them are turned if upright=True"),
+  R("resize", KEPT),
+  R("resize_small", KEPT),
+  R("resize_long", KEPT),
+  R("inception_crop", KEPT, "", _RANDOM, same=False),
+  R("decode_jpeg_and_inception_crop", KEPT, "", _RANDOM, same=False),
+  R("random_crop", KEPT, "", _RANDOM, same=False),
+  R("central_crop", KEPT),
+  R("flip_lr", KEPT, "", _RANDOM, same=False),
+  R("randaug", KEPT, "", f"each transformation is the same; {_RANDOM}", same=False),
+  R("value_range", KEPT),
+  R("vgg_value_range", KEPT),
+  R("clip_value_range", KEPT),
+  R("onehot", KEPT),
+  R("keep", KEPT),
+  R("drop", KEPT),
+  R("copy", KEPT),
+  R("flatten", KEPT),
+  R("reshape", KEPT),
+  R("squeeze_last_dim", KEPT),
+  R("concat", KEPT),
+  R("pad_to_shape", KEPT),
+  R("rag_tensor", KEPT),
+  R("lookup", KEPT),
+  R("setdefault", KEPT),
+  R("strfmt", KEPT),
+  R("choice", KEPT, "", _RANDOM, same=False),
+  R("choice_no_replacement", KEPT, "", _RANDOM, same=False),
+  R("coco_captions", KEPT),
+  R("lower", KEPT),
+  R("tokenize", KEPT, "", "empty texts are kept by empty='keep', which the port writes"),
+  R("bert_tokenize", KEPT, "", "empty texts are kept by empty='keep', which the port writes"),
+  R("clip_i1k_label_names", KEPT),
+  R("i21k_label_names", KEPT),
+  R("render_unifont", KEPT, "", "with the font of big_vision, Unifont 9.0.06, where its file is given"),
+  R("convert_to_video", REFUSED, "", "there are no videos here", same=None),
+)
 
 # Names of models, and of towers within models.
 MODELS = (
@@ -242,3 +275,40 @@ OPTIONS = {
   ("bit", "scan"): R("bit.scan", IDLE, "", "its units are not alike, there is nothing to scan"),
   ("bit_paper", "remat_policy"): R("bit_paper.remat_policy", IDLE, "", _MEMORY),
 }
+
+TRANSFORMATIONS = (
+  R("scale_by_adam", KEPT),
+  R("scale_by_lion", KEPT),
+  R("trace", KEPT),
+  R("identity", KEPT),
+  R("big_vision.scale_by_adafactor", RENAMED, "scale_by_adafactor"),
+  R("big_vision.momentum_hp", RENAMED, "momentum_hp"),
+  R("big_vision.sgd", RENAMED, "identity"),
+  R("any other of optax", KEPT, "", "with the arguments that optax declares"),
+)
+
+# What stands under other keys: predictions, sources, losses, weights and files of a run.
+PREDICTIONS = (
+  R("predict", KEPT, "", "the default of each evaluator"),
+  R("student_fwd", RENAMED, "student"),
+  R("TEACHER_fwd", RENAMED, "TEACHER"),
+  R("student_TEACHER_fwd", RENAMED, 'dict(student="student", teacher="TEACHER")'),
+  R("predict_seqhw=8", RENAMED, "predict_8"),
+  R("student_seqhw=8", RENAMED, "student_8"),
+  R("student_seqhw=8_TEACHER", RENAMED, 'dict(student="student_8", teacher="TEACHER")'),
+  R("teacher_ensemble_fwd", REFUSED, "", "each teacher is evaluated by itself", same=None),
+  R("loss", REFUSED, "", "classification reports the loss", same=None),
+)
+SOURCES = (
+  R("a name of TFDS", KEPT, "", "prepared as TFRecord files; tools:prepare_data prepares"),
+  R("bv:dummy", RENAMED, 'source="zeros"'),
+  R("bv:jsonl", RENAMED, 'source="jsonl"', "fname is path, fopen_keys is files"),
+  R("any other bv:", REFUSED, "", "it belongs to a project that is not here", same=None),
+)
+FILES = (
+  R("FILE.npz, FILE.npz:SUBTREE, gs://...", KEPT, "", "config.model_init; docs/weights.md"),
+  R("names of published weights, howto-i21k-B/16", KEPT, "", "core/checkpoint/catalog.json"),
+  R("M-imagenet2012 and the like, of BiT", RENAMED, "BiT-M-R50x1-ILSVRC2012", "the size is part of the name"),
+  R("config.json of a workdir", KEPT, "", "tools:port_config reads it"),
+  R("big_vision_metrics.txt", RENAMED, "metrics.jsonl", "a line a step in both"),
+)

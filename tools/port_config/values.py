@@ -1,4 +1,4 @@
-"""What the rules make of values: a function each, of what stands in big_vision's config and of the port it is part of."""
+"""What the rules make of values: a function each, of what stands in big_vision's config and of the port of it."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""A config as a Python file of our form: the table of hyper-parameters, with a comment where something was translated."""
+"""A config as a Python file of our form: the table of hyper-parameters, with comments where something was translated."""
 
 import json
 import keyword
