@@ -21,7 +21,7 @@ from core import command, files, sharding
 from core.data import feed
 from core.errors import UserError, nearest
 from core.masking import masked_tree
-from core.recipe.recipe import Recipe
+from core.recipe.recipe import Recipe, metric_prefix
 from core.recipe.write import to_config
 from core.state import Variables
 from core.training import cli, progress, state_init
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
       found = trained_model.from_files(flags.weights, placement)
     for each in found:
       command.say(f"evaluating {each.name}")
-      results.append({"weights": each.name} | _run(evals, each.variables()))
+      results.append({"weights": each.name} | _run(evals, recipe, each.variables()))
       if written.is_dir():
         _put_away(written, re.sub(r"[^\w.]+", "_", each.name))
   output.parent.mkdir(parents=True, exist_ok=True)
@@ -104,8 +104,9 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
   return "\n".join("  ".join(row).rstrip() for row in aligned)
 
 
-def _run(evals: Mapping[str, Any], variables: Variables) -> dict[str, float]:
-  return {f"{name}/{key}": value for name, each in evals.items() for key, value in each.run(variables).items()}
+def _run(evals: Mapping[str, Any], recipe: Recipe, variables: Variables) -> dict[str, float]:
+  prefixes = {name: metric_prefix(name, recipe.evals[name]) for name in evals}
+  return {f"{prefixes[name]}{key}": value for name, each in evals.items() for key, value in each.run(variables).items()}
 
 
 def _put_away(written: Path, name: str) -> None:

@@ -193,6 +193,8 @@ def read_prompts(dataset: ZeroshotDataset, options: Zeroshot, name: str, where: 
     example = "['a photo of a {}.']"
     raise UserError(f"{path['templates']} is missing; it is a list like {example}, or 'name' for names alone")
   classes = prompts.read_classes(given, path["class_names"])
+  if options.first_class_name_only:
+    classes = tuple(names[:1] for names in classes)
   templates = prompts.read_templates(dataset.templates, path["templates"])
   written, class_of = prompts.write(classes, templates, canonicalize=options.canonicalize)
   return Prompts(tuple(written), tuple(class_of.tolist()), len(classes), dataset.pp_txt)

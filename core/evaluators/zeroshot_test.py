@@ -11,6 +11,7 @@ from core.errors import UserError
 from core.evaluators import zeroshot
 from core.pp import builder
 from core.recipe.evaluators import Zeroshot
+from core.recipe.parse import parse
 from core.testing import linear_image_text
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -121,6 +122,19 @@ def test_the_names_of_a_sources_classes_serve_where_none_are_given():
   assert found.run(linear_image_text.variables())["all/accuracy"] < 0.1
   found = evaluator({"all": dict(data=data, templates=["the digits {}"], class_names=digit_captions.CLASS_NAMES)})
   assert found.run(linear_image_text.variables())["all/accuracy"] < 0.1
+
+
+def test_other_names_of_a_class_are_left_out_where_the_first_alone_is_asked_for():
+  aliases = [[name, "no digit at all"] for name in digit_captions.DIGITS]
+  asked = {}
+  for only, given in ((True, aliases), (False, aliases), (False, digit_captions.DIGITS)):
+    options = parse(Zeroshot, dict(
+      pp_img="", pp_txt="", datasets={"digits": DIGITS | dict(class_names=given)}, first_class_name_only=only
+    ))  # fmt: skip
+    asked[only, len(given[0])] = zeroshot.read_prompts(options.sets()["digits"], options, "digits", "config.evals.test")
+  first, every, alone = asked.values()
+  assert first == alone
+  assert len(every.texts) == 2 * len(first.texts)
 
 
 def test_prompts_are_canonical_unless_told_otherwise():

@@ -163,7 +163,8 @@ def _inputs_by_outputs(name: str, x: Shaped[Array, "..."]) -> Shaped[Array, "...
 
 
 def _clip(recipe: Optimizer, params: trees.PyTree) -> list[optax.GradientTransformation]:
-  norm = recipe.grad_clip_norm
+  # Where each example's gradient is clipped, the step itself does so, before there is a mean (`core.optim.per_example`).
+  norm = None if recipe.grad_clip_per_example else recipe.grad_clip_norm
   parts = [optax.clip_by_global_norm(norm) if norm else optax.identity()]
   if recipe.agc is not None:
     parts.insert(0, adaptive_clip(params, recipe.agc))

@@ -23,7 +23,7 @@ class CompiledSteps:
     lower: `form -> jax.stages.Lowered`; called from other threads too.
     form: `step -> form`, a pure function, the same in all processes.
     start: the step after which training begins.
-    total: the last step.
+    total: the last step. 0 compiles nothing.
   """
 
   def __init__(
@@ -35,6 +35,8 @@ class CompiledSteps:
     # Processes that compile one program together must do so in one order; alone, half the cores are left to training.
     together = jax.process_count() > 1
     self._pool = ThreadPoolExecutor(1 if together else max(1, (os.cpu_count() or 1) // 2), thread_name_prefix="compile")
+    if total == 0:
+      return
     first = form(start + 1)
     self._programs[first] = self._pool.submit(lower(first).compile)
     if together:
@@ -46,6 +48,8 @@ class CompiledSteps:
     Raises:
       UserError: what tracing refused.
     """
+    if self._total == 0:
+      return
     self._program(self._form(self._start + 1)).result()
     for step in range(self._start + 2, min(self._start + _STEPS_AHEAD, self._total) + 1):
       self._program(self._form(step))

@@ -56,14 +56,14 @@ def describe(task: Task, recipe: Recipe, *, title: str) -> str:
       task.load(placement.shapes.variables)
     if recipe.resume:
       checkpoints.find(recipe.resume, "config.resume")
-    compiled = _compiled(placement, batch, plan)
+    memory = _memory_table(_compiled(placement, batch, plan)) if plan.total else "no step is taken"
     parts = [
       introduction.lines(title, placement, plan, data.num_examples, "(none: a dry run)", 0),
       _batch_table(batch),
       _parameter_table(placement),
       _group_table(placement),
       _times_table(plan),
-      _memory_table(compiled),
+      memory,
     ]
   return "\n\n".join(parts)
 
@@ -124,8 +124,10 @@ def _frozen_last(group: tuple[tuple[int, float, float], Any]) -> tuple:
 
 def _times_table(plan: Plan) -> str:
   rows = [("log", plan.log_training), ("checkpoint", plan.ckpt)]
-  rows += [(f"evaluate {name}", every) for name, every in plan.evals.items()]
+  rows += [(f"evaluate {name}", every) for name, every in plan.evals.items() if every is not None]
   shown = [(what, f"every {every:,} steps", f"{-(-plan.total // every):,} times") for what, every in rows]
+  before = [name for name in plan.evals if plan.evaluates(name, 0)]
+  shown += [(f"evaluate {name}", "before the first step", "1 times") for name in before]
   if plan.keep_ckpt:
     shown.append(("keep a checkpoint", f"every {plan.keep_ckpt:,} steps", f"{plan.total // plan.keep_ckpt:,} times"))
   return _table(f"when, of {plan.total:,} steps", ("what", "how often", "in all"), shown)

@@ -18,57 +18,11 @@ from core.errors import UserError
 from core.evaluators import classification
 from core.recipe.parse import parse
 from core.recipe.recipe import Recipe
-from core.tasks import losses
-from core.tasks.task import Task
 from core.testing import trainer
+from core.testing.linear_digits import Linear, make_config
 from core.training import loop, metrics, parts, prepare
 
 jax.config.update("jax_num_cpu_devices", 8)
-
-PP = "value_range(0,1)|onehot(10,key='label',key_result='labels')|keep('image','labels')"
-
-
-class Linear(Task):
-  def init(self, rng, batch):
-    return {"params": {"w": jax.random.normal(rng, (64, 10)) / 8, "b": jnp.zeros(10)}}
-
-  def loss(self, variables, batch, rng):
-    logits, _ = self._predict(variables, batch)
-    return jnp.mean(losses.softmax_xent(logits, batch["labels"])), {"noise": jax.random.uniform(rng)}
-
-  @property
-  def predict(self):
-    return {"predict": self._predict}
-
-  def _predict(self, variables, batch):
-    params = variables["params"]
-    return batch["image"].reshape(-1, 64) @ params["w"] + params["b"], {}
-
-
-def make_config(evaluate=True, **changes):
-  evals = dict(test=dict(data=dict(name="digits", split="test"), pp_fn=PP, batch_size=64, log_steps=10))
-  config = dict(
-    seed=0,
-    total_steps=20,
-    input=dict(data=dict(name="digits", split="train"), batch_size=64, pp=PP),
-    optax_name="scale_by_adam",
-    lr=0.05,
-    schedule=dict(decay_type="cosine", warmup_steps=5),
-    evals=evals if evaluate else {},
-    log_training_steps=5,
-    ckpt_steps=10,
-  )
-  return merged(config, changes)
-
-
-def merged(config, changes):
-  """Returns a config with some entries changed; sections are merged."""
-  both = {key: merged(config[key], changes[key]) for key in config.keys() & changes.keys() if is_section(config[key])}
-  return {**config, **changes, **both}
-
-
-def is_section(value):
-  return isinstance(value, dict)
 
 
 def run(task, config, workdir):

@@ -46,20 +46,20 @@ class MetricsLog:
       self._file = files.GrowingFile(path, text) if writes else None
     except OSError as error:
       raise UserError(f"{os.fspath(path)}: cannot be read or written ({files.reason(error)})") from None
-    self._values: dict[int, dict[str, Any]] = {}
+    self._lines: dict[int, list[dict[str, Any]]] = {}
     for line in kept:
-      self._values.setdefault(line["step"], {}).update(line)
+      self._lines.setdefault(line["step"], []).append(line)
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Adds one line of numbers; NumPy scalars become plain ones, every float32 digit kept."""
     line = {"step": step, **{key: _number(value) for key, value in values.items()}}
-    self._values.setdefault(step, {}).update(line)
+    self._lines.setdefault(step, []).append(line)
     if self._file is not None:
       self._file.write(json.dumps(line) + "\n")
 
-  def at(self, step: int) -> dict[str, Any]:
-    """Returns all that has been logged of `step`, before a resume too."""
-    return self._values.get(step, {})
+  def line(self, step: int, key: str) -> dict[str, Any] | None:
+    """Returns the last line of `step` that holds `key`, also one from before a resume; None where there is none."""
+    return next((line for line in reversed(self._lines.get(step, [])) if key in line), None)
 
   def flush(self) -> None:
     """Sends what a bucket does not have yet; call it before a checkpoint, which must not know more than the log."""

@@ -26,17 +26,20 @@ def test_resuming_drops_the_steps_that_will_be_taken_again_and_a_half_written_li
   assert [(line["step"], line["training_loss"]) for line in metrics.read(path)] == [(1, 0.1), (2, 0.2), (3, 7.0)]
 
 
-def test_values_of_a_step_are_known_after_a_resume_too(tmp_path):
+def test_the_line_of_a_step_that_holds_a_key_is_known_after_a_resume_too(tmp_path):
   path = tmp_path / "metrics.jsonl"
-  metrics.MetricsLog(path).write(2, {"val/prec@1": 0.5})
-  assert metrics.MetricsLog(path, resume_step=2).at(2)["val/prec@1"] == 0.5
-  assert metrics.MetricsLog(path, resume_step=1).at(2) == {}
+  log = metrics.MetricsLog(path)
+  log.write(2, {"lr": 0.1})
+  log.write(2, {"val/prec@1": 0.5})
+  assert metrics.MetricsLog(path, resume_step=2).line(2, "val/prec@1") == {"step": 2, "val/prec@1": 0.5}
+  assert metrics.MetricsLog(path, resume_step=2).line(2, "loss") is None
+  assert metrics.MetricsLog(path, resume_step=1).line(2, "val/prec@1") is None
 
 
 def test_a_process_that_does_not_write_leaves_the_file_alone(tmp_path):
   log = metrics.MetricsLog(tmp_path / "metrics.jsonl", writes=False)
   log.write(1, {"a": 1.0})
-  assert log.at(1)["a"] == 1.0
+  assert log.line(1, "a") == {"step": 1, "a": 1.0}
   assert not (tmp_path / "metrics.jsonl").exists()
 
 

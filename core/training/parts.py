@@ -34,7 +34,7 @@ class Now:
     metrics: of the last step, on the devices; None before the first.
     evaluated: whether the evaluations due after this step have run.
     stopping: whether this step is the last because the run was asked to stop.
-    results: of the newest evaluations, `{"val/prec@1": ...}`.
+    results: of the newest evaluations, `{"val/prec@1": ...}`; not of those before the first step, if there is one.
   """
 
   step: int
@@ -130,8 +130,9 @@ class Evaluating:
     for name, evaluator in run.evaluators.items():
       if not run.plan.evaluates(name, now.step):
         continue
-      found = {key: value for key, value in run.log.at(now.step).items() if key.startswith(f"{name}/")}
-      if not found:
+      seconds_key = f"time/{name}_seconds"
+      found = run.log.line(now.step, seconds_key)
+      if found is None:
         began = time.perf_counter()
         variables = now.state.variables
         if run.recipe.ema and name.endswith(EMA):
@@ -139,11 +140,12 @@ class Evaluating:
         values = evaluator.run(variables, interrupted=self._interrupted)
         if values is None:
           return False
-        found = {f"{name}/{key}": value for key, value in values.items()}
+        found = {f"{run.plan.prefixes[name]}{key}": value for key, value in values.items()}
         seconds = time.perf_counter() - began
-        run.log.write(now.step, {**found, f"time/{name}_seconds": seconds})
+        run.log.write(now.step, {**found, seconds_key: seconds})
         run.progress.evaluated(now.step, found, seconds)
-      now.results.update(found)
+      if now.step or not run.plan.total:
+        now.results.update((key, value) for key, value in found.items() if key not in ("step", seconds_key))
     return True
 
 

@@ -1,10 +1,11 @@
 """When things happen in a run, in steps."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from core.recipe.duration import Duration
-from core.recipe.recipe import Recipe
+from core.recipe.evaluators_base import Evaluation
+from core.recipe.recipe import Recipe, metric_prefix
 
 EMA = "_ema"  # Ends the name of an evaluation of the parameters' average.
 
@@ -18,7 +19,9 @@ class Plan:
     log_training: steps from one logged step to the next.
     ckpt: steps from one checkpoint to the next.
     keep_ckpt: of which multiples the checkpoint is kept for good; None for none.
-    evals: steps from one evaluation to the next, by name.
+    evals: steps from one evaluation to the next, by name; None for one that runs before the first step alone.
+    first: names of the evaluations that run before the first step.
+    prefixes: what begins the names of an evaluation's metrics, by name.
     lengths: total_steps, batch_size and data_size, by which durations become steps.
   """
 
@@ -26,7 +29,9 @@ class Plan:
   log_training: int
   ckpt: int
   keep_ckpt: int | None
-  evals: Mapping[str, int]
+  evals: Mapping[str, int | None]
+  first: frozenset[str]
+  prefixes: Mapping[str, str]
   lengths: Mapping[str, int]
 
   @classmethod
@@ -43,14 +48,22 @@ class Plan:
     def every(duration: Duration) -> int:
       return max(1, duration.steps(**lengths))
 
-    evals = {name: total if each.log is None else every(each.log) for name, each in recipe.evals.items()}
-    averages = {name + EMA: steps for name, steps in evals.items()} if recipe.ema else {}
+    evals = {name: _rhythm(each, total, every) for name, each in recipe.evals.items()}
+    first = {name for name, each in recipe.evals.items() if each.first}
+    prefixes = {name: metric_prefix(name, each) for name, each in recipe.evals.items()}
+    if recipe.ema:
+      own = {name for name, each in recipe.evals.items() if each.prefix is None}
+      evals |= {name + EMA: steps for name, steps in evals.items()}
+      first |= {name + EMA for name in first}
+      prefixes |= {name + EMA: f"{name}{EMA}/" if name in own else f"ema/{prefix}" for name, prefix in prefixes.items()}
     return cls(
       total=total,
       log_training=every(recipe.log_training),
       ckpt=every(recipe.ckpt),
       keep_ckpt=None if recipe.keep_ckpt is None else recipe.keep_ckpt.steps(**lengths) or None,
-      evals=evals | averages,
+      evals=evals,
+      first=frozenset(first),
+      prefixes=prefixes,
       lengths=lengths,
     )
 
@@ -63,9 +76,19 @@ class Plan:
     return step % self.ckpt == 0 or step == self.total
 
   def evaluates(self, name: str, step: int) -> bool:
-    """Tells whether an evaluation runs after a step."""
-    return step > 0 and (step % self.evals[name] == 0 or step == self.total)
+    """Tells whether an evaluation runs after a step; after step 0, whether before the first."""
+    if step == 0:
+      return name in self.first or self.total == 0
+    every = self.evals[name]
+    return every is not None and (step % every == 0 or step == self.total)
 
   def evaluates_any(self, step: int) -> bool:
     """Tells whether any evaluation runs after a step."""
     return any(self.evaluates(name, step) for name in self.evals)
+
+
+def _rhythm(options: Evaluation, total: int, every: Callable[[Duration], int]) -> int | None:
+  """Returns the steps from one evaluation to the next; None for one that runs before the first step alone."""
+  if options.first == "only":
+    return None
+  return max(1, total) if options.log is None else every(options.log)

@@ -17,7 +17,7 @@ from core.checkpoint.state import Checkpoints
 from core.data import feed, pipeline
 from core.errors import UserError
 from core.evaluators import registry as evaluators
-from core.optim import ema, sam
+from core.optim import ema, per_example, sam
 from core.recipe.recipe import Recipe
 from core.recipe.write import to_config
 from core.state import Batch, Params, Predict, TrainState
@@ -116,7 +116,8 @@ def prepare(task: Task, recipe: Recipe, workdir: Path, *, project: str = "", nam
     title = f"{project} {name}".strip()
     show = _progress(recipe, plan, start, data.num_examples, closing)
     show.say(introduction.lines(title, placement, plan, data.num_examples, workdir, start))
-    _wait_for(steps, show, began)
+    if plan.total:
+      _wait_for(steps, show, began)
 
     # From here on the workdir is this run's: all that could be refused has been.
     log = _claim(workdir, config, project, start, closing)
@@ -243,7 +244,7 @@ def step_settings(placement: state_init.Placement, *, total_steps: int) -> dict[
   """Returns what `core.training.step.make_update` takes beside task and optimizer.
 
   Raises:
-    UserError: the recipe's SAM does not go with the mesh.
+    UserError: the recipe's SAM does not go with the mesh, or clipping by example with the model.
   """
   recipe = placement.recipe
   sharp = sam.from_recipe(
@@ -254,7 +255,9 @@ def step_settings(placement: state_init.Placement, *, total_steps: int) -> dict[
     batch_sharding=placement.batch_sharding,
     frozen=placement.task.frozen,
   )
-  return dict(seed=recipe.seed, accumulate=recipe.grad_accum_steps, sam=sharp)
+  shapes = placement.shapes
+  clip = per_example.from_recipe(recipe, shapes.params, shapes.collections, placement.task.frozen)
+  return dict(seed=recipe.seed, accumulate=recipe.grad_accum_steps, sam=sharp, clip=clip)
 
 
 def _average(placement: state_init.Placement) -> Callable[[Any, Params], Params]:

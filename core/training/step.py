@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from core import sharding
 from core.errors import UserError
+from core.optim.per_example import PerExample
 from core.optim.sam import Sam
 from core.state import Batch, Params, TrainState, Variables, step_rng
 from core.tasks import in_parts
@@ -24,7 +25,13 @@ _COLLECTIONS = "collections"
 
 
 def make_update(
-  task: Task, tx: optax.GradientTransformation, *, seed: int, accumulate: int = 1, sam: Sam | None = None
+  task: Task,
+  tx: optax.GradientTransformation,
+  *,
+  seed: int,
+  accumulate: int = 1,
+  sam: Sam | None = None,
+  clip: PerExample | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns `update(state, batch) -> (state, metrics)`: gradient of the task's loss, optimizer, new parameters.
 
@@ -41,6 +48,7 @@ def make_update(
     accumulate: number of parts into which a batch is split to save memory; the gradient is the mean of theirs, or, of a
       task with a `loss_in_parts`, that of the whole batch.
     sam: what to descend by in place of the gradient, `core.optim.sam.from_recipe`; None for the gradient.
+    clip: clips each example's gradient, `core.optim.per_example.from_recipe`; None clips none.
 
   Raises:
     UserError: when the step is traced, `accumulate` does not divide the batch.
@@ -48,7 +56,7 @@ def make_update(
   loss = task.loss
   if accumulate > 1 and task.loss_in_parts is not None:
     loss, accumulate = functools.partial(task.loss_in_parts, parts=accumulate), 1
-  grads_of = functools.partial(loss_and_grads, accumulate=accumulate)
+  grads_of = functools.partial(loss_and_grads, accumulate=accumulate, clip=clip)
 
   def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     rng, opt_state = step_rng(seed, state.step), state.opt_state
@@ -84,10 +92,20 @@ def jitted_update(
 
 
 def loss_and_grads(
-  loss: Callable[..., Any], params: Params, batch: Batch, rng: Key[Array, ""], accumulate: int = 1
+  loss: Callable[..., Any],
+  params: Params,
+  batch: Batch,
+  rng: Key[Array, ""],
+  accumulate: int = 1,
+  clip: PerExample | None = None,
 ) -> LossAndGrads:
-  """Returns `((loss, metrics), gradients)` of the batch's mean loss, computed in `accumulate` parts one by one."""
+  """Returns `((loss, metrics), gradients)` of the batch's mean loss, computed in `accumulate` parts one by one.
+
+  With `clip` the gradients are the mean of those of its examples, each clipped.
+  """
   value_and_grad = jax.value_and_grad(loss, has_aux=True)
+  if clip is not None:
+    value_and_grad = functools.partial(clip.mean, value_and_grad)
   if accumulate == 1:
     return value_and_grad(params, batch, rng)
 
