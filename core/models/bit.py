@@ -2,6 +2,10 @@
 
 He et al. 2016's ResNet, its stride on the 3x3 convolutions, with the normalizations of Big Transfer (Kolesnikov et al.
 2020). The model of that paper, pre-activation, and its published weights are `core.models.resnet`.
+
+Its numbers are those of big_vision's `bit`, by which its published results were made: weights are divided by their
+standard deviation + 1e-5, where the paper's model adds 1e-10 to the variance, and the root's pooling sees nothing beyond
+the image.
 """
 
 import functools
@@ -40,6 +44,9 @@ def make(num_classes: int | None, options: Options, *, name: str | None = None) 
   return ResNet(num_classes, options, name=name)
 
 
+_conv = functools.partial(StdConv, epsilon=1e-5, epsilon_of="deviation")
+
+
 class ResidualUnit(nn.Module):
   """Three convolutions with GroupNorm, the second with the stride, added to a shortcut; ReLU after the sum.
 
@@ -52,7 +59,7 @@ class ResidualUnit(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
-    conv = functools.partial(StdConv, epsilon=1e-10, dtype=self.dtype)
+    conv = functools.partial(_conv, dtype=self.dtype)
     norm = functools.partial(GroupNorm, NUM_GROUPS)
     shortcut = x
     if x.shape[-1] != 4 * self.width or self.strides != (1, 1):
@@ -92,7 +99,7 @@ class ResNet(nn.Module):
     resnet.check_image(image.shape)
     out: Intermediates = {}
     width = round(64 * options.width)
-    x = StdConv(width, (7, 7), (2, 2), dtype=options.dtype_mm, name="conv_root")(jnp.asarray(image, options.dtype_mm))
+    x = _conv(width, (7, 7), (2, 2), dtype=options.dtype_mm, name="conv_root")(jnp.asarray(image, options.dtype_mm))
     x = nn.relu(GroupNorm(NUM_GROUPS, name="gn_root")(x))
     x = out["stem"] = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
     for i, units in enumerate(options.units):

@@ -12,7 +12,7 @@ from jaxtyping import Array, DTypeLike, Float
 from core import trees
 from core.errors import UserError, naming
 from core.models import grids, patch_resize, weights
-from core.models.layers import Intermediates, skip_examples
+from core.models.layers import Intermediates
 from core.recipe.models.mixer import Mixer as Options
 from core.recipe.models.options import NumClasses
 from core.recipe.parse import parse
@@ -51,7 +51,11 @@ class MixerMlp(nn.Module):
 
 
 class MixerBlock(nn.Module):
-  """x + token MLP(LN(x)) along the patches, then x + channel MLP(LN(x)) along the features; each may be skipped."""
+  """x + token MLP(LN(x)) along the patches, then x + channel MLP(LN(x)) along the features; each may be skipped.
+
+  What is not skipped stays as it is, in training and in evaluation: the published models were trained so. Other
+  families here divide it by the rate of keeping, see `core.models.layers.skip_examples`.
+  """
 
   tokens_mlp_dim: int
   channels_mlp_dim: int
@@ -72,7 +76,8 @@ class MixerBlock(nn.Module):
   def _skip(self, y: Float[Array, "batch tokens dim"], train: bool) -> Float[Array, "batch tokens dim"]:
     if not train or not self.skip_rate:
       return y
-    return skip_examples(self.make_rng("dropout"), y, self.skip_rate)
+    skipped = jax.random.bernoulli(self.make_rng("dropout"), self.skip_rate, (len(y), 1, 1))
+    return jnp.where(skipped, 0, y)
 
 
 class MlpMixer(nn.Module):

@@ -125,6 +125,17 @@ def test_stochastic_depth_skips_more_of_later_blocks_and_only_in_training():
   np.testing.assert_array_equal(evaluated, expected)
 
 
+def test_what_stochastic_depth_keeps_is_what_evaluation_gives():
+  """The published models divide nothing by the rate of keeping."""
+  model = mixer.Model(None, stoch_depth=0.4, **{**TINY, "num_blocks": 2})
+  params = random_like(shapes(model))
+  image = np.random.default_rng(1).uniform(-1, 1, (1000, 32, 32, 3)).astype(np.float32)
+  _, trained = model.apply({"params": params}, image, train=True, rngs={"dropout": jax.random.key(0)})
+  _, evaluated = model.apply({"params": params}, image)
+  same = np.abs(trained["block_1"] - evaluated["block_1"]).max((1, 2)) < 1e-4
+  np.testing.assert_allclose(same.mean(), 0.6**2, atol=0.05)  # Neither branch was skipped.
+
+
 def test_bfloat16_halves_the_activations_and_keeps_norms_and_logits_float32(image):
   exact = mixer.Model(7, **TINY)
   model = with_options(exact, dtype_mm="bfloat16")

@@ -22,6 +22,18 @@ def bilinear(old: int, new: int) -> Float[np.ndarray, "new old"]:
   return interpolation(np.clip(centers, 0, old - 1), old)
 
 
+def antialiased(old: int, new: int) -> Float[np.ndarray, "new old"]:
+  """Returns the matrix of `bilinear`, whose triangle is as wide as a pixel of the smaller side: `jax.image.resize`'s.
+
+  Where it shrinks, each new pixel is a weighted mean of all old ones that it covers; where it grows it is `bilinear`.
+  """
+  if new >= old:
+    return bilinear(old, new)
+  centers = (np.arange(new) + 0.5) * old / new - 0.5
+  weights = np.maximum(0, 1 - np.abs(centers[:, None] - np.arange(old)) * new / old)
+  return weights / weights.sum(axis=1, keepdims=True)
+
+
 def interpolation(positions: Float[np.ndarray, "new"], size: int) -> Float[np.ndarray, "new size"]:
   """Returns the matrix that samples a signal of `size` values linearly at `positions` in [0, size - 1]."""
   return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(size)))
@@ -59,13 +71,14 @@ def resize_grid(
 ) -> Float[Array, "1 new_tokens dim"]:
   """Resizes position embeddings of a grid `old` = (rows, columns) to `new`, bilinearly by half-pixel centers.
 
-  Cells of both grids stand for the same parts of an image, whatever their size, which is FlexiViT's way. Fine-tuned
-  ViTs keep the corners instead: `resize_grid_by_corners`.
+  Cells of both grids stand for the same parts of an image, whatever their size, which is FlexiViT's way. A grid that
+  shrinks is antialiased, for the published models were trained and scored so: by `jax.image.resize`, which does it
+  unless told otherwise. Fine-tuned ViTs keep the corners instead: `resize_grid_by_corners`.
   """
   if tuple(old) == tuple(new):
     return positions
   dim = positions.shape[-1]
-  rows, columns = (bilinear(*sides) for sides in zip(old, new))
+  rows, columns = (antialiased(*sides) for sides in zip(old, new))
   return _both_sides(rows, columns, positions.reshape(*old, 1, dim)).reshape(1, new[0] * new[1], dim)
 
 

@@ -83,10 +83,11 @@ def test_a_kernel_of_the_size_is_untouched():
   assert patch_resize.resize_grid(kernel[:1, :, 0], (2, 4), (2, 4)).shape == (1, 8, 5)
 
 
-@pytest.mark.parametrize("old, new", [((7, 7), (16, 16)), ((7, 7), (5, 5)), ((3, 5), (6, 4))])
-def test_grids_are_resized_as_images_are(old, new):
+@pytest.mark.parametrize("old, new", [((7, 7), (16, 16)), ((7, 7), (5, 5)), ((7, 7), (3, 4)), ((3, 5), (6, 4))])
+def test_grids_are_resized_as_jax_resizes_images(old, new):
+  """With its antialiasing, as the published FlexiViT calls it."""
   positions = np.random.default_rng(0).normal(size=(1, old[0] * old[1], 6)).astype(np.float32)
-  image = jax.image.resize(positions.reshape(1, *old, 6), (1, *new, 6), "bilinear", antialias=False)
+  image = jax.image.resize(positions.reshape(1, *old, 6), (1, *new, 6), "linear")
   for resized in (
     patch_resize.resize_grid(positions, old, new),
     patch_resize.resize_grid(jnp.asarray(positions), old, new),

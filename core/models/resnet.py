@@ -6,7 +6,7 @@
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -74,19 +74,22 @@ def _norm(name: str) -> GroupNorm:
 
 
 class RootBlock(nn.Module):
-  """A 7x7 convolution and a max pooling, both of stride 2; zeros are put around the image before either.
+  """A 7x7 convolution and a max pooling, both of stride 2; zeros are put around the image before the convolution.
 
-  The pooling's zeros count, as they do for the published weights: without normalization before it, features may be
-  negative.
+  By default the pooling has a border of zeros, too, which count: without normalization before it, features may be
+  negative. So does the code by which the published weights were trained. big_vision's `bit_paper` pools what is in the
+  image alone, as `padding="-inf"` does.
   """
 
   width: int
   dtype: DTypeLike | None = None
+  padding: Literal["zero", "-inf"] = "zero"
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns width"]:
     conv = StdConv(self.width, (7, 7), (2, 2), padding=((3, 3), (3, 3)), dtype=self.dtype, name="conv_root")
-    x = jnp.pad(conv(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    border = 0.0 if self.padding == "zero" else -jnp.inf
+    x = jnp.pad(conv(x), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)
     return nn.max_pool(x, (3, 3), (2, 2), padding="VALID")
 
 
@@ -138,7 +141,7 @@ class ResNetV2(nn.Module):
     out: Intermediates = {}
     width = round(64 * options.width)
     x = jnp.asarray(image, options.dtype_mm)
-    x = out["stem"] = RootBlock(width, options.dtype_mm, name="root_block")(x)
+    x = out["stem"] = RootBlock(width, options.dtype_mm, options.root_padding, name="root_block")(x)
     for i, units in enumerate(options.units):
       strides = (1, 1) if i == 0 else (2, 2)
       x = out[f"block{i + 1}"] = Block(units, width * 2**i, strides, options.dtype_mm, name=f"block{i + 1}")(x)

@@ -150,6 +150,55 @@ def test_the_zeros_around_the_published_root_count_in_its_pooling():
   np.testing.assert_allclose(pooled[:, 3, 3], features[:, 5:8, 5:8].max((1, 2)), atol=1e-5)
 
 
+def test_by_choice_the_root_pools_what_is_in_the_image_alone():
+  image = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+  params = shapes(resnet.Model(7, **TINY, root_padding="-inf"))
+  params = random_like(params)
+  _, out = resnet.Model(7, **TINY, root_padding="-inf").apply({"params": params}, image)
+  kernel = standardize_weights(params["root_block"]["conv_root"]["kernel"], 1e-10)
+  conv = nn.Conv(32, (7, 7), (2, 2), ((3, 3), (3, 3)), use_bias=False)
+  features = conv.apply({"params": {"kernel": kernel}}, image)
+  expected = nn.max_pool(features, (3, 3), (2, 2), ((1, 1), (1, 1)))  # Which pads by -inf.
+  np.testing.assert_allclose(out["stem"], expected, atol=1e-5)
+  _, published = resnet.Model(7, **TINY).apply({"params": params}, image)
+  np.testing.assert_allclose(
+    published["stem"], np.where(_at_border(expected), np.maximum(expected, 0), expected), atol=1e-5
+  )
+  with pytest.raises(UserError, match="model.root_padding is no key of the model bit"):
+    bit.Model(7, root_padding="-inf")
+
+
+def _at_border(pooled):
+  """The first row and column, whose windows reach beyond an even image; at its end they do not."""
+  found = np.zeros(pooled.shape, bool)
+  found[:, 0] = found[:, :, 0] = True
+  return found
+
+
+def test_bit_is_flaxs_convolutions_and_norms_of_weights_divided_by_their_deviation(image):
+  """A root and one unit, by hand from flax's own layers and weights that NumPy standardizes."""
+  params = random_like(shapes(bit.Model(7, width=0.5, depth=(1,))))
+  params = jax.tree.map(lambda x: 1e-4 * x if x.ndim == 4 else x, params)  # So that what is added counts.
+
+  def conv(name, x, strides=(1, 1), of=params):
+    kernel = np.asarray(of[name]["kernel"], np.float64)
+    kernel = (kernel - kernel.mean((0, 1, 2))) / (kernel.std((0, 1, 2)) + 1e-5)
+    layer = nn.Conv(kernel.shape[-1], kernel.shape[:2], strides, use_bias=False)
+    return layer.apply({"params": {"kernel": kernel.astype(np.float32)}}, x)
+
+  def norm(name, x, of=params):
+    return nn.GroupNorm(32).apply({"params": of[name]}, x)
+
+  x = nn.max_pool(nn.relu(norm("gn_root", conv("conv_root", image, (2, 2)))), (3, 3), (2, 2), "SAME")
+  unit = params["block1"]["unit1"]
+  y = nn.relu(norm("gn1", conv("conv1", x, of=unit), unit))
+  y = nn.relu(norm("gn2", conv("conv2", y, of=unit), unit))
+  y = norm("gn3", conv("conv3", y, of=unit), unit)
+  expected = nn.relu(norm("gn_proj", conv("conv_proj", x, of=unit), unit) + y)
+  _, out = bit.Model(7, width=0.5, depth=(1,)).apply({"params": params}, image)
+  np.testing.assert_allclose(out["pre_logits_2d"], expected, atol=1e-4 * np.abs(expected).max())
+
+
 @BOTH
 def test_bfloat16_halves_the_activations_and_keeps_logits_float32(module, image):
   exact = module.Model(7, **TINY)

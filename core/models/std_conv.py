@@ -1,6 +1,7 @@
 """Convolutions with standardized weights and group normalization, as in Big Transfer (Kolesnikov et al. 2020)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -12,12 +13,27 @@ from core.sharding import constrain
 Padding = str | Sequence[tuple[int, int]]
 
 
+# What is added before the division: to the variance, as for the published weights of BiT (`resnet`), or to its root.
+EpsilonOf = Literal["variance", "deviation"]
+
+
 def standardize_weights(
-  kernel: Float[Array, "height width inputs outputs"], epsilon: float
+  kernel: Float[Array, "height width inputs outputs"], epsilon: float, of: EpsilonOf = "variance"
 ) -> Float[Array, "height width inputs outputs"]:
-  """Gives kernels mean 0 and variance 1 for each output (Qiao et al. 2019, eq. 4); `epsilon` joins the variance."""
+  """Gives kernels mean 0 and variance 1 for each output (Qiao et al. 2019, eq. 4).
+
+  Args:
+    kernel: of a convolution.
+    epsilon: keeps what divides from 0.
+    of: divide by sqrt(variance + epsilon), or by deviation + epsilon.
+  """
   kernel = kernel - kernel.mean(axis=(0, 1, 2))
-  return kernel * jax.lax.rsqrt((kernel**2).mean(axis=(0, 1, 2)) + epsilon)
+  variance = (kernel**2).mean(axis=(0, 1, 2))
+  if of == "variance":
+    return kernel * jax.lax.rsqrt(variance + epsilon)
+  # The root's slope at 0 has no bound, and what is the same everywhere is 0 whatever divides it.
+  deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
+  return kernel / (jnp.where(variance > 0, deviation, 0) + epsilon)
 
 
 class StdConv(nn.Module):
@@ -27,7 +43,7 @@ class StdConv(nn.Module):
     features: output channels.
     kernel_size, strides: (height, width) of each.
     padding: "SAME", "VALID" or pixels ((top, bottom), (left, right)).
-    epsilon: added to the variance of the weights.
+    epsilon, epsilon_of: see `standardize_weights`.
     dtype: of the product and the result; None for that of the input.
   """
 
@@ -36,12 +52,14 @@ class StdConv(nn.Module):
   strides: tuple[int, int] = (1, 1)
   padding: Padding = "SAME"
   epsilon: float = 1e-10
+  epsilon_of: EpsilonOf = "variance"
   dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows columns outputs"]:
     shape = (*self.kernel_size, x.shape[-1], self.features)
-    kernel = standardize_weights(self.param("kernel", nn.initializers.lecun_normal(), shape), self.epsilon)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    kernel = standardize_weights(kernel, self.epsilon, self.epsilon_of)
     dtype = self.dtype or x.dtype
     layout = ("NHWC", "HWIO", "NHWC")
     y = jax.lax.conv_general_dilated(

@@ -25,6 +25,19 @@ def test_weights_are_standardized_over_all_that_feeds_an_output():
   assert np.isfinite(grad).all()
 
 
+def test_weights_divided_by_their_deviation_are_numpys():
+  kernel = np.random.default_rng(0).normal(3, 1e-5, (3, 3, 4, 8))
+  centred = kernel - kernel.mean((0, 1, 2))
+  with jax.enable_x64(True):
+    found = standardize_weights(jnp.asarray(kernel), 1e-5, "deviation")
+    np.testing.assert_allclose(found, centred / (kernel.std((0, 1, 2)) + 1e-5), rtol=1e-8)
+    assert np.abs(found - standardize_weights(jnp.asarray(kernel), 1e-10)).max() > 0.1  # Here both epsilons count.
+  of = lambda kernel: (standardize_weights(kernel, 1e-5, "deviation") ** 2).sum()
+  value, grad = jax.value_and_grad(of)(np.zeros((3, 3, 4, 8), np.float32))
+  assert value == 0
+  assert np.isfinite(grad).all()
+
+
 @pytest.mark.parametrize("strides, padding", [((1, 1), "SAME"), ((2, 2), "SAME"), ((2, 2), ((1, 1), (1, 1)))])
 def test_the_convolution_is_that_of_flax_with_standardized_weights(image, strides, padding):
   ours = StdConv(16, (3, 3), strides, padding)

@@ -7,16 +7,18 @@ from msgspec import Meta
 
 from core.errors import UserError
 from core.pp import text as text_lib
-from core.pp.arguments import Empty, GreyLevel, Size
+from core.pp.arguments import Empty, GreyLevel, Method, Size
 from core.pp.ops_resize import sides_of
 from core.pp.registry import key_op
 from core.pp.render import fonts
-from core.pp.render.render import render
+from core.pp.render.render import render, render_trimmed
 from core.recipe.types import FilePath
 
 Font = FilePath | tuple[FilePath, ...]
 FontSize = Annotated[int, Meta(ge=1, le=1_024)]
 NumChars = Annotated[int, Meta(ge=1, le=2**20)]
+UpToChars = Annotated[int, Meta(ge=0, le=2**20)] | None
+Columns = Annotated[int, Meta(ge=0, le=1_024)]
 Wrap = Literal["word", "char"]
 
 
@@ -63,11 +65,7 @@ def render_text(
 
   def images(texts, examples):
     decoded = text_lib.decoded(texts)
-    # Of several texts of an example, some may be padding.
-    filled = np.array([bool(text.strip()) for text in decoded]).reshape(examples, len(texts) // max(examples, 1))
-    if empty == "refuse" and not filled.any(axis=1).all():
-      shown = decoded[int(np.argmin(filled.any(axis=1))) * filled.shape[1]] if decoded else ""
-      raise UserError(f"the text is empty: {shown!r}; empty='keep' takes it, input.skip_errors=True leaves it out")
+    _require_letters(decoded, examples, empty)
     return render(
       [text.lower() for text in decoded] if lower else decoded,
       opened,
@@ -82,39 +80,66 @@ def render_text(
   return text_lib.op_functions_by_example(images, np.uint8, (*size, channels))
 
 
+def _require_letters(texts: list[str], examples: int, empty: str) -> None:
+  """Refuses an example of whose texts none has a letter, where they are to be refused; some may be padding."""
+  filled = np.array([bool(text.strip()) for text in texts]).reshape(examples, len(texts) // max(examples, 1))
+  if empty == "refuse" and not filled.any(axis=1).all():
+    shown = texts[int(np.argmin(filled.any(axis=1))) * filled.shape[1]] if texts else ""
+    raise UserError(f"the text is empty: {shown!r}; empty='keep' takes it, input.skip_errors=True leaves it out")
+
+
 @key_op(key="texts", outkey="image")
 def render_unifont(
   image_size: Size,
   font_size: FontSize = 16,
-  max_chars: NumChars = 768,
+  max_chars: UpToChars = 768,
   background_brightness: GreyLevel = 127,
   text_brightness: GreyLevel = 0,
   lower: bool = True,
-  font: Font = "unifont",
-  wrap: Wrap = "word",
+  monospace: bool = False,
+  spacing: Columns = 1,
+  min_width: Columns = 4,
+  resize_method: Method = "area",
+  font: Font = "unifont-9.0.06",
   empty: Empty = "refuse",
 ):
-  """Draws text as `render_text` does, under the name, with the arguments and defaults, of the published CLIPPO configs.
+  """Draws text into a uint8 image exactly as the published CLIPPO models have read it; of several texts the first.
+
+  Letters are trimmed one by one, rows break at any letter, line ends are letters, and the last row is cut at the
+  image's end: see `core.pp.render.trimmed`. `render_text` is the form for models of one's own, which breaks lines
+  between words and draws any font.
 
   Args:
-    image_size: see `render_text`, as all that follow.
-    font_size: pixels.
-    max_chars: what is longer is cut.
-    background_brightness: grey level.
-    text_brightness: grey level.
-    lower: lower-case first.
-    font: "unifont" is fetched; or a file.
-    wrap: "word" or "char".
-    empty: "refuse" or "keep".
+    image_size: pixels, an integer or (height, width); the width greater than font_size.
+    font_size: pixels; other sizes than 16, that of the font, need TensorFlow.
+    max_chars: what is longer is cut before it is drawn; 0 or None cuts nothing.
+    background_brightness: grey level of what is no text, 0 to 255.
+    text_brightness: grey level of the text.
+    lower: lower-case first, A to Z alone.
+    monospace: keep the whole square of each letter.
+    spacing: pixels left to a letter beside its ink.
+    min_width: pixels that a letter has at least, a space say.
+    resize_method: for another font_size, a method of `resize`.
+    font: a name or .hex file, or a list of them; see `core.pp.render.fonts`.
+    empty: what becomes of a text without a letter: "refuse" it or "keep" it, an image of nothing.
   """
-  return render_text(
-    image_size,
+  size = sides_of(image_size)
+  if size[1] <= font_size:
+    raise UserError(f"image_size must be wider than a letter, font_size={font_size} pixels, got {size[1]}")
+  opened = fonts.load_trimmed(
     font,
     font_size,
-    lower,
-    text_brightness,
-    background_brightness,
-    wrap,
-    max_chars=max_chars,
-    empty=empty,
+    ink=text_brightness,
+    background=background_brightness,
+    monospace=monospace,
+    spacing=spacing,
+    min_width=min_width,
+    resize_method=resize_method,
   )
+
+  def images(texts, examples):
+    decoded = text_lib.decoded([text.lower() for text in texts] if lower else texts)  # Of bytes: ASCII alone.
+    _require_letters(decoded, examples, empty)
+    return render_trimmed(decoded, opened, size, background=background_brightness, max_chars=max_chars or None)
+
+  return text_lib.of_first(text_lib.op_functions_by_example(images, np.uint8, (*size, 3)))

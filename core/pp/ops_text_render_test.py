@@ -8,7 +8,6 @@ from core.data.columns import bytes_column
 from core.errors import UserError
 from core.pp import builder
 from core.pp.render import fonts
-from core.pp.render.render import render
 
 TEXTS = ["A photo of\na Seven.", "été ☃", "x " * 500]
 
@@ -47,12 +46,21 @@ def test_several_texts_of_an_example_give_several_images():
   assert np.array_equal(images[1, 0], batched("render_text(16)", ["c"])["labels"][0])
 
 
-def test_the_published_op_lower_cases_and_writes_where_published_configs_say(tmp_path):
+def test_the_published_op_lower_cases_and_writes_where_published_configs_say():
   pp = f"render_unifont(inkey='texts', outkey='labels', image_size=64, lower=True, font_size=16, text_brightness=0, \
 background_brightness=127, font={fonts.NAMED['ascii'][0]!r})|value_range(-1, 1, inkey='labels', outkey='labels')"
-  image = batched(pp, ["A Photo"], key="texts")["labels"][0]
-  expected = render(["a photo"], fonts.load("ascii", 16), (64, 64))[0]
+  image = batched(pp, ["A Photo"], key="texts")["labels"]
+  expected = batched("render_unifont(64, lower=False, font='ascii')", ["a photo"], key="texts")["image"]
   assert np.allclose(image, expected / 127.5 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("arguments", ["40, lower=False", "50, 8, monospace=True", "70, 24, spacing=2"])
+def test_the_published_op_draws_the_same_in_both_paths(arguments):
+  pp = f"render_unifont({arguments}, font='ascii')"
+  images = batched(pp, TEXTS, key="texts")["image"]
+  assert all(
+    np.array_equal(image, each["image"]) for image, each in zip(images, one_by_one(pp, TEXTS, "texts"), strict=True)
+  )
 
 
 @pytest.mark.parametrize("text", ["", " \n\t"])

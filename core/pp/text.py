@@ -4,6 +4,7 @@ Nothing here knows of tokens: a function of a list of texts becomes an op's two 
 runs in Python (`tf.numpy_function`), as the libraries that read text are not TensorFlow's.
 """
 
+import math
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -69,6 +70,27 @@ def op_functions_by_example(fn: Callable[[list[bytes], int], Any], dtype: Any, s
     return forms(len(values)).batched(values)
 
   return OpFunctions(forms(1).per_example, batched, require_text)
+
+
+def of_first(ops: OpFunctions) -> OpFunctions:
+  """Returns the forms of an op that reads the first text of each example, of the forms that read one text each."""
+
+  def require(shape: Sequence[int | None]) -> None:
+    if 0 in shape:
+      raise UserError("the example has no text")
+
+  def batched(values):
+    values = np.asarray(values)
+    require(values.shape[1:])
+    return ops.batched(values.reshape(len(values), math.prod(values.shape[1:]))[:, 0])
+
+  def per_example(value):
+    import tensorflow as tf
+
+    require(value.shape.as_list() if value.shape.rank is not None else ())
+    return ops.per_example(tf.reshape(value, [-1])[0])
+
+  return OpFunctions(per_example, batched, ops.accepts)
 
 
 def map_texts(fn: Callable[[str], str]) -> OpFunctions:

@@ -3,10 +3,11 @@
 import unicodedata
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, UInt8, UInt32
 
 from core.pp.render.font import Font, Glyphs
 from core.pp.render.lines import Lines, break_lines
+from core.pp.render.trimmed import rows_by_width
 
 
 def render(
@@ -35,30 +36,72 @@ def render(
     max_chars: characters a text; what is longer is cut.
     channels: how often the grey level is repeated.
   """
-  height, width = size
-  max_lines = height // font.line_height
   texts = [_normal(text)[:max_chars] for text in texts]
-  codepoints = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
-  numbers, glyphs = font.look_up(codepoints)
+  numbers, glyphs = font.look_up(_codepoints(texts))
+  max_lines = size[0] // font.line_height
   lines = break_lines(
     glyphs.advance[numbers],
     glyphs.is_space[numbers],
     glyphs.is_newline[numbers],
     glyphs.is_wide[numbers],
     [len(text) for text in texts],
-    width=width,
+    width=size[1],
     max_lines=max_lines,
     words=words,
   )
-  place, columns = _columns(numbers, glyphs, lines, max_lines, width)
   shade = np.rint(np.linspace(background, ink, 256)).astype(np.uint8)
-  canvas = np.full((len(texts) * max_lines * width, font.line_height), background, np.uint8)
-  canvas[place] = shade[columns]
-  canvas = canvas.reshape(len(texts), max_lines, width, font.line_height).swapaxes(2, 3)
-  images = np.empty((len(texts), height, width, channels), np.uint8)
-  bottom = max_lines * font.line_height
+  columns = _columns(numbers, glyphs, lines, max_lines, size[1])
+  return _images(columns, len(texts), max_lines, size, font.line_height, background, shade, channels)
+
+
+def render_trimmed(
+  texts: list[str], font: Font, size: tuple[int, int], *, background: int, max_chars: int | None, channels: int = 3
+) -> UInt8[np.ndarray, "texts height width channels"]:
+  """Draws each text from the top left as for the published CLIPPO models, in rows that are broken at any letter.
+
+  The last row is cut where the image ends.
+
+  Args:
+    texts: any Unicode.
+    font: of `core.pp.render.fonts.load_trimmed`, whose letters bring their grey levels.
+    size: (height, width) in pixels; the width more than a letter's height, which is the most that one may be wide.
+    background: the grey level of what is no letter.
+    max_chars: characters a text; what is longer is cut. None takes all.
+    channels: how often the grey level is repeated.
+  """
+  texts = [text[:max_chars] for text in texts]
+  numbers, glyphs = font.look_up(_codepoints(texts))
+  max_rows = -(-size[0] // font.line_height)
+  rows = rows_by_width(glyphs.advance[numbers], [len(text) for text in texts], width=size[1], max_rows=max_rows)
+  columns = _columns(numbers, glyphs, rows, max_rows, size[1])
+  shade = np.arange(256, dtype=np.uint8)  # As they are.
+  return _images(columns, len(texts), max_rows, size, font.line_height, background, shade, channels)
+
+
+def _codepoints(texts: list[str]) -> UInt32[np.ndarray, "characters"]:
+  return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def _images(
+  columns: tuple[Int64[np.ndarray, "columns"], UInt8[np.ndarray, "columns line"]],
+  count: int,
+  max_lines: int,
+  size: tuple[int, int],
+  line_height: int,
+  background: int,
+  shade: UInt8[np.ndarray, "256"],
+  channels: int,
+) -> UInt8[np.ndarray, "count height width channels"]:
+  """Returns the images of `count` texts: the pixels of `_columns` in their shade, and `background` for the rest."""
+  place, covered = columns
+  height, width = size
+  canvas = np.full((count * max_lines * width, line_height), background, np.uint8)
+  canvas[place] = shade[covered]
+  canvas = canvas.reshape(count, max_lines, width, line_height).swapaxes(2, 3)
+  images = np.empty((count, height, width, channels), np.uint8)
+  bottom = max_lines * line_height
   images[:, bottom:] = background
-  canvas = canvas.reshape(len(texts), bottom, width)
+  canvas = canvas.reshape(count, bottom, width)[:, :height]
   for channel in range(channels):  # Several times as fast as one assignment that broadcasts over a short last axis.
     images[:, :bottom, :, channel] = canvas
   return images

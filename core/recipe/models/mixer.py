@@ -39,7 +39,7 @@ class Mixer(ModelOptions):
     tokens_mlp_dim: width of the MLPs along the patches, D_S in the table.
     channels_mlp_dim: width of the MLPs along the features, D_C in the table.
     stoch_depth: rate in [0, 1) at which an example skips the branches of the last block. It grows linearly from 0 at
-      the first block.
+      the first block. What is kept is not rescaled, as in the published models.
     head_zeroinit: start with a head of zeros.
     gelu: "tanh", the approximation of the published weights, or "exact", which timm computes.
     dtype_mm: dtype of the matrix products and activations. Parameters, LayerNorm and logits are float32.

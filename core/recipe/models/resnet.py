@@ -33,8 +33,8 @@ def _in_groups(width: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResNet(ModelOptions):
-  """A root, blocks of residual units, GroupNorm, the mean over the image and a linear head.
+class BiT(ModelOptions):
+  """A root, blocks of post-activation residual units, the mean over the image and a linear head.
 
   Attributes:
     variant: depth and width of a published model, "50x1", "R50x1" or "50". Options that are given beside it take the
@@ -46,7 +46,7 @@ class ResNet(ModelOptions):
       arithmetic and logits are float32.
   """
 
-  TITLE: ClassVar[str] = "the model resnet"
+  TITLE: ClassVar[str] = "the model bit"
 
   variant: named_variant(decode_variant, "50x1") | None = None
   width: Annotated[float, Meta(gt=0, le=1e6), Check("a positive multiple of 0.5", _in_groups)] = 1.0
@@ -69,7 +69,14 @@ class ResNet(ModelOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BiT(ResNet):
-  """A root, blocks of post-activation residual units, the mean over the image and a linear head."""
+class ResNet(BiT):
+  """A root, blocks of residual units, GroupNorm, the mean over the image and a linear head.
 
-  TITLE: ClassVar[str] = "the model bit"
+  Attributes:
+    root_padding: what the root's max pooling sees beyond the image: "zero", as the published weights of BiT expect it,
+      or "-inf", nothing, as big_vision's `bit_paper` has it.
+  """
+
+  TITLE: ClassVar[str] = "the model resnet"
+
+  root_padding: Literal["zero", "-inf"] = "zero"

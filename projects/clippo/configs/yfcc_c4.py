@@ -10,7 +10,7 @@ Arguments:
   labelled: percent of a batch that are labelled images of ImageNet-21k, classified by a second head. The paper
     co-trains on JFT-4B, which is not public; the weights of the two losses, 1 and 1, are ours.
   init: a ViT to start from, the paper's is howto-i21k-B/16; `none` starts from scratch.
-  font: "unifont" is fetched; or a file, see core/pp/render/fonts.py.
+  font: "unifont-9.0.06", that of the published models, is fetched; or a .hex file, see core/pp/render/fonts.py.
   variant, res: of the tower.
   tests: what is evaluated, see core/evaluators/published_evals.py, or none.
 
@@ -32,7 +32,7 @@ def get_config(arg=None):
     text="c4/en",
     labelled=0,
     init="howto-i21k-B/16",
-    font="unifont",
+    font="unifont-9.0.06",
     variant="B/16",
     res=224,
     tests="imagenet2012+coco",
@@ -49,7 +49,7 @@ def get_config(arg=None):
   to_range = "value_range(-1,1)|value_range(-1,1,key='labels')"
   keep = "keep('image','labels')"
   pp_img = f"decode|resize({arg.res})"
-  draw = lambda inkey, outkey: f"render_text({arg.res},font={arg.font!r},lower=True,inkey='{inkey}',outkey='{outkey}')"
+  draw = lambda inkey, outkey: f"render_unifont({arg.res},font={arg.font!r},inkey='{inkey}',outkey='{outkey}')"
   text_of = "coco_captions|choice(inkey='captions',outkey='text')|" if arg.pairs == "coco_captions" else ""
 
   # Texts are cut to what an image holds, and those that are empty or of one word only are left out.
