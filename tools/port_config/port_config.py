@@ -76,7 +76,7 @@ def save(output: Path, made: port.Port, config: dict[str, Any], source: str) -> 
   text = write.python(
     made,
     config,
-    title=f"Ported from big_vision: {source}.",
+    title=f"Ported from big_vision: {source.rpartition('/')[2]}.",
     command=f"./bazelw run //projects/{made.project}:train -- --config={output.name}",
   )
   with files.replacing(output) as file:

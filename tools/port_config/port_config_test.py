@@ -41,7 +41,7 @@ def test_a_refused_key_is_left_out_and_ends_in_a_line(tmp_path):
   with pytest.raises(UserError, match="^1 entries could not be ported and are left out: evals.val$"):
     port_config.main([f"--config={source}", f"--output={output}", "--no_dry_run"])
   assert "evals" not in load.read(str(output))
-  assert "could not be ported: evals.val" in output.read_text()
+  assert "Left out, for it could not be ported: evals.val (there is no evaluator" in output.read_text()
 
 
 def test_a_file_of_python_is_run_with_the_checkout_that_it_imports_from(tmp_path):

@@ -1,6 +1,6 @@
 """Preprocessing strings of big_vision as they are written here: the same language, without its empty ops."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from core.errors import UserError, nearest
@@ -49,6 +49,10 @@ def _calls(text: str, port: Any) -> list[grammar.Call]:
 
 def _with_texts(call: grammar.Call, port: Any) -> Iterator[grammar.Call]:
   """Yields an op, and of one that draws a text the op before it that takes the first of several."""
+  if call.name == "onehot" and _is_of_imagenet21k(port) and not {"key", "key_result"} & set(call.kwargs):
+    if len(call.args) == 1:
+      port.tell_op("onehot of imagenet21k")
+      call = call._replace(kwargs={**call.kwargs, "key": "label", "key_result": "labels"})
   if call.name in _OF_TEXT:
     key = call.kwargs.get("inkey", call.kwargs.get("key"))
     if call.name == "render_unifont" and key in _LISTS:
@@ -56,6 +60,14 @@ def _with_texts(call: grammar.Call, port: Any) -> Iterator[grammar.Call]:
       yield grammar.Call("get_single", (key,), {})
     call = call._replace(kwargs={**call.kwargs, "empty": "keep"})
   yield call
+
+
+def _is_of_imagenet21k(port: Any) -> bool:
+  """Tells whether the pp string that is being ported reads ImageNet-21k, of which our builder has `label`."""
+  node: Any = port.config
+  for key in port.path[:-1]:
+    node = node[key]
+  return isinstance(node.get("data"), Mapping) and node["data"].get("name") == "imagenet21k"
 
 
 def _steady(call: grammar.Call, port: Any) -> Iterator[grammar.Call]:

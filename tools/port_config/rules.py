@@ -171,7 +171,7 @@ KEYS = (
   R("no evals.NAME.first_class_name_only", OTHER, "evals.NAME.first_class_name_only", _ZEROSHOT, None, e.first_name),
   R("evals.NAME.async_delay", IDLE, "", _MEMORY),
   R("evals.NAME.outfile", OTHER, "", "a name in the workdir's folder of the evaluation", e.outfile),
-  R("evals.NAME.distances", KEPT, "", "", e.distances),
+  R("evals.NAME.distances", OTHER, "", "agreement has kl, agree@1, agree@5 and cka", e.distances),
   R("evals.NAME.what", KEPT, "", "the distances are of the logits", v.only(["logits", "logits"], ("logits", "logits"))),
   # What no number depends on.
   R("pp_modules", IDLE, "", "all ops are there, always"),
@@ -212,6 +212,7 @@ EVALUATORS = (
 OPS_TOLD = (
   R("||", IDLE, "", "an empty op does nothing"),
   R("random ops of evaluations", OTHER, "resize, central_crop", "evaluations are the same every time", same=False),
+  R("onehot of imagenet21k", OTHER, "onehot", "TFDS has no imagenet21k; the labels of ours stand under `label`"),
   R("render_unifont", RENAMED, "get_single|render_unifont", "of several captions it draws the first"),
   R("a caption of several", OTHER, "get_single", "an evaluation takes the first, there a random one", same=False),
 )
@@ -298,6 +299,14 @@ PREDICTIONS = (
   R("student_seqhw=8_TEACHER", RENAMED, 'dict(student="student_8", teacher="TEACHER")'),
   R("teacher_ensemble_fwd", REFUSED, "", "each teacher is evaluated by itself", same=None),
   R("loss", REFUSED, "", "classification reports the loss", same=None),
+)
+DISTANCES = (
+  R("kl", KEPT),
+  R("euclidean", KEPT),
+  R("l2", KEPT),
+  R("logsoftmax_euclidean", KEPT),
+  R("hard", KEPT, "", "ls is label smoothing"),
+  R("agree", KEPT, "", "of evaluations, `k` of the student's classes"),
 )
 SOURCES = (
   R("a name of TFDS", KEPT, "", "prepared as TFRecord files; tools:prepare_data prepares"),

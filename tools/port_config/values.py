@@ -144,7 +144,7 @@ def sam(value: Any, port: Any) -> Any:
   if not 0 <= found["rho_min"] <= found["rho_max"]:
     raise Unportable(f"the radius would go from {at(peak):g} to {at(low):g} over the schedule; set config.sam yourself")
   if value.get("adaptive_perturbation"):
-    found["adaptive"] = "gsam"
+    found["adaptive_perturbation"] = True
   if not value.get("minimize_fp", True):
     found["decompose_against"] = "clean"
   return found
@@ -194,7 +194,7 @@ def source(value: Any, port: Any) -> Any:
 
 def zeros_of_shapes(port: Any, names: Mapping[str, str]) -> Any:
   """Returns the input of a config that only evaluates: zeros of the shapes that its model is made for."""
-  if "input" in port.out:
+  if "data" in port.out.get("input", {}):
     return DROP
   shapes = port.config.get("init_shapes") or [(1, 224, 224, 3)]
   return dict(source="zeros", spec={"image": dict(shape=tuple(shapes[0][1:]))})

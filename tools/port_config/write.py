@@ -65,17 +65,17 @@ def _ordered(value: Any) -> Any:
 
 
 def _docstring(port: Port, title: str, command: str) -> str:
-  parts = [f'"""{title}', "", f"    {command}"]
-  for verdict, words in (
-    (IDLE, "Left out, for it has no effect here"),
-    (REFUSED, "Left out, for it could not be ported"),
-  ):
-    names = [row.there if verdict == IDLE else f"{row.there} ({row.said})" for row, _ in counted(port.said)
-             if row.verdict == verdict and ":" not in row.there]  # fmt: skip
-    if names:
-      parts += ["", textwrap.fill(f"{words}: {', '.join(dict.fromkeys(names))}.", 120, break_long_words=False)]
-  text = "\n".join(parts).replace("\\", "\\\\")
-  return text.replace('"""', "'''")[3:].join(['"""', '\n"""']) if text.startswith('"""') else text
+  """Returns the docstring: what the file was made of, how it is run, what was left out of it."""
+  idle = [row.there for row, _ in counted(port.said) if row.verdict == IDLE and ": " not in row.there]
+  refused = [f"{row.there} ({row.said})" for row in port.said if row.verdict == REFUSED]
+  texts = [title, None]
+  if idle:
+    texts.append(f"Left out, for it has no effect here: {', '.join(dict.fromkeys(idle))}.")
+  if refused:
+    texts.append(f"Left out, for it could not be ported: {', '.join(dict.fromkeys(refused))}.")
+  parts = [f"    {command}" if text is None else textwrap.fill(text, 116, break_long_words=False) for text in texts]
+  text = "\n\n".join(parts).replace("\\", "\\\\").replace('"""', "\'\'\'")
+  return f'"""{text}\n"""'
 
 
 def _paragraphs(config: Mapping[str, Any], port: Port) -> Iterator[list[str]]:
