@@ -1,7 +1,9 @@
 """The grammar of pp strings: `decode|resize(224)|flip_lr|value_range(-1,1)|keep("image","labels")`.
 
 A pp string is a chain of ops joined by `|`, each a name with or without arguments, which are Python literals. White
-space and line ends between them mean nothing. What the ops are is the matter of `core.pp`.
+space and line ends between them mean nothing. Nothing between two `|`, or beside one at an end, is no op: configs put
+strings together, `f"decode|{augment}|resize(224)"` with an `augment` that may be empty. What the ops are is the matter
+of `core.pp`.
 """
 
 import ast
@@ -36,27 +38,41 @@ def read(pp_string: str) -> list[Call]:
     raise ValueError(f"pp string must be text, got {words.shown(pp_string)}")
   if len(pp_string) > _LONGEST:
     raise ValueError(f"pp string has {len(pp_string)} characters; {_LONGEST} is the most")
-  if not pp_string.strip():
-    return []
   try:
-    tree = ast.parse(f"({pp_string}\n)", mode="eval").body
-    _check_tokens(pp_string)
-    return [_call(node) for node in _chain(tree)]
+    chain = _without_empty_ops(pp_string)
+    return [_call(node) for node in _chain(ast.parse(f"({chain}\n)", mode="eval").body)] if chain.strip() else []
   except (SyntaxError, UnicodeError, RecursionError, MemoryError, tokenize.TokenError):
     raise ValueError(f"pp string cannot be read ({_READABLE}): {words.shown(pp_string)}") from None
 
 
-def _check_tokens(pp_string: str) -> None:
-  """Refuses what Python's parser takes in silence: a comment, which hides what follows; brackets that open later."""
+def _without_empty_ops(pp_string: str) -> str:
+  """Returns the string with a space in the place of every `|` that joins nothing.
+
+  Refuses what Python's parser takes in silence: a comment, which hides what follows; brackets that open later.
+  """
+  text = f"({pp_string}\n)"
+  lines = [list(line) for line in text.split("\n")]
   depth = closed = 0
-  for token in tokenize.generate_tokens(io.StringIO(f"({pp_string}\n)").readline):
+  bar: Any = (0, 0)  # Where the last bar stands while no op follows it; the bracket around it all is as good as one.
+  for token in tokenize.generate_tokens(io.StringIO(text).readline):
     if token.type == tokenize.COMMENT:
       raise ValueError(f"pp string holds a comment, {words.shown(token.string)}; # ends no line here")
     if token.type == tokenize.OP:
       depth += (token.string in _OPENING) - (token.string in _CLOSING)
       closed += depth == 0 and token.string == ")"
+    row, column = token.start[0] - 1, token.start[1]
+    ends = depth == 0 and token.string == ")"
+    if bar and (ends or (depth == 1 and token.string == "|")):
+      place = bar if ends else (row, column)
+      if place != (0, 0):
+        lines[place[0]][place[1]] = " "
+    elif depth == 1 and token.string == "|":
+      bar = row, column
+    elif token.type != tokenize.NL and (row, column) != (0, 0):
+      bar = None
   if closed > 1:  # The bracket that stands around it closes once.
     raise ValueError(f"pp string closes a bracket that it does not open: {words.shown(pp_string)}")
+  return "\n".join("".join(line) for line in lines)[1:-2]
 
 
 def _chain(node: ast.expr) -> list[ast.expr]:

@@ -11,9 +11,6 @@ BROKEN = {
   "an unclosed bracket": "resize(224",
   "a bracket too many": "resize(224))",
   "brackets that only meet ours": "a)|(b",
-  "a bar at the end": "a|",
-  "a bar at the start": "|a",
-  "an empty op": "a||b",
   "a comment": "a # b|c",
   "a comment on a line of its own": "a|\n# b\nc",
   "a quote over two lines": "keep('a\nb')",
@@ -87,6 +84,21 @@ def test_a_broken_string_is_refused_in_one_line(what):
 def test_calls_are_read(text, calls):
   assert pp_string.read(text) == calls
   assert parse(pp_string.PpString, text) == text
+
+
+@pytest.mark.parametrize(
+  "text, chain",
+  [
+    ("a||b", "a|b"),
+    ("|a|", "a"),
+    ("a | |\n|b('||')| ", "a|b('||')"),
+    ("|||", ""),
+    (" |\n", ""),
+    ("||a('é|', b=[1])||\n||b(')|')|", "a('é|', b=[1])|b(')|')"),
+  ],
+)
+def test_nothing_between_two_bars_is_no_op(text, chain):
+  assert pp_string.read(text) == pp_string.read(chain)
 
 
 def test_a_chain_may_be_long():
