@@ -19,7 +19,7 @@ _BEGINNING = """\
 # From big_vision
 
     ./bazelw run //tools:port_config -- --config=WORKDIR/config.json --output=mine.py
-    ./bazelw run //tools:port_config -- --config=CHECKOUT/big_vision/configs/vit_s16_i1k.py --big_vision=CHECKOUT --output=mine.py
+    ./bazelw run //tools:port_config -- --config=FILE.py:ARGS --big_vision=CHECKOUT --output=mine.py
 
 A config of big_vision becomes one of ours: a Python file that reads like those in `projects/*/configs`, with the values
 that are not the default anyway and a comment where something was translated. The program tells what became of each key:
@@ -62,7 +62,7 @@ _CHOICES = """\
   What begins the names, `prefix`, is kept.
 """
 
-# The tables of the page: title, what the first two columns are called, the rules.
+# The tables of the page.
 _TABLES = (
   ("Keys of a config", rules.KEYS),
   ("Evaluators", rules.EVALUATORS),
@@ -76,8 +76,9 @@ _TABLES = (
   ("Files", rules.FILES),
 )
 _ABOUT = {
-  "Keys of a config": "`NAME` is an evaluation's, `TEACHER` a distilled model's (the student's, too), `PART` a component "
-  "of a mixture, `UNIT` one of steps, epochs, examples and percent. `no KEY` is what it means that the key is not given.",
+  "Keys of a config": "`NAME` is an evaluation's, `TEACHER` a distilled model's (the student's, too), `PART` a\n"
+  "component of a mixture, `UNIT` one of steps, epochs, examples and percent. no `KEY`: what is written where the key\n"
+  "is not given.",
   "Preprocessing ops": "In pp strings, with the arguments that they have there.",
   "Options of models": "All that are not in this table have their names and values; [all keys](config.md) lists them.",
 }
@@ -101,11 +102,13 @@ def _row(rule: Rule) -> str:
   there = f"no `{rule.there.removeprefix('no ')}`" if rule.there.startswith("no ") else _code(rule.there)
   here = {IDLE: "*without effect*", REFUSED: "*refused*"}.get(rule.verdict, _code(rule.here or rule.there))
   same = {True: "yes", False: "no", None: ""}[rule.same]
-  return f"| {there} | {here} | {'' if rule.verdict in (IDLE, REFUSED) else same} | {rule.said.replace('|', chr(92) + '|')} |"
+  said = rule.said.replace("|", "\\|")
+  return f"| {there} | {here} | {'' if rule.verdict in (IDLE, REFUSED) else same} | {said} |"
 
 
 def _code(text: str) -> str:
-  return f"`{text.replace('|', chr(92) + '|')}`"
+  escaped = text.replace("|", "\\|")
+  return f"`{escaped}`"
 
 
 def main(argv: Sequence[str]) -> int:

@@ -96,6 +96,10 @@ class Port:
         found[option] = self.options(given.get(f"{option}_model", default), value or {})
       elif value is not None:
         found[option] = tuple(value) if isinstance(value, list) else value
+    for (of, option), rule in rules.OPTIONS.items():
+      if of == family and rule.absent is not None and (value := rule.absent(self, {})) is not DROP:
+        found[option] = value
+        self.tell(OTHER, f"no {'.'.join(self.path)}.{option}", f"{option} = {value!r}", rule.said)
     return found
 
   def get(self, path: Sequence[str]) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from core.errors import UserError
 from core.recipe import load
 from tools.port_config import port_config, read, write
-from tools.port_config.port_test import classifier, evaluation
+from tools.port_config.examples import classifier, evaluation
 
 
 def ported(tmp_path, config, *flags):
@@ -38,7 +38,7 @@ def test_the_file_says_only_what_is_not_the_default(tmp_path):
 def test_a_refused_key_is_left_out_and_ends_in_a_line(tmp_path):
   source, output = tmp_path / "config.json", tmp_path / "mine.py"
   source.write_text(json.dumps(evaluation(type="no_such_evaluator")))
-  with pytest.raises(UserError, match="^1 entries could not be ported and are left out: evals.val$"):
+  with pytest.raises(UserError, match=r"^1 entries could not be ported and are left out: evals\.val$"):
     port_config.main([f"--config={source}", f"--output={output}", "--no_dry_run"])
   assert "evals" not in load.read(str(output))
   assert "Left out, for it could not be ported: evals.val (there is no evaluator" in output.read_text()
@@ -83,11 +83,13 @@ def test_a_file_that_is_no_config_is_refused_in_a_line(name, content, line, tmp_
 
 
 def test_an_output_that_is_no_file_of_python_is_refused(tmp_path):
-  with pytest.raises(UserError, match="^--output must end in .py"):
+  with pytest.raises(UserError, match=r"^--output must end in \.py"):
     port_config.main(["--config=a.json", f"--output={tmp_path / 'a.json'}"])
 
 
-@pytest.mark.parametrize("value", ["a 'b' \"c\"", "\\d+\n", (), (1,), [(".*", None)], {"a-b": 1, "if": 2}, 1e-30, -5, None])
+@pytest.mark.parametrize(
+  "value", ["a 'b' \"c\"", "\\d+\n", (), (1,), [(".*", None)], {"a-b": 1, "if": 2}, 1e-30, -5, None]
+)
 def test_values_are_written_so_that_python_reads_them(value):
   for indent in (0, 100):
     assert eval(write._value(value, indent, 0)) == value
@@ -103,4 +105,6 @@ def test_a_dry_run_checks_the_result(tmp_path, capsys):
   assert load.read(str(output))["lr_mults"] == (("head/.*", 0.5),)
 
 
-PP_OF_DIGITS = "resize(16)|value_range(-1, 1, 0, 16)|onehot(10, key='label', key_result='labels')|keep('image', 'labels')"
+PP_OF_DIGITS = (
+  "resize(16)|value_range(-1, 1, 0, 16)|onehot(10, key='label', key_result='labels')|keep('image', 'labels')"
+)

@@ -12,35 +12,12 @@ from core.recipe.write import to_config
 from core.training import cli
 from tools import trained_model
 from tools.port_config import port, port_config, rules
+from tools.port_config.examples import PP, classifier, evaluation
 from tools.port_config.rule import IDLE, KEPT, OTHER, REFUSED, RENAMED, VERDICTS
 
 TESTDATA = data_files.find("tools/port_config/testdata")
 CONFIGS = sorted(TESTDATA.glob("*.json"))
 MISSING = [json.loads(line) for line in (TESTDATA / "missing_projects.jsonl").read_bytes().splitlines()]
-PP = "decode|resize(8)|value_range(-1,1)|onehot(3)|keep('image','labels')"
-
-
-def classifier(**changes):
-  """Returns a small config of big_vision's, with entries changed; None leaves one out."""
-  config = dict(
-    model_name="vit",
-    model=dict(variant="S/16"),
-    num_classes=3,
-    loss="softmax_xent",
-    input=dict(data=dict(name="cifar10", split="train"), batch_size=8, shuffle_buffer_size=50, pp=PP),
-    optax_name="scale_by_adam",
-    lr=0.1,
-    total_steps=10,
-    log_training_steps=5,
-    ckpt_steps=5,
-  )
-  return {key: value for key, value in {**config, **changes}.items() if value is not None}
-
-
-def evaluation(**changes):
-  """Returns a config with the one evaluation `val`."""
-  val = dict(type="classification", data=dict(name="cifar10", split="test"), pp_fn=PP, loss_name="softmax_xent")
-  return classifier(evals=dict(val={**val, "log_steps": 5, **changes}))
 
 
 def row(made, there):
@@ -77,12 +54,15 @@ def test_every_config_of_the_folder_is_here():
 
 def test_each_value_of_the_result_is_one_that_the_config_gave_or_a_rule_tells_of():
   made = port.port(classifier(seed=3, wd=0.1))
-  assert made.out["seed"] == 3 and made.out["lr"] == 0.1
+  assert made.out["seed"] == 3
+  assert made.out["lr"] == 0.1
   told = {each.here.partition(" = ")[0] or each.there for each in made.said}
   assert {key for key in made.out if key not in ("input", "model")} <= told
 
 
-@pytest.mark.parametrize("key", ["pp_modules", "prefetch_to_device", "ckpt_timeout", "res", "runlocal", "fewshot", "name"])
+@pytest.mark.parametrize(
+  "key", ["pp_modules", "prefetch_to_device", "ckpt_timeout", "res", "runlocal", "fewshot", "name"]
+)
 def test_what_no_number_depends_on_is_left_out(key):
   made = port.port(classifier(**{key: 3}))
   assert row(made, key).verdict == IDLE
@@ -225,6 +205,14 @@ def test_the_layout_of_older_heads_is_the_newer_one():
 def test_weights_have_the_names_of_our_catalog(name, init, here):
   model = dict(depth=101, width=3) if name == "bit_paper" else dict(variant="B/16")
   assert port.port(classifier(model_name=name, model=model, model_init=init)).out.get("model_init") == here
+
+
+@pytest.mark.parametrize("init, here", [(None, "-inf"), ("gs://a/b.npz", "-inf"), ("M-imagenet2012", None)])
+def test_bit_paper_pools_as_there_unless_its_weights_are_those_of_bit(init, here):
+  config = classifier(model_name="bit_paper", model=dict(depth=50, width=1, scan=True), model_init=init)
+  made = port.port(config)
+  assert made.out["model"].get("root_padding") == here
+  assert row(made, "model.scan").verdict == IDLE
 
 
 def test_a_mixture_keeps_its_components_and_drops_those_without_weight():

@@ -49,10 +49,10 @@ def _calls(text: str, port: Any) -> list[grammar.Call]:
 
 def _with_texts(call: grammar.Call, port: Any) -> Iterator[grammar.Call]:
   """Yields an op, and of one that draws a text the op before it that takes the first of several."""
-  if call.name == "onehot" and _is_of_imagenet21k(port) and not {"key", "key_result"} & set(call.kwargs):
-    if len(call.args) == 1:
-      port.tell_op("onehot of imagenet21k")
-      call = call._replace(kwargs={**call.kwargs, "key": "label", "key_result": "labels"})
+  keyless = call.name == "onehot" and len(call.args) == 1 and not {"key", "key_result"} & set(call.kwargs)
+  if keyless and _is_of_imagenet21k(port):
+    port.tell_op("onehot of imagenet21k")
+    call = call._replace(kwargs={**call.kwargs, "key": "label", "key_result": "labels"})
   if call.name in _OF_TEXT:
     key = call.kwargs.get("inkey", call.kwargs.get("key"))
     if call.name == "render_unifont" and key in _LISTS:

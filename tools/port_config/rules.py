@@ -15,6 +15,9 @@ UNKNOWN = "no published trainer reads it"
 _RANDOM = "the draws of one seed are others here"
 _NOT_PUBLISHED = "big_vision has not published this evaluator, so the entry could not run there; it is left out"
 _ZEROSHOT = "the default of zero-shot classification"
+_FIRST = "it runs before the first step, too; without log_* then alone"
+_ROOT = "'-inf', as big_vision pools; the weights of BiT keep the zeros that they were trained with"
+_IDLE_RULES = "a regex that matches nothing is refused here; the dry run leaves it out"
 _MEMORY = "what is kept ready, and how much of it, is settled here"
 
 # The project of a config, by its keys and the name of its model (or student): `to` tells whether it is this one.
@@ -62,7 +65,7 @@ KEYS = (
   R("mixup.p", KEPT, "", "there within each device's part of the batch, here within the whole", same=False),
   R("mixup.n", IDLE, "", "two examples are mixed", v.only(2)),
   R("mixup.fold_in", IDLE, "", "the weights of a seed are other draws here anyway"),
-  R("teachers", KEPT, "", "of several teachers the distances are averaged here, and added there"),
+  R("teachers", KEPT, "", "of several teachers the distances are averaged here, and added there", same=False),
   R("TEACHER_name", RENAMED, "", "", v.family),
   R("TEACHER_init", KEPT, "", "", v.weights),
   R("TEACHER_load", KEPT, "", "", v.given),
@@ -76,12 +79,12 @@ KEYS = (
   R("optax", KEPT, "", "", v.optimizer_arguments),
   R("lr", KEPT),
   R("no lr", OTHER, "lr", "a config that only evaluates", absent=v.of_evaluation(0.0)),
-  R("lr_mults", KEPT, "", "a regex that matches nothing is refused here; the dry run leaves it out", v.pairs),
+  R("lr_mults", KEPT, "", _IDLE_RULES, v.pairs),
   R("wd", KEPT, "", "", v.given),
-  R("wd_mults", KEPT, "", "a regex that matches nothing is refused here; the dry run leaves it out", v.pairs),
+  R("wd_mults", KEPT, "", _IDLE_RULES, v.pairs),
   R("grad_clip_norm", KEPT, "", "", v.given),
   R("grad_clip_per_example", KEPT),
-  R("schedule", KEPT, "", "a regex that matches nothing is refused here; the dry run leaves it out", v.schedule),
+  R("schedule", KEPT, "", _IDLE_RULES, v.schedule),
   R("gsam", RENAMED, "sam", "lr_max and lr_min are read off the schedule, and the radii are those at its ends", v.sam),
   # On which devices.
   R("mesh", KEPT, "", "", v.pairs),
@@ -132,7 +135,7 @@ KEYS = (
   R("evals.NAME.prefix", KEPT),
   R("evals.NAME.log_UNIT", KEPT),
   R("evals.NAME.skip_first", RENAMED, "evals.NAME.first", "False is what first=True is", e.first),
-  R("no evals.NAME.skip_first", OTHER, "evals.NAME.first", "too, or without log_* alone", None, e.always_first),
+  R("no evals.NAME.skip_first", OTHER, "evals.NAME.first", _FIRST, None, e.always_first),
   R("evals.NAME.batch_size", KEPT, "", "", v.given),
   R("evals.NAME.cache", KEPT),
   R("evals.NAME.cache_final", RENAMED, "evals.NAME.cache"),
@@ -274,6 +277,7 @@ MODELS = (
 OPTIONS = {
   ("bit_paper", "scan"): R("bit_paper.scan", IDLE, "", "its units are not alike, there is nothing to scan"),
   ("bit", "scan"): R("bit.scan", IDLE, "", "its units are not alike, there is nothing to scan"),
+  ("bit_paper", "root_padding"): R("no bit_paper.root_padding", OTHER, "root_padding", _ROOT, None, v.root_padding),
   ("bit_paper", "remat_policy"): R("bit_paper.remat_policy", IDLE, "", _MEMORY),
 }
 

@@ -67,6 +67,13 @@ def weights(value: Any, port: Any) -> Any:
   return f"BiT-{found[1]}-R{options.get('depth', 50)}x{options.get('width', 1):g}{ending}"
 
 
+def root_padding(port: Any, names: Mapping[str, str]) -> Any:
+  """Returns what the root of a `bit_paper` pools beyond the image in big_vision; BiT's own weights expect zeros."""
+  key = port.path[-1]
+  init = port.config.get("model_init" if key == "model" else f"{key}_init")
+  return DROP if isinstance(init, str) and _BIT_FILE.fullmatch(init) else "-inf"
+
+
 def transformation(value: Any, port: Any) -> str:
   """Returns optax's name of a transformation of gradients."""
   name = value.removeprefix("big_vision.")

@@ -1,4 +1,4 @@
-"""A config as a Python file of our form: the table of hyper-parameters, with comments where something was translated."""
+"""A config as a Python file of our form: the table of hyper-parameters, with comments of what was translated."""
 
 import json
 import keyword
@@ -74,7 +74,7 @@ def _docstring(port: Port, title: str, command: str) -> str:
   if refused:
     texts.append(f"Left out, for it could not be ported: {', '.join(dict.fromkeys(refused))}.")
   parts = [f"    {command}" if text is None else textwrap.fill(text, 116, break_long_words=False) for text in texts]
-  text = "\n\n".join(parts).replace("\\", "\\\\").replace('"""', "\'\'\'")
+  text = "\n\n".join(parts).replace("\\", "\\\\").replace('"""', "'''")
   return f'"""{text}\n"""'
 
 
