@@ -19,7 +19,7 @@ from typing import Any
 
 from core import command, files
 from core.errors import UserError
-from core.recipe import load
+from core.recipe import load, words
 from core.training import cli, dry_run
 from tools import trained_model
 from tools.port_config import port, read, write
@@ -37,7 +37,9 @@ cli.define_jax(COMMAND)
 
 PROJECTS = Path(__file__).parents[2] / "projects"
 
-_IDLE_RULE = re.compile(r"config\.(schedule|lr_mults|wd_mults): '(.*?)' (matches no parameter|comes after)")
+_IDLE_RULE = re.compile(
+  r"config\.(schedule|lr_mults|wd_mults|sharding_strategy): ('.*?'|\".*?\") (matches no parameter|comes after)"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -91,12 +93,14 @@ def _dry_run(made: port.Port, task: Any, config: dict[str, Any], output: Path, s
       print(dry_run.describe(kind(recipe), recipe, title=f"{made.project} {output.stem}"))
       return None
     except UserError as error:
-      found = _IDLE_RULE.match(str(error))
-      if not found:
+      if (found := _IDLE_RULE.match(str(error))) is None:
         return str(error)
-      key, pattern = found[1], found[2].replace("\\\\", "\\")
-      config[key] = [rule for rule in config[key] if rule[0] != pattern]
-      made.tell(OTHER, f"{key}: {pattern}", key, "it decides for no parameter, which is allowed there; left out")
+      key, shown = found[1], found[2]
+      kept = [rule for rule in config[key] if words.shown(rule[0]) != shown]
+      if len(kept) == len(config[key]):
+        return str(error)
+      config[key] = kept
+      made.tell(OTHER, f"{key}: {shown}", key, "it decides for no parameter, which is allowed there; left out")
       save(output, made, config, source)
 
 

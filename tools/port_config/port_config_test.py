@@ -101,7 +101,7 @@ def test_a_dry_run_checks_the_result(tmp_path, capsys):
   output = ported(tmp_path, config, "--cpu_devices=1")
   told = capsys.readouterr().out
   assert "learning rates and weight decays" in told
-  assert "lr_mults: no_such/.* -> lr_mults: it decides for no parameter, which is allowed there; left out" in told
+  assert "lr_mults: 'no_such/.*' -> lr_mults: it decides for no parameter, which is allowed there; left out" in told
   assert load.read(str(output))["lr_mults"] == (("head/.*", 0.5),)
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import pytest
 
 from core import data_files
@@ -247,3 +248,10 @@ def test_rules_are_well_formed():
   for rule in rules.KEYS:
     assert (rule.absent is not None) == rule.there.startswith("no "), rule.there
     assert rule.verdict not in (KEPT, RENAMED) or not rule.there.startswith("no ")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16])
+def test_a_type_of_numbers_is_written_by_its_name(dtype):
+  made = port.port(classifier(optax_name="big_vision.momentum_hp", optax=dict(dtype=dtype)))
+  assert made.out["optax_name"] == "momentum_hp"
+  assert made.out["optax"] == dict(dtype="bfloat16")

@@ -85,7 +85,7 @@ KEYS = (
   R("grad_clip_norm", KEPT, "", "", v.given),
   R("grad_clip_per_example", KEPT),
   R("schedule", KEPT, "", _IDLE_RULES, v.schedule),
-  R("gsam", RENAMED, "sam", "lr_max and lr_min are read off the schedule, and the radii are those at its ends", v.sam),
+  R("gsam", RENAMED, "sam", "lr_max, lr_min: of the schedule; below lr_min rho stays rho_min", v.sam, same=False),
   # On which devices.
   R("mesh", KEPT, "", "", v.pairs),
   R("no mesh", OTHER, "mesh", "all devices share the batch, and each holds all parameters", absent=v.data_parallel),
@@ -204,7 +204,7 @@ EVALUATORS = (
   R("fewshot_lsr", RENAMED, "fewshot", "one number for all seeds; which examples are drawn differs", same=False),
   R("proj.image_text.contrastive", RENAMED, "contrastive", "ncorrect_minibatch is called prec@1"),
   R("proj.image_text.retrieval", RENAMED, "retrieval"),
-  R("proj.image_text.discriminative_classifier", RENAMED, "zeroshot"),
+  R("proj.image_text.discriminative_classifier", RENAMED, "zeroshot", "all names of classes are CLIP's", same=False),
   R("proj.distill.distance", RENAMED, "agreement"),
   R("proj.distill.cka", RENAMED, "agreement", "big_vision has not published it; here it is the metric cka", same=None),
   R("classification_with_labelmap", IDLE, "", _NOT_PUBLISHED, same=None),
@@ -320,6 +320,8 @@ SOURCES = (
 )
 FILES = (
   R("FILE.npz, FILE.npz:SUBTREE, gs://...", KEPT, "", "config.model_init; docs/weights.md"),
+  R("WORKDIR/checkpoint.bv, checkpoint.bv-STEP, :SUBTREE", KEPT, "", "config.model_init; config.resume of a whole one"),
+  R("WORKDIR/checkpoint.npz", KEPT, "", "of older heads; config.model_init and config.resume"),
   R("names of published weights, howto-i21k-B/16", KEPT, "", "core/checkpoint/catalog.json"),
   R("M-imagenet2012 and the like, of BiT", RENAMED, "BiT-M-R50x1-ILSVRC2012", "the size is part of the name"),
   R("config.json of a workdir", KEPT, "", "tools:port_config reads it"),

@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from tools.port_config.rule import DROP, Unportable
 
 TOWERS = "proj.image_text.two_towers"
@@ -224,7 +226,11 @@ def model(value: Any, port: Any) -> Any:
 
 def optimizer_arguments(value: Any, port: Any) -> Any:
   """Returns the arguments of a transformation of gradients; a type of numbers by its name."""
-  return {key: str(each) if "dtype" in key and each is not None else each for key, each in (value or {}).items()}
+  return {key: _dtype(each) if "dtype" in key and each is not None else each for key, each in (value or {}).items()}
+
+
+def _dtype(value: Any) -> str:
+  return value if isinstance(value, str) else np.dtype(value).name
 
 
 def family(value: Any, port: Any) -> str:
