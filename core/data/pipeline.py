@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from core.data import order
+from core.data.choice import Choice, kept_only
 from core.data.columns import Columns
 from core.data.source import Source, check_alike, of_component, open_source
 from core.errors import UserError, multiples_near
@@ -88,8 +89,9 @@ def train_batches(
     mixture = order.Mixture.of(seed, [component.weight for component in components])
   lanes = order.lanes_for(recipe.batch_size, process_count)
   plan = order.ReadPlan(lanes, mixture, process_index, process_count)
-  batched = [_batched_fn(source, each.pp, each.pp_key) for source, each in zip(sources, components)]
-  if all(batched) and not recipe.skip_errors:  # Only tf.data, which makes examples one by one, can leave out some.
+  batched = [_batched_fn(source, each.pp, each.pp_key, each.keep_only) for source, each in zip(sources, components)]
+  chooses = recipe.skip_errors or any(each.post_filter_fn for each in components)
+  if all(batched) and not chooses:  # Only tf.data, which makes examples one by one, can leave out some.
     keys = [component.key for component in components]
     batches = _numpy_train_batches(plan, keys, sources, batched, seed, start_step)
   else:
@@ -113,17 +115,22 @@ def _tf_component(
   window = max(1, component.shuffle_buffer_size // (2 * lanes.count))
   stream = None if in_memory else order.StreamOrder(seed, number, lanes, source.takes, window)
   place = tf_examples.Place(component.key, f"{component.key}.data", component.pp_key)
-  return tf_examples.component(place, source, component.pp, order=stream, in_memory=in_memory, skip_errors=skip_errors)
+  choice = Choice(component.post_filter_fn, component.post_filter_fn_key, component.keep_only)
+  how = dict(order=stream, in_memory=in_memory, skip_errors=skip_errors, choice=choice)
+  return tf_examples.component(place, source, component.pp, **how)
 
 
-def _batched_fn(source: Source, pp: str, where: str) -> Callable[[Batch], Batch] | None:
+def _batched_fn(
+  source: Source, pp: str, where: str, keep_only: Sequence[str] | None = None
+) -> Callable[[Batch], Batch] | None:
   """Returns the preprocessing of a batch of rows without TensorFlow, or None where there is none."""
   fn = builder.get_batched_fn(pp, where)
   if fn is None or not isinstance(source, Columns) or source.files:
     return None
 
   def preprocessed(data: Batch) -> Batch:
-    return {key: np.asarray(value) for key, value in fn(data).items() if not key.startswith("_")}
+    made = {key: np.asarray(value) for key, value in fn(data).items() if not key.startswith("_")}
+    return kept_only(made, keep_only, where)
 
   return preprocessed
 

@@ -3,6 +3,7 @@
 import importlib
 import weakref
 
+from core.data import filters
 from core.data.columns import Columns
 from core.data.tfrecord import Records
 from core.errors import UserError
@@ -39,7 +40,10 @@ def of_component(component: Component) -> Source:
     UserError: as `open_source`.
   """
   if component not in _opened:
-    _opened[component] = open_source(component.data, f"{component.key}.data")
+    source = open_source(component.data, f"{component.key}.data")
+    if condition := component.pre_filter_fn:
+      source = filters.filtered(source, condition, component.pre_filter_fn_key, skip_errors=component.skip_errors)
+    _opened[component] = source
   return _opened[component]
 
 

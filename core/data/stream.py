@@ -73,7 +73,8 @@ def _component(source: Records, order: StreamOrder, plan, component: int, lane: 
   def epoch_windows(epoch):
     window = tf.where(epoch == epoch0, window0, 0)
     where = tf.numpy_function(locate, [lane, epoch, window * order.window], [tf.string, tf.int64, tf.int64, tf.int64])
-    found = read(Segments(*(tf.ensure_shape(array, [None]) for array in where)), pad_damaged=pad)
+    segments = Segments(*(tf.ensure_shape(array, [None]) for array in where))
+    found = read(segments, pad_damaged=pad, passes=source.passes)
     return found.batch(order.window).enumerate(window).map(lambda number, window: (epoch, number, window))
 
   def shuffled(epoch, number, window):

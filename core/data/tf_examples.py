@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped
 
 from core.data import stream, tfrecord
+from core.data.choice import Choice
 from core.data.columns import Columns
 from core.data.order import ReadPlan, StreamOrder, example_seeds, rows
 from core.data.source import Source, check_alike
@@ -46,12 +47,14 @@ class Component:
     order: how its records stream, or None for a source in memory or read in file order.
     example: `tf.function` (row, record, seed) -> the preprocessed example; it needs the row or the record. Traced once,
       for the check of its shapes and for the pipeline.
+    choice: which of the examples are taken.
   """
 
   place: Place
   source: Source
   order: StreamOrder | None
   example: Callable[..., dict[str, Any]]
+  choice: Choice = Choice()
 
   @property
   def eagerly(self) -> Callable[..., dict[str, Any]]:
@@ -67,6 +70,7 @@ def component(
   order: StreamOrder | None = None,
   in_memory: bool = True,
   skip_errors: bool = False,
+  choice: Choice = Choice(),
 ) -> Component:
   """Returns a component; `specs` traces its preprocessing.
 
@@ -77,6 +81,7 @@ def component(
     order: see `Component`.
     in_memory: hold a `Records` source whole, as serialized records; its rows then are numbers, not records.
     skip_errors: leave out what is damaged.
+    choice: which of the examples are taken.
 
   Raises:
     UserError: what the pp string refuses, or a damaged file of a source to be held in memory.
@@ -98,10 +103,11 @@ def component(
 
   def example(row, record, seed):
     made = fn({**parse(row, record), "_seed": seed})
-    return {name: value for name, value in made.items() if not name.startswith("_")}
+    return choice.of({name: value for name, value in made.items() if not name.startswith("_")}, place.pp)
 
   inputs = [tf.TensorSpec([], kind) for kind in (tf.int64, tf.string, tf.int64)]
-  return Component(place, source, order, tf.function(example, input_signature=inputs, autograph=False))
+  traced = tf.function(example, input_signature=inputs, autograph=False)
+  return Component(place, source, order, traced, choice)
 
 
 def _column_reader(source: Columns) -> Callable[..., dict[str, Any]]:
@@ -121,16 +127,18 @@ def _load(source: Records, pad_damaged: bool, where: str) -> Shaped[np.ndarray, 
   tf = import_tensorflow()
   segments = source.range(0, len(source))
   try:
-    return np.concatenate(list(tfrecord.read(segments, pad_damaged=pad_damaged).batch(1024).as_numpy_iterator()))
+    records = tfrecord.read(segments, pad_damaged=pad_damaged, passes=source.passes)
+    return np.concatenate(list(records.batch(1024).as_numpy_iterator()))
   except tf.errors.OpError as error:
-    raise UserError(f"{where}: {tfrecord.first_damage(segments) or tfrecord.reason(error)}") from None
+    raise UserError(f"{where}: {tfrecord.first_damage(segments, source.passes) or tfrecord.reason(error)}") from None
 
 
 def specs(components: Sequence[Component]) -> dict[str, Any]:
   """Returns the type and shape of each key of an example, which all components must share.
 
   Raises:
-    UserError: components of different keys, types or shapes, or what tracing the preprocessing refuses.
+    UserError: components of different keys, types or shapes, entries of entries, or what tracing the preprocessing
+      refuses.
   """
   tf = import_tensorflow()
   found = []
@@ -139,7 +147,10 @@ def specs(components: Sequence[Component]) -> dict[str, Any]:
       traced = part.example.get_concrete_function()
     except (ValueError, TypeError, tf.errors.OpError) as error:
       raise UserError(f"{part.place.pp} does not fit the data: {tfrecord.reason(error)}") from error
-    outputs = traced.structured_outputs
+    outputs = {key: x for key, x in traced.structured_outputs.items() if not key.startswith("_")}
+    if nested := [key for key, x in outputs.items() if isinstance(x, dict)]:
+      line = f"leaves {nested[0]!r}, which holds entries of its own; flatten, or keep what is needed"
+      raise UserError(f"{part.place.pp} {line}")
     found.append(
       {k: (x.dtype.name, x.shape.as_list() if x.shape.rank is not None else None) for k, x in outputs.items()}
     )
@@ -153,6 +164,7 @@ class TrainStream:
   def __init__(self, plan: ReadPlan, components: Sequence[Component], seed: int, start_step: int, skip_errors: bool):
     self._plan, self._components, self._seed = plan, components, seed
     self._skip_errors = skip_errors
+    self._chooses = any(part.choice.condition for part in components)
     self.step, self.skipped = start_step, 0
     specs(components)
     self._iterator: Iterator | None = self._batches(start_step).as_numpy_iterator()
@@ -162,11 +174,12 @@ class TrainStream:
     try:
       batch = next(self._iterator)
     except StopIteration:
-      where = self._components[0].place.data
-      raise UserError(f"{where}: no good example in {_MAX_BAD_BATCHES} batches from step {self.step} on") from None
+      raise UserError(self._explain_end()) from None
     except tf.errors.OpError as error:
       raise UserError(self._explain(error)) from error
-    self.skipped += int((batch.pop("_ordinal") != self._ordinals(self.step)).sum())
+    # Where examples are chosen, a place may hold a good example of a later one.
+    places = batch.pop("_place") if self._chooses else self._ordinals(self.step)
+    self.skipped += int((batch.pop("_ordinal") != places).sum())
     self.step += 1
     return batch
 
@@ -209,9 +222,14 @@ class TrainStream:
 
   def _example(self, info: dict[str, Any], record: Any) -> dict[str, Any]:
     tf = import_tensorflow()
-    branches = [functools.partial(part.example, info["row"], record, info["seed"]) for part in self._components]
+    branches = [functools.partial(self._branch, part, info, record) for part in self._components]
     made = branches[0]() if len(branches) == 1 else tf.switch_case(info["component"], branches)
     return {**made, "_ordinal": info["_ordinal"]}
+
+  def _branch(self, part: Component, info: dict[str, Any], record: Any) -> dict[str, Any]:
+    made = part.example(info["row"], record, info["seed"])
+    # All branches must have the same entries.
+    return {"_meets": import_tensorflow().constant(True), **made} if self._chooses else made
 
   def _batches(self, start_step: int) -> Any:
     tf = import_tensorflow()
@@ -219,8 +237,20 @@ class TrainStream:
     example = tf.autograph.experimental.do_not_convert(self._example)
     made = self._raw(start_step).map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if self._skip_errors:
-      made = _fill_gaps(made.ignore_errors(), start_step * size)
+      made = _fill_gaps(made.ignore_errors(), start_step * size, "_ordinal")
+    if self._chooses:
+      made = made.enumerate(start_step * size).map(lambda place, example: {**example, "_place": place})
+      made = _fill_gaps(made.filter(lambda example: example["_meets"]), start_step * size, "_place")
+      made = made.map(lambda example: {key: value for key, value in example.items() if key != "_meets"})
     return _options(made.batch(size, drop_remainder=True).prefetch(2))
+
+  def _explain_end(self) -> str:
+    """Says why there is no next batch: none of the examples far ahead can be used."""
+    conditions = [part.choice.where for part in self._components if part.choice.condition]
+    ahead = f"{_MAX_BAD_BATCHES} batches from step {self.step} on"
+    if conditions and not self._skip_errors:
+      return f"{conditions[0]}: no example of {ahead} meets it"
+    return f"{self._components[0].place.data}: no good example in {ahead}"
 
   def _explain(self, error: Exception) -> str:
     """Names the example, or the file, that stopped the pipeline at this step, by making the step again one by one."""
@@ -263,15 +293,15 @@ def _name(part: Component, info: dict[str, Any], slots: Any, slot: int) -> str:
   return part.source.describe_in_piece(*part.order.record(int(slots.lane[slot]), int(slots.lane_index[slot])))
 
 
-def _fill_gaps(examples: Any, first: int) -> Any:
-  """Puts the next good example in the place of every one missing from the row of `_ordinal`s, which starts at `first`.
+def _fill_gaps(examples: Any, first: int, key: str) -> Any:
+  """Puts the next example in the place of every one that is missing from the row of `key`s, which starts at `first`.
 
   The next and not the last one, so that a run resumed within a gap fills it alike.
   """
   tf = import_tensorflow()
 
   def step(expected, example):
-    return example["_ordinal"] + 1, (example, example["_ordinal"] + 1 - expected)
+    return example[key] + 1, (example, example[key] + 1 - expected)
 
   counted = examples.scan(np.int64(first), step)
   return counted.flat_map(lambda example, count: tf.data.Dataset.from_tensors(example).repeat(count))
@@ -296,7 +326,7 @@ def eval_batches(part: Component, low: int, high: int, size: int) -> Iterator[di
   info = tf.data.Dataset.from_tensor_slices((row, example_seeds(0, row)))
   records = info.map(lambda row, seed: b"")
   if isinstance(part.source, Records):
-    records = tfrecord.read(part.source.range(low, high))
+    records = tfrecord.read(part.source.range(low, high), passes=part.source.passes)
   raw = tf.data.Dataset.zip(info, records).map(lambda info, record: (info[0], record, info[1]))
   made = raw.map(part.example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   try:

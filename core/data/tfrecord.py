@@ -30,6 +30,8 @@ class Records:
     parse: tensor function, one serialized record -> its features.
     classes: the names of the classes in the order of their labels, where the dataset has some.
     pieces: gives the ranges of records that a split of the same dataset names; None: this is no part of a dataset.
+    kept: of each piece, the numbers of its records that are left of it, `takes` of them; None: all are.
+    passes: tensor function, one serialized record -> whether it is left; None: all are.
   """
 
   name: str
@@ -39,6 +41,8 @@ class Records:
   parse: Callable[[Any], dict[str, Any]]
   classes: tuple[str, ...] = ()
   pieces: Callable[[str], list[tuple[str, int, int]]] | None = None
+  kept: tuple[Int64[np.ndarray, "kept"], ...] | None = None
+  passes: Callable[[Any], Any] | None = None
 
   def __len__(self) -> int:
     return sum(self.takes)
@@ -50,12 +54,16 @@ class Records:
 
   def describe_in_piece(self, piece: int, number: int) -> str:
     """Returns what to call a piece's `number`-th record in a message."""
-    return f"record {self.skips[piece] + number} of {os.path.basename(self.files[piece])}"
+    return f"record {self._place(piece, number)} of {os.path.basename(self.files[piece])}"
+
+  def _place(self, piece: int, number: int) -> int:
+    """Returns which record of its file a piece's `number`-th is."""
+    return self.skips[piece] + (number if self.kept is None else int(self.kept[piece][number]))
 
   def locate(self, pieces: Iterable[int], firsts: Iterable[int], counts: Iterable[int]) -> "Segments":
     """Returns where `counts[i]` records of `pieces[i]` from `firsts[i]` on lie, i = 0, 1, ..."""
     files = [self.files[piece] for piece in pieces]
-    starts = [start_of(file, self.skips[piece] + int(n)) for file, piece, n in zip(files, pieces, firsts)]
+    starts = [start_of(file, self._place(piece, int(n))) for file, piece, n in zip(files, pieces, firsts)]
     offsets, skips = np.array(starts, np.int64).reshape(-1, 2).T
     return Segments(np.array(files, np.bytes_), offsets, skips, np.asarray(counts, np.int64))
 
@@ -107,11 +115,12 @@ def _record_offsets(file: str) -> Int64[np.ndarray, "records+1"]:
   return np.array(offsets)
 
 
-def read(where: Segments, *, pad_damaged: bool = False) -> Any:
+def read(where: Segments, *, pad_damaged: bool = False, passes: Callable[[Any], Any] | None = None) -> Any:
   """Returns the `tf.data.Dataset` of the serialized records of some segments, one after the other.
 
   A file that holds fewer records, or a damaged one, is an error; with `pad_damaged` the rest of that segment's records
-  are empty strings, which no parser takes, so that what follows keeps its place.
+  are empty strings, which no parser takes, so that what follows keeps its place. With the `passes` of `Records`, those
+  that are not left are passed over, and not counted.
   """
   tf = import_tensorflow()
 
@@ -120,6 +129,8 @@ def read(where: Segments, *, pad_damaged: bool = False) -> Any:
       filenames=[file], compression_type="", buffer_size=_BUFFER_BYTES, byte_offsets=[offset], metadata=""
     )
     records = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).skip(skip)
+    if passes is not None:
+      records = records.filter(passes)
     if pad_damaged:
       return records.ignore_errors().concatenate(tf.data.Dataset.from_tensors(b"").repeat()).take(count)
     return records.take(count).apply(tf.data.experimental.assert_cardinality(count))
@@ -127,12 +138,12 @@ def read(where: Segments, *, pad_damaged: bool = False) -> Any:
   return tf.data.Dataset.from_tensor_slices(tuple(where)).flat_map(read_one)
 
 
-def first_damage(where: Segments) -> str | None:
+def first_damage(where: Segments, passes: Callable[[Any], Any] | None = None) -> str | None:
   """Reads the segments one after the other and says which file is damaged and how, or None."""
   tf = import_tensorflow()
   for i, file in enumerate(where.file):
     try:
-      for _ in read(Segments(*(array[i : i + 1] for array in where))):
+      for _ in read(Segments(*(array[i : i + 1] for array in where)), passes=passes):
         pass
     except tf.errors.OpError as error:
       return f"{file.decode()} is damaged ({reason(error)})"

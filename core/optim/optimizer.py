@@ -163,7 +163,7 @@ def _inputs_by_outputs(name: str, x: Shaped[Array, "..."]) -> Shaped[Array, "...
 
 
 def _clip(recipe: Optimizer, params: trees.PyTree) -> list[optax.GradientTransformation]:
-  # Where each example's gradient is clipped, the step itself does so, before there is a mean (`core.optim.per_example`).
+  # Where each example's gradient is clipped, the step does so before there is a mean (`core.optim.per_example`).
   norm = None if recipe.grad_clip_per_example else recipe.grad_clip_norm
   parts = [optax.clip_by_global_norm(norm) if norm else optax.identity()]
   if recipe.agc is not None:

@@ -79,6 +79,7 @@ class Component:
     keep_only: the entries of its examples that are kept. None: all.
     shuffle_buffer_size: records held to shuffle, over all processes.
     cache_raw: hold the split whole, whatever its size.
+    skip_errors: leave out what cannot be made an example.
   """
 
   name: str
@@ -94,6 +95,7 @@ class Component:
   keep_only: tuple[str, ...] | None
   shuffle_buffer_size: int
   cache_raw: bool
+  skip_errors: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,7 +168,8 @@ class Input:
     own = {field: getattr(part, field) for field in _OF_A_COMPONENT}
     filled = {field: getattr(self, field) if value is None else value for field, value in own.items()}
     keys = {f"{field}_key": f"{_KEY if own[field] is None else key}.{field}" for field in _WITH_A_KEY}
-    return Component(name=name, key=key, weight=weight, data=part.data, keep_only=self.keep_only, **keys, **filled)
+    common = dict(keep_only=self.keep_only, skip_errors=self.skip_errors)
+    return Component(name=name, key=key, weight=weight, data=part.data, **common, **keys, **filled)
 
 
 _KEYS = tuple(field.name for field in dataclasses.fields(Input) if field.name != "extra")

@@ -17,6 +17,7 @@ EXAMPLE = "example"  # The name of the whole example.
 # Of an array: how many entries it has, or characters of a text; whether one or all are true; the least, most and sum.
 FUNCTIONS = ("len", "any", "all", "min", "max", "sum")
 
+_DEEPEST = 50
 _LONGEST = 1_000  # Characters. Python's parser takes deep nesting badly, and all nesting costs characters.
 _COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn)
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
@@ -35,8 +36,28 @@ def read(text: str) -> ast.expr:
     tree = ast.parse(text.strip(), mode="eval").body
   except (SyntaxError, ValueError, RecursionError, MemoryError):
     raise ValueError("it is no expression, as label < 100 is") from None
+  if _depth(tree) > _DEEPEST:
+    raise ValueError("it is nested too deeply")
   _check(tree)
   return tree
+
+
+def _depth(tree: ast.expr) -> int:
+  depth, level = 0, [tree]
+  while level:
+    depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+  return depth
+
+
+def entries(text: str) -> frozenset[str]:
+  """Returns the names of the entries of an example that a condition asks for."""
+  found = set()
+  for node in ast.walk(read(text)):
+    if isinstance(node, ast.Name) and node.id not in (EXAMPLE, *FUNCTIONS):
+      found.add(node.id)
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == EXAMPLE:
+      found.add(ast.literal_eval(node.slice))
+  return frozenset(found)
 
 
 def _check(node: ast.expr) -> None:
