@@ -124,6 +124,7 @@ def port(config: Mapping[str, Any]) -> Port:
     UserError: it is of a project that is not here.
   """
   made = Port(config)
+  config = made.config = _with_plain_names(made, config)
   data = config.get("input", {}).get("data", {}) if isinstance(config.get("input"), Mapping) else {}
   parts = () if isinstance(data.get("name"), str) or not isinstance(data, Mapping) else tuple(data)
   patterns = Patterns(rules.KEYS, {"TEACHER": ("student", *made.teachers), "PART": parts})
@@ -134,6 +135,21 @@ def port(config: Mapping[str, Any]) -> Port:
       made.out.get("evals", {}).pop(row.there.split(".")[1], None)
   _fill(made, {"NAME": tuple(made.out.get("evals", {})), "PART": parts, "UNIT": ("",)})
   return made
+
+
+def _with_plain_names(made: Port, config: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Returns a config whose evaluations have names that can be those of folders; their metrics keep the old ones."""
+  evals = config.get("evals")
+  if not isinstance(evals, Mapping) or not any("/" in name or name.startswith(".") for name in evals):
+    return config
+  found = {}
+  for name, entry in evals.items():
+    plain = name.replace("/", "_").lstrip(".")
+    if plain != name:
+      made.tell(RENAMED, f"evals.{name}", f"evals.{plain}", "an evaluation's name is that of a folder, too")
+      entry = {"type": name, "prefix": f"{name}/", **entry}
+    found[plain] = entry
+  return {**config, "evals": found}
 
 
 def _walk(made: Port, patterns: Patterns, path: tuple[str, ...], value: Any) -> None:

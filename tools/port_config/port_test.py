@@ -116,6 +116,14 @@ def test_an_evaluation_without_a_type_is_of_the_one_that_it_is_called():
   )
 
 
+def test_an_evaluation_whose_name_is_no_folder_keeps_the_names_of_its_metrics():
+  config = evaluation()
+  config["evals"] = {"z/val": config["evals"]["val"]}
+  (entry,) = port.port(config).out["evals"].items()
+  assert entry[0] == "z_val"
+  assert entry[1]["prefix"] == "z/val/"
+
+
 def test_an_evaluation_of_which_a_part_is_refused_is_left_out():
   made = port.port(evaluation(pred="loss"))
   assert row(made, "evals.val.pred").verdict == REFUSED
