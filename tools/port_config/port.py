@@ -197,7 +197,7 @@ def _apply(made: Port, rule: Rule, names: Mapping[str, str], value: Any) -> None
   verdict = rule.verdict
   if verdict == RENAMED and here == made.path:  # Of a value, which may have the same name here.
     verdict = KEPT if found == value else RENAMED
-    there, here_text = (f"{there} = {value!r}", f"{_shown(found)}") if found != value else (there, "")
+    there, here_text = (f"{there} = {_shown(value)}", _shown(found)) if found != value else (there, "")
   else:
     here_text = "" if here == made.path else ".".join(here)
   made.tell(verdict, there, here_text, said)

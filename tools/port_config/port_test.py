@@ -233,9 +233,10 @@ def test_a_mixture_keeps_its_components_and_drops_those_without_weight():
   assert row(made, "input.a.prefetch").verdict == IDLE
 
 
-def test_a_function_of_python_is_refused_where_a_condition_stands():
+@pytest.mark.parametrize("function", [lambda example: True, "<function get_config.<locals>.<lambda> at 0x7f00>"])
+def test_a_function_of_python_is_refused_where_a_condition_stands(function):
   config = classifier()
-  config["input"]["pre_filter_fn"] = lambda example: True
+  config["input"]["pre_filter_fn"] = function
   assert row(port.port(config), "input.pre_filter_fn").verdict == REFUSED
 
 

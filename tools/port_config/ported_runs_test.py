@@ -24,19 +24,29 @@ def run(project, arguments):
   return exit_.value.code
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
-def test_a_ported_config_trains_evaluates_and_resumes(file, tmp_path, monkeypatch):
-  output = tmp_path / "ported.py"
+def ported(file, folder):
+  """Ports a config and returns its project and the result."""
+  output = folder / "ported.py"
   assert port_config.main([f"--config={file}", f"--output={output}", "--no_dry_run"]) == 0
-  project = output.read_text().partition("//projects/")[2].partition(":")[0]
-  config = shrunken.shrunken(load.read(str(output)))
-  small = tmp_path / "small.py"
+  return output.read_text().partition("//projects/")[2].partition(":")[0], load.read(str(output))
+
+
+def flags(config, folder, monkeypatch):
+  """Returns the flags of a run of a small config, the data of which are written."""
+  small = folder / "small.py"
   small.write_text(f"import json\n\n\ndef get_config(arg=None):\n  return json.loads({json.dumps(config)!r})\n")
-  data = tmp_path.parent / "data"  # Shared by all configs.
+  data = folder.parent / "data"  # Shared by all configs.
   shrunken.write_data(data, config)
   monkeypatch.setenv("TFDS_DATA_DIR", str(data))
+  return [f"--config={small}", f"--workdir={folder / 'run'}", f"--cache_dir={folder.parent / 'cache'}"]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_a_ported_config_trains_evaluates_and_resumes(file, tmp_path, monkeypatch):
+  project, config = ported(file, tmp_path)
+  config = shrunken.shrunken(config)
+  arguments = flags(config, tmp_path, monkeypatch)
   workdir = tmp_path / "run"
-  arguments = [f"--config={small}", f"--workdir={workdir}", f"--cache_dir={tmp_path.parent / 'cache'}"]
 
   assert run(project, arguments) == 0
   whole = trainer.repeatable_metrics(workdir)
@@ -53,3 +63,13 @@ def test_a_ported_config_trains_evaluates_and_resumes(file, tmp_path, monkeypatc
   assert run(project, arguments) == 0
   assert trainer.repeatable_metrics(workdir) == whole
   assert json.loads((workdir / "run.json").read_text())[-1]["start_step"] == shrunken.STEPS - 1
+
+
+@pytest.mark.parametrize("name", ["load_and_eval", "load_and_eval__name_vit_i21k"])
+def test_a_config_that_only_evaluates_does_so_and_ends(name, tmp_path, monkeypatch):
+  project, config = ported(data_files.find(f"tools/port_config/testdata/{name}.json"), tmp_path)
+  config = shrunken.evaluating(config)
+  assert run(project, flags(config, tmp_path, monkeypatch)) == 0
+  (line,) = [line for line in trainer.repeatable_metrics(tmp_path / "run") if any("/" in key for key in line)]
+  assert line["step"] == 0
+  assert {key.partition("/")[0] for key in line if "prec@1" in key} == set(config["evals"]) - {"fewshot"}

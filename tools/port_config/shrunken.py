@@ -45,6 +45,13 @@ def shrunken(config: Mapping[str, Any]) -> dict[str, Any]:
   return small
 
 
+def evaluating(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a small config that takes no step and evaluates once, of a config that does."""
+  zeros = dict(source="zeros", spec=dict(image=dict(shape=(_PIXELS, _PIXELS, 3), dtype="float32")))
+  small = shrunken(config)
+  return {**small, "total_steps": 0, "input": dict(data=zeros, batch_size=8)}
+
+
 def datasets_of(config: Mapping[str, Any]) -> set[str]:
   """Returns the data sets of TFDS that a small config reads, which a test must write."""
   found: set[str] = set()

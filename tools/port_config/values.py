@@ -280,7 +280,7 @@ def condition(value: Any, port: Any) -> Any:
   """
   if value is None:
     return DROP
-  if isinstance(value, str):
+  if isinstance(value, str) and not value.startswith("<"):  # As `config.json` holds a function, `<function ...>`.
     return value
   raise Unportable("a function of Python cannot be carried over; write it as a condition, 'label < 100' say")
 
