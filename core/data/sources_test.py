@@ -50,6 +50,20 @@ def test_part_of_a_split_is_named_by_rows_of_the_whole():
   assert digits("train[100:200]").describe(5) == digits("train").describe(105)
 
 
+def test_zeros_have_the_shapes_that_are_asked_for_and_take_no_memory():
+  spec = dict(image=dict(shape=(224, 224, 3), dtype="uint8"), label=dict(dtype="int64"))
+  zeros = opened(dict(source="zeros", spec=spec, examples=1_000_000, split="all[:25%]"))
+  assert len(zeros) == 250_000
+  rows = zeros.take(np.array([0, 7]))
+  assert {key: (x.dtype.name, x.shape) for key, x in rows.items()} == {
+    "image": ("uint8", (2, 224, 224, 3)),
+    "label": ("int64", (2,)),
+  }
+  assert not any(x.any() for x in rows.values())
+  assert zeros.arrays["image"].strides == (0, 0, 0, 0)
+  refused("there is no split 'train'", source="zeros", spec=spec, split="train")
+
+
 def test_arrays_with_and_without_splits(tmp_path):
   x, y = np.arange(10.0), np.arange(10)
   np.savez(tmp_path / "flat.npz", image=x, label=y, text=np.array(["ä"] * 10))

@@ -121,12 +121,16 @@ def test_variables_that_a_batch_updates_are_refused():
     (Recipe, dict(sam=dict(rho=0.1)), "does not go with sam, which takes the examples of a batch together"),
     (
       Classification,
-      dict(mixup=dict(p=0.2), model_name="vit", model=dict(variant="Ti/16"), num_classes=10),
+      dict(mixup=dict(p=0.2), model_name="vit", model=dict(variant="Ti/16"), num_classes=10, loss="softmax_xent"),
       "does not go with mixup, which takes the examples of a batch together",
     ),
     (
       Contrastive,
-      dict(model_name="two_towers", model=dict(image=dict(variant="Ti/16"), text=dict(variant="Ti"), out_dim=8)),
+      dict(
+        loss="sigmoid",
+        model_name="two_towers",
+        model=dict(image=dict(variant="Ti/16"), text=dict(variant="Ti"), out_dim=8),
+      ),
       "does not go with a contrastive loss, which compares the examples of a batch",
     ),
   ],

@@ -77,7 +77,7 @@ def refused(capfd, *arguments, words: str, status: int = 2) -> None:
     (["--config.num_classes=True"], r"config\.num_classes must be a whole number from 1 on, got True"),
     (["--config.teachers=['prof']"], r"config\.teachers is no key of classification"),
     (["--config.model_init=nowhere.npz"], "nowhere.npz"),
-    (["--config.total_epochs=0"], "config.total_epochs must be above 0"),
+    (["--config.total_epochs=-1"], "config.total_epochs must be a number that is not negative, got -1"),
   ],
   ids=lambda value: value[-1].removeprefix("--") if isinstance(value, list) else "",
 )
