@@ -33,7 +33,7 @@ def get_config(arg=None):
   data = dict(source="arrays", path={data!r})
   return config_lib.ConfigDict(dict(
     num_classes=7, model_name={name!r}, model={model!r}, optax_name="scale_by_adam", lr=1e-3, total_steps=1,
-    input=dict(data=data, pp=pp, batch_size=32),
+    loss="softmax_xent", input=dict(data=data, pp=pp, batch_size=32),
     evals=dict(images=dict(type="classification", data=data, pp_fn=pp, batch_size=32)),
   ))
 """

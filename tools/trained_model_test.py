@@ -44,6 +44,7 @@ CASES = {
   "two towers": (
     SIGLIP,
     dict(
+      loss="softmax",
       model_name="two_towers",
       model=dict(image=TINY, text=dict(width=16, depth=1, mlp_dim=32, num_heads=2, vocab_size=9), out_dim=16),
       model_load=dict(img_load_kw=LEFT_OUT, txt_load_kw=dict(dont_load=["head/.*"])),
@@ -53,6 +54,7 @@ CASES = {
   "one tower and a classifier beside it": (
     CLIPPO,
     dict(
+      loss="softmax",
       model_name="one_tower",
       model=dict(image=TINY, out_dim=16),
       model_load=dict(img_load_kw=LEFT_OUT),
@@ -119,6 +121,7 @@ class Normalized(Classification):
 
 def test_batch_statistics_are_those_of_the_file(tmp_path):
   config = TRAINING | dict(input=DIGITS | dict(batch_size=BATCH_SIZE), model_name="vit", model=TINY, num_classes=5)
+  config |= dict(loss="softmax_xent")
   recipe = parse(Normalized.Recipe, config)
   placement = state_init.place(Normalized(recipe), recipe, {"image": IMAGE, "labels": LABELS})
   variables = trained(placement)

@@ -5,11 +5,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from core.evaluators import batches, features
 from core.recipe.evaluators import Agreement
@@ -85,19 +84,11 @@ def _rows(
     shapes = " and ".join(str(getattr(each, "shape", None)) for each in (student, teacher))
     raise Refused(f"must give logits of the same classes [batch, classes] of both models, not {shapes}", key="pred")
   student, teacher = (logits.astype(jnp.float32) for logits in (student, teacher))
-  found = {"agree@1": _is_among(student, teacher, 1)}
+  found = {"agree@1": distances.agree(student, teacher)}
   if student.shape[1] > 5:
-    found["agree@5"] = _is_among(student, teacher, 5)
+    found["agree@5"] = distances.agree(student, teacher, k=5)
   found["kl"] = distances.kl(student, teacher)
   return found | {side: _representation(outputs[side], layer, side) for side, layer in layers.items()}
-
-
-def _is_among(
-  student: Float[Array, "batch classes"], teacher: Float[Array, "batch classes"], k: int
-) -> Bool[Array, "batch"]:
-  """Tells whether the class that the teacher prefers is among the k that the student prefers."""
-  best = jnp.argmax(teacher, axis=-1)[:, None]
-  return jnp.any(jax.lax.top_k(student, k)[1] == best, axis=-1)
 
 
 def _representation(found: Mapping[str, Array], layer: str, side: str) -> Float[Array, "batch width"]:

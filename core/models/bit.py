@@ -3,9 +3,8 @@
 He et al. 2016's ResNet, its stride on the 3x3 convolutions, with the normalizations of Big Transfer (Kolesnikov et al.
 2020). The model of that paper, pre-activation, and its published weights are `core.models.resnet`.
 
-Its numbers are those of big_vision's `bit`, by which its published results were made: weights are divided by their
-standard deviation + 1e-5, where the paper's model adds 1e-10 to the variance, and the root's pooling sees nothing beyond
-the image.
+Its numbers are those of big_vision's `bit`, by which results were published: weights are divided by their standard
+deviation + 1e-5, where the paper's model adds 1e-10 to the variance, and the root pools what is in the image alone.
 """
 
 import functools

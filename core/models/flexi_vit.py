@@ -2,9 +2,9 @@
 
 The patch embedding and the position embedding are kept at sizes of their own, and resized to those in use in the
 forward pass (section 3.3): the former by the pseudo-inverse of bilinear resizing, the latter bilinearly, antialiased
-where the grid shrinks (`core.models.patch_resize.resize_grid`). So the parameters are the same, in names and shapes, for every size. What is in use is said as the number of patches along each
-side of an image, `seqhw`: 240 px are 5, 6, 8, 10, 12, 15, 16, 20, 24 and 30 patches of 48, 40, 30, 24, 20, 16, 15, 12,
-10 and 8 px.
+where the grid shrinks (`core.models.patch_resize.resize_grid`). So the parameters are the same, in names and shapes,
+for every size. What is in use is said as the number of patches along each side of an image, `seqhw`: 240 px are 5, 6,
+8, 10, 12, 15, 16, 20, 24 and 30 patches of 48, 40, 30, 24, 20, 16, 15, 12, 10 and 8 px.
 """
 
 import math

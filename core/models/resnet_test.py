@@ -164,7 +164,7 @@ def test_by_choice_the_root_pools_what_is_in_the_image_alone():
   np.testing.assert_allclose(
     published["stem"], np.where(_at_border(expected), np.maximum(expected, 0), expected), atol=1e-5
   )
-  with pytest.raises(UserError, match="model.root_padding is no key of the model bit"):
+  with pytest.raises(UserError, match=r"model\.root_padding is no key of the model bit"):
     bit.Model(7, root_padding="-inf")
 
 

@@ -9,6 +9,7 @@
 With w the parameters that train, f the batch's loss, g = f'(w), and T = 1, or |w| + 0.01 where `adaptive`:
 
     w_p = w + rho T^2 g / |T g|                   the perturbed parameters (Foret et al. 2021, eq. 2; Kwon et al. 2021)
+    w_p = w + rho |w| g / |g|                     with adaptive_perturbation=True, as in GSAM's published code
     g_p = f'(w_p)                                 the second pass, and SAM's gradient
     d   = g_p - alpha (g perpendicular to g_p)    GSAM's: the surrogate gap f(w_p) - f(w) falls, and to first order
                                                   f(w_p) falls as it does in SAM (Zhuang et al. 2022, algorithm 1)
@@ -19,13 +20,12 @@ With w the parameters that train, f the batch's loss, g = f'(w), and T = 1, or |
 Between its steps LookSAM descends by g + reuse |g| / |v| v, where v is the part of the last d that is perpendicular to
 the g of its step (Liu et al. 2022, section 3).
 
-Keys: rho, or rho_max and rho_min (rho_max if absent); alpha (0); adaptive (False); decompose_against ("perturbed");
-every (1); reuse (0.7); perturbation ("global", or "per_device": each device runs all of the above on its own part of
-the batch, and what they find is averaged). GSAM's published config says adaptive_perturbation for adaptive (there
-|w| g / |g| in place of T^2 g / |T g|), and minimize_fp=True for decompose_against="perturbed"; its lr_max and lr_min
-are read off the schedule here (the first, where there are several): the peak, and the lowest rate after it. rho is kept
-within its bounds, so that warm-up begins at rho_min.
-
+Keys: rho, or rho_max and rho_min (rho_max if absent); alpha (0); adaptive (False) or adaptive_perturbation (False);
+decompose_against ("perturbed"); every (1); reuse (0.7); perturbation ("global", or "per_device": each device runs all
+of the above on its own part of the batch, and what they find is averaged). GSAM's published config says
+minimize_fp=True for decompose_against="perturbed"; its lr_max and lr_min are read off the schedule here (the first,
+where there are several): the peak, and the lowest rate after it. rho is kept within its bounds, so that warm-up begins
+at rho_min.
 Both passes see the same mixup, dropout and parts of an accumulated batch, because they have the same key. What depends
 on no parameter, mixup and dropout's masks among it, stands twice in the program and the compiler is free to compute it
 once, unless the gradient is accumulated. No activation can be shared: the passes differ from the first layer on.
@@ -62,9 +62,18 @@ class LookSamState(NamedTuple):
 
 
 def perturbed(
-  params: trees.PyTree, grads: trees.PyTree, rho: float | Float[Array, ""], *, adaptive: bool = False
+  params: trees.PyTree,
+  grads: trees.PyTree,
+  rho: float | Float[Array, ""],
+  *,
+  adaptive: bool = False,
+  adaptive_perturbation: bool = False,
 ) -> trees.PyTree:
-  """Returns `w + rho T^2 g / |T g|`; `w` where the gradient is zero."""
+  """Returns `w + rho T^2 g / |T g|`, or `w + rho |w| g / |g|`; `w` where the gradient is zero."""
+  if adaptive_perturbation:
+    norm = _norm(grads)
+    factor = jnp.where(norm > 0, rho / norm, 0.0)
+    return jax.tree.map(lambda p, g: (_wide(p) + factor * jnp.abs(_wide(p)) * _wide(g)).astype(p.dtype), params, grads)
   scale = jax.tree.map(lambda p: jnp.abs(_wide(p)) + _ETA if adaptive else 1.0, params)
   norm = _norm(jax.tree.map(lambda t, g: t * _wide(g), scale, grads))
   factor = jnp.where(norm > 0, rho / norm, 0.0)
@@ -79,6 +88,7 @@ def second_pass(
   rho: float | Float[Array, ""],
   alpha: float = 0.0,
   adaptive: bool = False,
+  adaptive_perturbation: bool = False,
   decompose_against: str = "perturbed",
 ) -> tuple[Float[Array, ""], trees.PyTree]:
   """Returns `(f(w_p), d)`: the loss at the perturbed parameters, and what to descend by in place of the gradient.
@@ -90,9 +100,11 @@ def second_pass(
     rho: the radius.
     alpha: GSAM's; with 0 and "perturbed" it is SAM.
     adaptive: ASAM's.
+    adaptive_perturbation: that of GSAM's code.
     decompose_against: "perturbed" or "clean".
   """
-  (loss, _), sharp = grads_at(perturbed(params, clean, rho, adaptive=adaptive))
+  at = perturbed(params, clean, rho, adaptive=adaptive, adaptive_perturbation=adaptive_perturbation)
+  (loss, _), sharp = grads_at(at)
   if decompose_against == "clean":
     return loss, _sum(clean, alpha, _perpendicular(sharp, to=clean))
   return loss, _sum(sharp, -alpha, _perpendicular(clean, to=sharp)) if alpha else sharp
@@ -219,7 +231,11 @@ def from_recipe(
     rho=rho_schedule(schedules[0], total_steps, rho_max=options.most, rho_min=options.least),
     trainable=masks.trainable_by(recipe, params, frozen),
     second_pass=functools.partial(
-      second_pass, alpha=options.alpha, adaptive=options.adaptive, decompose_against=options.decompose_against
+      second_pass,
+      alpha=options.alpha,
+      adaptive=options.adaptive,
+      adaptive_perturbation=options.adaptive_perturbation,
+      decompose_against=options.decompose_against,
     ),
     every=options.every,
     reuse=options.reuse,

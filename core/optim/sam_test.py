@@ -68,11 +68,12 @@ def found(loss, params, **options):
   return vector(sam.second_pass(at, params, at(params)[1], **options)[1])
 
 
-def in_numpy(grad, w, rho, alpha=0.0, adaptive=False, decompose_against="perturbed"):
-  """From the papers' equations."""
+def in_numpy(grad, w, rho, alpha=0.0, adaptive=False, adaptive_perturbation=False, decompose_against="perturbed"):
+  """From the papers' equations, and `adaptive_perturbation` from GSAM's code."""
   g = grad(w)
   t = np.abs(w) + 0.01 if adaptive else np.ones_like(w)
-  sharp = grad(w + rho * t**2 * g / np.linalg.norm(t * g))
+  step = np.abs(w) * g / np.linalg.norm(g) if adaptive_perturbation else t**2 * g / np.linalg.norm(t * g)
+  sharp = grad(w + rho * step)
   if decompose_against == "clean":
     return g + alpha * (sharp - g * (g @ sharp) / (g @ g))
   return sharp - alpha * (g - sharp * (g @ sharp) / (sharp @ sharp))
@@ -83,6 +84,8 @@ OPTIONS = [
   dict(rho=0.5, adaptive=True),
   dict(rho=0.3, alpha=0.4),
   dict(rho=0.3, alpha=0.4, adaptive=True),
+  dict(rho=0.3, adaptive_perturbation=True),
+  dict(rho=0.3, alpha=0.4, adaptive_perturbation=True, decompose_against="clean"),
   dict(rho=0.3, alpha=0.4, decompose_against="clean"),
 ]
 
@@ -123,7 +126,7 @@ def test_the_gap_closes_and_the_perturbed_loss_falls_as_in_sam():
 def test_with_a_radius_of_zero_it_is_the_gradient_to_the_last_bit():
   params = jax.tree.map(np.float32, TWO_LAYERS)
   plain = vector(grads_at(two_layers, params)[1])
-  for options in (dict(), dict(adaptive=True)):
+  for options in (dict(), dict(adaptive=True), dict(adaptive_perturbation=True)):
     np.testing.assert_array_equal(found(two_layers, params, rho=0.0, **options), plain)
 
 

@@ -150,6 +150,8 @@ WRONG = [
   *at("sam.rho_min", [*NO_NUMBERS, 2], lambda value: {"rho_max": 1, "rho_min": value}),
   *at("sam.alpha", [None, *NO_NUMBERS], lambda value: {"rho": 1, "alpha": value}),
   *at("sam.adaptive", NO_BOOLS, lambda value: {"rho": 1, "adaptive": value}),
+  *at("sam.adaptive_perturbation", [True], lambda value: {"rho": 1, "adaptive": True, "adaptive_perturbation": value}),
+  *at("sam.adaptive_perturbation", NO_BOOLS, lambda value: {"rho": 1, "adaptive_perturbation": value}),
   *at("sam.every", NO_COUNTS, lambda value: {"rho": 1, "every": value}),
   *at("sam.reuse", [None, *NO_NUMBERS], lambda value: {"rho": 1, "reuse": value}),
   *at("sam.decompose_against", [None, True, 3, "", []], lambda value: {"rho": 1, "decompose_against": value}),

@@ -10,7 +10,7 @@ from core.recipe.models.load import Load
 from core.recipe.models.registry import LOADS, MODELS
 from core.recipe.models.towers import TEXT_MODELS, OneTower, TwoTowers
 from core.recipe.recipe import Recipe, named
-from core.recipe.types import Count, Dtype, FilePath, NonNegative, Number, OneOf, Positive, Refused, Text
+from core.recipe.types import Count, Dtype, FilePath, NonNegative, Number, OneOf, Positive, Rate, Refused, Text
 
 # The models of images and texts, and those of images alone, by name.
 IMAGE_TEXT_MODELS = {name: kind for name, kind in MODELS.items() if kind in (TwoTowers, OneTower)}
@@ -40,7 +40,8 @@ class Classification(Recipe):
     model_name: the model's family, "vit" say.
     model: the options of that model.
     num_classes: the number of classes.
-    loss: the loss of logits and labels, "softmax_xent" or "sigmoid_xent".
+    loss: the loss of logits and labels, "softmax_xent" or "sigmoid_xent". It has no default, as that of others' code,
+      big_vision's, is the sigmoid one.
     init_head_bias: the initial bias of each class. None keeps the model's own.
     mixup: how examples are mixed.
     model_init: the weights to start from, a name, path or URL. None starts from random ones.
@@ -52,7 +53,7 @@ class Classification(Recipe):
   model_name: Text
   model: Annotated[Any, OneOf("model_name", IMAGE_MODELS, beside=True)]
   num_classes: Count
-  loss: ClassificationLoss = "softmax_xent"
+  loss: ClassificationLoss
   init_head_bias: Number | None = None
   mixup: Mixup = Mixup()
   model_init: FilePath | None = None
@@ -98,7 +99,8 @@ class Contrastive(Recipe):
   Attributes:
     model_name: the model's family, "two_towers" or "one_tower".
     model: the options of that model.
-    loss: the loss of embeddings, "softmax" or "sigmoid".
+    loss: the loss of embeddings, "softmax" (LiT, CLIPPO) or "sigmoid" (SigLIP). It has no default. A softmax leaves a
+      bias, the model's bias_init, without a gradient.
     loss_form: how it is computed over the devices. "chunked" and "ring" save memory.
     init_shapes: the shapes of images and texts for which the model is made, [(1, 224, 224, 3), (1, 16)] say. They are
       read where batches hold no images or no texts.
@@ -111,7 +113,7 @@ class Contrastive(Recipe):
 
   model_name: Text
   model: Annotated[Any, OneOf("model_name", IMAGE_TEXT_MODELS, beside=True)]
-  loss: Literal["softmax", "sigmoid"] = "softmax"
+  loss: Literal["softmax", "sigmoid"]
   loss_form: Literal["plain", "chunked", "ring"] = "plain"
   init_shapes: (
     tuple[tuple[Count, Count, Count, Count], tuple[Count, Count] | tuple[Count, Count, Count, Count]] | None
@@ -129,6 +131,12 @@ class Contrastive(Recipe):
     if self.grad_clip_per_example:
       line = "does not go with a contrastive loss, which compares the examples of a batch"
       raise Refused(line, key="grad_clip_per_example")
+    if self.loss == "softmax" and self.model.bias_init is not None:
+      raise Refused(
+        "is the initial bias b of a sigmoid loss, which a softmax would not train: it cancels; give bias_init=None, or "
+        "config.loss='sigmoid'",
+        key="model.bias_init",
+      )
     if isinstance(self.model_init, TowerFiles) and isinstance(self.model, OneTower):
       for part in ("text", "txt"):
         if getattr(self.model_init, part):
@@ -156,13 +164,55 @@ class Euclidean:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class L2:
+  """The squared length of the difference of outputs."""
+
+  TITLE: ClassVar[str] = "the distance l2"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogSoftmaxEuclidean:
+  """The length of the difference of the logarithms of probabilities."""
+
+  TITLE: ClassVar[str] = "the distance logsoftmax_euclidean"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Hard:
-  """The cross-entropy with the class that the teacher prefers."""
+  """The cross-entropy with the class that the teacher prefers.
+
+  Attributes:
+    ls: label smoothing, the mass in [0, 1) that the other classes share. The entropy of that target is taken off.
+  """
 
   TITLE: ClassVar[str] = "the distance hard"
 
+  ls: Rate = 0.0
 
-DISTANCES = {"kl": Kl, "euclidean": Euclidean, "hard": Hard}
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Agree:
+  """Whether the class that the teacher prefers is among the first of the student. It has no gradient.
+
+  Attributes:
+    k: how many of the student's classes count.
+  """
+
+  TITLE: ClassVar[str] = "the distance agree"
+
+  k: Count = 1
+
+
+# By the name that a config gives; those that can be trained by, and all.
+TRAINING_DISTANCES = {
+  "kl": Kl,
+  "euclidean": Euclidean,
+  "l2": L2,
+  "logsoftmax_euclidean": LogSoftmaxEuclidean,
+  "hard": Hard,
+}
+DISTANCES = {**TRAINING_DISTANCES, "agree": Agree}
+DistanceOptions = Kl | Euclidean | L2 | LogSoftmaxEuclidean | Hard | Agree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,7 +259,7 @@ class Distillation(Recipe):
   teachers: tuple[Text, ...]
   num_classes: Count
   distance: Text = "kl"
-  distance_kw: Annotated[Any, OneOf("distance", DISTANCES, beside=True)]
+  distance_kw: Annotated[Any, OneOf("distance", TRAINING_DISTANCES, beside=True)]
   init_head_bias: Number | None = None
   mixup: Mixup = Mixup()
   model_init: FilePath | None = None

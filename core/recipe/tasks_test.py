@@ -15,8 +15,10 @@ COMMON = dict(
   lr=1e-3,
   input=dict(data=dict(name="digits", split="train"), batch_size=8),
 )
-CLASSIFICATION = COMMON | dict(model_name="vit", model=dict(variant="mu/16"), num_classes=10)
-CONTRASTIVE = COMMON | dict(model_name="two_towers", model=dict(image=dict(variant="mu/16"), text=dict(variant="mu")))
+CLASSIFICATION = COMMON | dict(model_name="vit", model=dict(variant="mu/16"), num_classes=10, loss="softmax_xent")
+CONTRASTIVE = COMMON | dict(
+  model_name="two_towers", model=dict(image=dict(variant="mu/16"), text=dict(variant="mu")), loss="softmax"
+)
 DISTILLATION = COMMON | dict(
   num_classes=10,
   student_name="vit",
@@ -136,6 +138,30 @@ def test_contrastive_training_refuses_what_does_not_fit(changes, line):
   with pytest.raises(UserError) as error:
     contrastive(**changes)
   assert str(error.value).startswith(line)
+
+
+@pytest.mark.parametrize("model_name", ["two_towers", "one_tower"])
+def test_a_softmax_with_a_bias_that_it_would_not_train_is_refused(model_name):
+  """Adding the same to every logit changes no softmax, so b would have no gradient."""
+  model = dict(image=dict(variant="mu/16"), bias_init=-10.0)
+  with pytest.raises(
+    UserError, match=r"^config\.model\.bias_init is .* give bias_init=None, or config\.loss='sigmoid'"
+  ):
+    contrastive(model_name=model_name, model=model)
+  assert contrastive(model_name=model_name, model=model, loss="sigmoid").model.bias_init == -10
+  assert contrastive(model_name=model_name, model=model | dict(bias_init=None)).model.bias_init is None
+
+
+@pytest.mark.parametrize("kind, config", [(tasks.Classification, CLASSIFICATION), (tasks.Contrastive, CONTRASTIVE)])
+def test_the_loss_must_be_told_where_others_have_another_default(kind, config):
+  with pytest.raises(UserError, match=r"^config\.loss is missing; it is the loss of "):
+    parse(kind, without(config, "loss"))
+
+
+def test_a_student_does_not_learn_by_what_has_no_gradient():
+  with pytest.raises(UserError, match=r"^config\.distance: there is no 'agree'"):
+    distillation(distance="agree")
+  assert distillation(distance="hard", distance_kw=dict(ls=0.1)).distance_kw == tasks.Hard(ls=0.1)
 
 
 def test_one_tower_has_no_file_of_texts():

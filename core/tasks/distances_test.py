@@ -53,6 +53,31 @@ def test_a_hard_label_is_the_class_that_the_teacher_prefers():
   np.testing.assert_allclose(distances.hard(STUDENT, TEACHER), want, rtol=1e-5)
 
 
+def test_l2_and_the_distance_of_log_probabilities_are_numpys():
+  np.testing.assert_allclose(distances.l2(STUDENT, TEACHER), ((STUDENT - TEACHER) ** 2).sum(1), rtol=1e-5)
+  logs = [log_softmax(logits.astype(np.float64), axis=-1) for logits in (STUDENT, TEACHER)]
+  found = distances.logsoftmax_euclidean(STUDENT, TEACHER)
+  np.testing.assert_allclose(found, np.linalg.norm(logs[0] - logs[1], axis=1), rtol=1e-5)
+  shifted = distances.logsoftmax_euclidean(STUDENT + 5, STUDENT)
+  np.testing.assert_allclose(shifted, 0, atol=1e-5)
+  assert np.isfinite(jax.grad(lambda student: distances.logsoftmax_euclidean(student, STUDENT).sum())(STUDENT)).all()
+
+
+def test_a_smoothed_hard_label_is_scipys_relative_entropy():
+  p = np.full((5, 7), 0.1 / 6)
+  p[np.arange(5), TEACHER.argmax(axis=1)] = 0.9
+  q = softmax(STUDENT.astype(np.float64), axis=-1)
+  found = distances.make(tasks.Hard(ls=0.1))(STUDENT, TEACHER)
+  np.testing.assert_allclose(found, entropy(p, q, axis=-1), rtol=1e-5)
+  np.testing.assert_allclose(distances.hard(np.log(p).astype(np.float32), TEACHER, ls=0.1), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_agreement_counts_the_teachers_class_among_the_students_first(k):
+  rank = (np.take_along_axis(STUDENT, TEACHER.argmax(1)[:, None], 1) < STUDENT).sum(1)
+  np.testing.assert_array_equal(distances.make(tasks.Agree(k=k))(STUDENT, TEACHER), rank < k)
+
+
 def test_every_distance_that_a_config_can_name_is_here():
   for name, kind in tasks.DISTANCES.items():
     found = distances.make(kind())(STUDENT, TEACHER)

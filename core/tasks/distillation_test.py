@@ -67,6 +67,7 @@ def alone(**kw):
     total_steps=2,
     input=dict(data=dict(name="digits", split="train"), batch_size=BATCH),
     num_classes=10,
+    loss="softmax_xent",
     model_name="vit",
     optax_name="scale_by_adam",
     lr=1e-2,

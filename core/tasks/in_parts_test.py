@@ -26,7 +26,9 @@ IMAGE = dict(TOWER, patch_size=(4, 4), pool_type="gap")
 MODEL = dict(image=IMAGE, text=dict(TOWER, vocab_size=16), out_dim=(8, 8), temperature_init=10.0, bias_init=-10.0)
 TASKS = {
   "siglip": dict(model_name="two_towers", model=MODEL, loss="sigmoid"),
-  "lit": dict(model_name="two_towers", model=MODEL, loss="softmax", schedule=[("img/.*", None), (".*", {})]),
+  "lit": dict(
+    model_name="two_towers", model=MODEL | dict(bias_init=None), loss="softmax", schedule=[("img/.*", None), (".*", {})]
+  ),
   "clippo": dict(model_name="one_tower", model=dict(image=IMAGE, out_dim=8, temperature_init=10.0), loss="softmax"),
 }
 RNG = np.random.default_rng(0)

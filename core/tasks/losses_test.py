@@ -40,10 +40,23 @@ def test_an_example_of_no_weight_has_no_loss_and_a_finite_gradient():
   assert not np.any(grad)
 
 
-def test_label_smoothing_mixes_in_the_uniform_distribution():
-  smooth = losses.weighted_softmax_xent(LOGITS[:, None], SOFT[:, None], np.ones((5, 1), np.float32), 0.1)
-  want = losses.softmax_xent(LOGITS, 0.9 * SOFT + 0.1 / 7)
+def test_label_smoothing_gives_each_other_class_a_sixth_of_a_tenth():
+  """The target has 0.9 and the 6 others 0.1 / 6 each, in double precision by scipy."""
+  targets = RNG.integers(0, 7, 5)
+  smooth = losses.weighted_softmax_xent(LOGITS[:, None], np.eye(7, dtype=np.float32)[targets][:, None], None, 0.1)
+  log_p = log_softmax(LOGITS.astype(np.float64), axis=-1)
+  want = [-(0.9 * row[y] + 0.1 / 6 * (row.sum() - row[y])) for row, y in zip(log_p, targets)]
   np.testing.assert_allclose(smooth, want, rtol=1e-5)
+
+
+def test_not_normalized_it_is_the_sum_over_positions_by_weight():
+  logits, labels = LOGITS.reshape(1, 5, 7), SOFT.reshape(1, 5, 7)
+  each = -np.sum(SOFT * log_softmax(LOGITS.astype(np.float64), axis=-1), axis=-1)
+  weights = np.array([[1, 0, 2, 0, 1]], np.float32)
+  found = losses.weighted_softmax_xent(logits, labels, weights, normalize=False)
+  np.testing.assert_allclose(found, [weights[0] @ each], rtol=1e-5)
+  np.testing.assert_allclose(losses.weighted_softmax_xent(logits, labels), [each.mean()], rtol=1e-5)
+  np.testing.assert_allclose(losses.weighted_softmax_xent(logits, labels, normalize=False), [each.sum()], rtol=1e-5)
 
 
 def test_every_loss_that_a_config_can_name_is_here():

@@ -27,7 +27,8 @@ MOMENTUM = 0.75
 COMMON = dict(
   total_steps=2, optax_name="scale_by_adam", lr=1e-3, input=dict(data=dict(name="digits", split="train"), batch_size=4)
 )
-CLASSIFIER = COMMON | dict(model_name="normalized", num_classes=5)
+CLASSIFIER = COMMON | dict(model_name="normalized", num_classes=5, loss="softmax_xent")
+CONTRASTIVE = COMMON | dict(loss="softmax")
 TAUGHT = COMMON | dict(
   num_classes=5, student_name="normalized", teachers=["prof"], prof_name="normalized", prof_init=None
 )
@@ -152,7 +153,7 @@ def as_tower(monkeypatch):
 
 def contrastive(model_name, **model):
   model = dict(image_model="normalized", image={}, out_dim=5) | model
-  return Contrastive(parse(Contrastive.Recipe, COMMON | dict(model_name=model_name, model=model)))
+  return Contrastive(parse(Contrastive.Recipe, CONTRASTIVE | dict(model_name=model_name, model=model)))
 
 
 def test_two_towers_update_the_statistics_of_each(as_tower):
@@ -177,7 +178,7 @@ def test_one_tower_updates_its_statistics_by_images_and_then_by_texts(as_tower):
 def test_a_locked_tower_keeps_its_statistics(as_tower):
   model = dict(image_model="normalized", text=dict(width=8, depth=1, num_heads=1, vocab_size=9), out_dim=5)
   schedule = [("img/.*", None), (".*", {})]
-  recipe = parse(Contrastive.Recipe, COMMON | dict(model_name="two_towers", model=model, schedule=schedule))
+  recipe = parse(Contrastive.Recipe, CONTRASTIVE | dict(model_name="two_towers", model=model, schedule=schedule))
   task, both = Contrastive(recipe), {"image": batch()["image"], "labels": np.ones((4, 2), np.int32)}
   variables = init(task, both)
   _, _, *updated = jax.jit(task.loss)(variables, both, jax.random.key(1))

@@ -60,6 +60,7 @@ def make_run(name):
   config = dict(
     total_steps=100,
     num_classes=10,
+    loss="softmax_xent",
     model_name="vit",
     model=dict(width=32, depth=2, mlp_dim=64, num_heads=2, patch_size=(2, 2), pool_type="map", scan=True),
     input=dict(data=dict(name="digits", split="train"), batch_size=16),

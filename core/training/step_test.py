@@ -223,7 +223,8 @@ def test_a_sharp_step_costs_two_plain_ones():
     model = dict(width=32, depth=1, num_heads=1, patch_size=(8, 8), dropout=0.1)
     data = dict(data=dict(name="digits", split="train"), batch_size=64)
     config = dict(input=data, total_steps=10, model_name="vit", model=model, num_classes=10, mixup=dict(p=0.2))
-    options = parse(Classification.Recipe, config | dict(optax_name="identity", lr=0.1, sam=each))
+    config |= dict(loss="softmax_xent", optax_name="identity", lr=0.1, sam=each)
+    options = parse(Classification.Recipe, config)
     task = Classification(options)
     batch = {"image": jax.ShapeDtypeStruct((64, 64, 64, 3), jnp.float32)}
     batch["labels"] = jax.ShapeDtypeStruct((64, 10), jnp.float32)

@@ -55,6 +55,7 @@ def config(**changes):
         pairs=dict(data=data, pp=f"{PP}|paired|{keep}"),
         classes=dict(data=data, pp=f"value_range(-1,1)|labelled({CLASSES})|{keep}"),
       ),
+      loss="softmax",
       model_name="one_tower",
       model=dict(image=dict(variant="mu/8", pool_type="map"), out_dim=8, temperature_init=10.0),
       co_training=dict(labelled="classes", num_classes=CLASSES, weight=WEIGHT, head_bias=-1.0),

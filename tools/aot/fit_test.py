@@ -25,7 +25,8 @@ TRAINING = dict(
   total_steps=9,
   input=dict(batch_size=64, data=dict(name="imagenet2012", split="train")),
 )
-PLAIN = dict(TRAINING, model_name="vit", model={}, num_classes=9)
+PLAIN = dict(TRAINING, model_name="vit", model={}, num_classes=9, loss="softmax_xent")
+TOWERS = dict(image=dict(scan=True), text=dict(vocab_size=9))
 
 
 def refusal(config, *, params, temporaries):
@@ -53,7 +54,7 @@ def test_the_line_has_the_numbers():
     # Parameters fill it: split them.
     (PLAIN, 15, 4, ["--config.mesh=auto, which leaves about 3.75 GiB", "--config.model.remat_policy"]),
     # Either of two towers.
-    (dict(TRAINING, model_name="two_towers", model=dict(image=dict(scan=True), text=dict(vocab_size=9))), 1, 20,
+    (dict(TRAINING, model_name="two_towers", model=TOWERS, loss="softmax"), 1, 20,
      ["--config.model.text.remat_policy=nothing_saveable", "--config.grad_accum_steps=2"]),
   ],
 )  # fmt: skip

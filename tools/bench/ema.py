@@ -161,7 +161,9 @@ def _make_step(form: str, flags: Any) -> tuple[Callable[[], None], int]:
 
 def _config(variant: str) -> dict[str, Any]:
   model = dict(variant=variant, scan=True)
-  return dict(num_classes=1_000, model_name="vit", model=model, optax_name="scale_by_adam", lr=1e-3)
+  return dict(
+    num_classes=1_000, loss="softmax_xent", model_name="vit", model=model, optax_name="scale_by_adam", lr=1e-3
+  )
 
 
 def _make_averaging(form: str, flags: Any) -> Callable[[], None]:

@@ -66,6 +66,7 @@ def measure(variant: str, flags: Any) -> dict[str, Any]:
   model = dict(variant=variant, pool_type="gap", dtype_mm="bfloat16", scan=True, remat_policy=flags.remat_policy)
   config = dict(
     num_classes=1_000,
+    loss="softmax_xent",
     model_name="vit",
     model=model,
     optax_name="scale_by_adam",
