@@ -5,9 +5,9 @@ import pytest
 from core import data_files
 from core.evaluators import registry as evaluators
 from core.pp import builder, registry  # noqa: F401 (the builder imports the ops)
+from core.recipe.distances import DISTANCES
 from core.recipe.evaluators import EVALUATORS
 from core.recipe.models.registry import MODELS
-from core.recipe.tasks import DISTANCES
 from core.recipe.transformations import TRANSFORMATIONS
 from tools.port_config import docs, rules
 

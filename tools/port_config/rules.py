@@ -174,7 +174,7 @@ KEYS = (
   R("no evals.NAME.first_class_name_only", OTHER, "evals.NAME.first_class_name_only", _ZEROSHOT, None, e.first_name),
   R("evals.NAME.async_delay", IDLE, "", _MEMORY),
   R("evals.NAME.outfile", OTHER, "", "a name in the workdir's folder of the evaluation", e.outfile),
-  R("evals.NAME.distances", OTHER, "", "agreement has kl, agree@1, agree@5 and cka", e.distances),
+  R("evals.NAME.distances", KEPT, "", "metrics are named by kind, then by arguments", e.distances),
   R("evals.NAME.what", KEPT, "", "the distances are of the logits", v.only(["logits", "logits"], ("logits", "logits"))),
   # What no number depends on.
   R("pp_modules", IDLE, "", "all ops are there, always"),
