@@ -22,6 +22,7 @@ from core.recipe.duration import UNITS, Duration
 from core.recipe.models import load
 from core.recipe.parse import parse
 from core.recipe.types import OneOf
+from core.tasks import distances
 
 # What the trainers of all projects read a config into.
 RECIPES = [tasks.Classification, tasks.Contrastive, tasks.Distillation]
@@ -115,6 +116,7 @@ NAMES = {kind: name for name, kind in recipes.TRANSFORMATIONS.items() if not nam
 # Dataclasses whose fields are handed to a function as its arguments.
 ARGUMENTS = {kind: transformations.known()[name] for kind, name in NAMES.items()}
 ARGUMENTS |= {load.LoadOneTower: one_tower.load, load.LoadTwoTowers: two_towers.load}
+ARGUMENTS |= {tasks.Kl: distances.kl, tasks.Hard: distances.hard}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ARGUMENTS], ids=lambda kind: kind.__name__)

@@ -117,6 +117,15 @@ def test_configs_name_the_architectures_of_the_libraries():
       lambda: foreign_resnet.FORMATS["timm"].config(resnet.Model(7, depth=26), (224, 224)),
       "no BiT of depth 26 and width 1",
     ),
+    *(
+      (
+        lambda format=format: foreign_resnet.FORMATS[format].config(
+          resnet.Model(7, variant="50x1", root_padding="-inf"), (224, 224)
+        ),
+        "root_padding is '-inf'; the BiTs of timm and transformers pool with zeros around",
+      )
+      for format in ("timm", "hf")
+    ),
   ],
 )
 def test_what_a_library_lacks_is_one_line(write, line):

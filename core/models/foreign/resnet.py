@@ -45,6 +45,7 @@ _ARCHITECTURES = {
 
 def _timm_config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
   options = model.options
+  _require_zeros(options)
   if (options.depth, options.width) not in _ARCHITECTURES:
     raise UserError(
       f"model: timm has no BiT of depth {options.depth} and width {options.width:g}; "
@@ -58,6 +59,7 @@ def _timm_config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
 
 def _hf_config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
   del image_size  # Any will do.
+  _require_zeros(model.options)
   labels = {str(i): f"LABEL_{i}" for i in range(model.num_classes or 0)}
   return {
     "architectures": ["BitForImageClassification" if model.num_classes else "BitModel"],
@@ -74,6 +76,15 @@ def _hf_config(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
     "id2label": labels,
     "label2id": {label: int(i) for i, label in labels.items()},
   }
+
+
+def _require_zeros(options: Any) -> None:
+  """Refuses a model whose root pools otherwise than that of both libraries."""
+  if options.root_padding != "zero":
+    raise UserError(
+      f"model.root_padding is {options.root_padding!r}; the BiTs of timm and transformers pool with zeros around, "
+      "and would give other outputs"
+    )
 
 
 def _channels(model: Any) -> list[int]:
