@@ -141,6 +141,8 @@ def _value(node: ast.expr, example: Mapping[str, Any], lib: Any) -> Any:
       return lib.entry(_entry(example, key))
     case ast.Subscript(value=part, slice=index):
       whole, key = value(part), ast.literal_eval(index)
+      if _is_literal(whole):
+        raise _Misfit(f"[{key!r}] is asked of a literal")
       return lib.entry(_entry(whole, key)) if isinstance(key, str) else lib.item(whole, key)
     case ast.Call(func=ast.Name(id=name), args=[part]):
       return _reduced(name, value(part), lib)
@@ -203,6 +205,8 @@ def _truth(value: Any, word: str, lib: Any) -> Any:
 
 
 def _reduced(name: str, value: Any, lib: Any) -> Any:
+  if _is_literal(value):
+    raise _Misfit(f"{name}() is asked of a literal")
   if name == "len":
     return lib.length(value)
   if name in ("any", "all"):

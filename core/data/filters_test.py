@@ -117,6 +117,8 @@ def test_a_nested_entry_is_named_by_its_path():
     ("lang + 1 == 2", "it computes with text"),
     ("label[0] == 1", r"\[0\] is asked of a single value"),
     ("len(label) == 1", r"len\(\) is asked of a single value"),
+    ("len('text') == 1", r"len\(\) is asked of a literal"),
+    ("'text'[0] == 't'", r"\[0\] is asked of a literal"),
     ("label['x'] == 1", "'x' is asked of what holds no entries"),
     ("box > 0", r"gives more than one truth value an example; any\(\) or all\(\) makes it one"),
   ],

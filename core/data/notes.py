@@ -23,6 +23,7 @@ OF_RECORDS = {
   sources.Fractals: ("classes", "per_class", "size", "seed"),
   sources.Jsonl: ("path",),
   sources.Tfds: ("name", "data_dir"),
+  sources.Zeros: ("spec", "examples"),
 }
 
 

@@ -111,8 +111,8 @@ class Input:
     pp: the preprocessing string.
     pre_filter_fn: a condition on the examples as they are in the data, `label < 100` say; see `core.recipe.predicate`.
       The others are left out, and an epoch is those that remain. The data are read once at the start to find them.
-    post_filter_fn: a condition on the examples that the preprocessing leaves. The next that meets it comes in the place
-      of one that does not, so that a batch may hold one twice. An epoch counts them all.
+    post_filter_fn: a condition on the examples that the preprocessing leaves. In the place of one that does not meet it
+      comes the process's next that does, so that a batch may hold one twice. An epoch counts them all.
     keep_only: the entries of the examples that are kept, of which a mixture's components must have the same. None: all.
     skip_errors: count and leave out examples that cannot be made, instead of stopping.
     extra: the components of a mixture by name, `Part`s.
