@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.models import one_tower, two_towers
 from core.optim import transformations
 from core.recipe import annotations, input, schedule, tasks
+from core.recipe import distances as distance_recipes
 from core.recipe import transformations as recipes
 from core.recipe.duration import UNITS, Duration
 from core.recipe.models import load
@@ -116,7 +117,7 @@ NAMES = {kind: name for name, kind in recipes.TRANSFORMATIONS.items() if not nam
 # Dataclasses whose fields are handed to a function as its arguments.
 ARGUMENTS = {kind: transformations.known()[name] for kind, name in NAMES.items()}
 ARGUMENTS |= {load.LoadOneTower: one_tower.load, load.LoadTwoTowers: two_towers.load}
-ARGUMENTS |= {tasks.Kl: distances.kl, tasks.Hard: distances.hard}
+ARGUMENTS |= {distance_recipes.Kl: distances.kl, distance_recipes.Hard: distances.hard}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ARGUMENTS], ids=lambda kind: kind.__name__)
