@@ -12,6 +12,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.pp import arguments, builder, registry
+from core.pp.ops_values import CLIP_MEAN, CLIP_STD
 
 # Of `tf.image.resize` to PIL: its name in timm, its number in transformers.
 _METHODS = {
@@ -165,7 +166,7 @@ def _linear(ops: list[tuple[str, dict[str, Any]]], where: str) -> tuple[Any, Any
   scale, offset = np.ones(3), np.zeros(3)
   names = [name for name, _ in ops]
   for name, given in ops:
-    if name in ("value_range", "vgg_value_range"):
+    if name in ("value_range", "vgg_value_range", "clip_value_range"):
       slope, intercept = _values(name, given, where)
       scale, offset = scale * slope, offset * slope + intercept
       continue
@@ -243,13 +244,17 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def _values(name: str, given: dict[str, Any], where: str) -> tuple[Any, Any]:
   """Returns what an op multiplies grey levels by, and what it adds then."""
-  if name == "vgg_value_range":
+  if name == "clip_value_range":
+    given = dict(mean=CLIP_MEAN, std=CLIP_STD)
+  if name != "value_range":
     mean, std = np.float64(given["mean"]), np.float64(given["std"])
     if mean.size not in (1, 3) or std.size not in (1, 3):
       raise UserError(f"{where}: {name} there is not of 3 channels")
     return 1 / std, -mean / std
-  low, high, first, last = (given[each] for each in ("vmin", "vmax", "in_min", "in_max"))
-  if low == high or (given["clip_values"] and not (first <= 0 and last >= 255)):
+  low, high, first, last = (np.float64(given[each]) for each in ("vmin", "vmax", "in_min", "in_max"))
+  if first.size not in (1, 3) or last.size not in (1, 3):
+    raise UserError(f"{where}: {name} there is not of 3 channels")
+  if low == high or (given["clip_values"] and not ((first <= 0) & (last >= 255)).all()):
     raise UserError(f"{where}: {name} there maps several grey levels to one, which no other library does")
   slope = (high - low) / (last - first)
   return slope, low - first * slope

@@ -199,6 +199,12 @@ def test_values_are_those_of_all_ops_together():
   made = of("resize(224)|value_range(0,1)|vgg_value_range((0.5,0.4,0.3),(0.1,0.2,0.3))")
   np.testing.assert_allclose(made.mean, (0.5, 0.4, 0.3))
   np.testing.assert_allclose(made.std, (0.1, 0.2, 0.3))
+  clip = of("resize(224)|clip_value_range")
+  np.testing.assert_allclose(clip.mean, (0.48145466, 0.4578275, 0.40821073))
+  np.testing.assert_allclose(clip.std, (0.26862954, 0.26130258, 0.27577711))
+  by_channel = of("resize(224)|value_range(0,1,(0,51,102),255)")
+  np.testing.assert_allclose(by_channel.mean, (0, 0.2, 0.4), atol=1e-12)
+  np.testing.assert_allclose(by_channel.std, (1, 0.8, 0.6))
   assert of("resize(224)|value_range(-1,1)").value_range == (-1, 1)
   assert of("resize(224)").value_range == (0, 255)
   assert made.value_range is None
@@ -230,6 +236,7 @@ def test_what_is_drawn_at_random_is_left_out_and_said():
     ),
     ("decode|resize(224)|value_range(1,1)", "value_range there maps several grey levels to one"),
     ("decode|resize(224)|vgg_value_range((1.0,2.0),(1.0,2.0))", "vgg_value_range there is not of 3 channels"),
+    ("decode|resize(224)|value_range(0,1,(0,1),255)", "value_range there is not of 3 channels"),
     ("render_unifont(image_size=224)", "render_unifont there has no like"),
   ],
 )

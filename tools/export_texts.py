@@ -113,7 +113,7 @@ def _unigram(tokenizer: own.SentencePiece, given: dict[str, Any], before: list[A
     steps = [*steps, normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
   made.normalizer = normalizers.Sequence(steps)
   made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always" if spec.add_dummy_prefix else "never")
-  first = "bos" if given["bos"] == "yes" else None
+  first = "bos" if given["add_bos"] or given["bos"] == "yes" else None
   last = "eos" if given["eos"] in ("yes", "sticky") else None
   named = {each: pieces[tokenizer.special[each]].piece for each in ("unk", first, last) if each}
   around = [named[first]] if first else [], [named[last]] if last else []

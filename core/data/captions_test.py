@@ -104,7 +104,7 @@ def test_a_caption_key_that_is_missing_is_told_with_those_there_are(tmp_path):
     data = write_jsonl(tmp_path, CAPTIONS, images=images)
     line = refused(config(data, TOKENS.replace("captions", "caption", 1)))
     there = "image" if images else "number"
-    assert f"pp op choice: no key 'caption'; the example has: _seed, captions, {there}" in line
+    assert f"pp op choice: no key 'caption'; the example has: _epoch, _id, _seed, captions, {there}" in line
 
 
 def test_text_of_another_kind_is_refused_while_tracing(tmp_path):

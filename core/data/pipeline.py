@@ -140,7 +140,8 @@ def _numpy_train_batches(
 ) -> Iterator[Batch]:
   def make(number: int, index: Int64[np.ndarray, "n"], seeds: Int64[np.ndarray, "n"]) -> Batch:
     taken = order.rows(len(sources[number]), seed, number, index)
-    return fns[number]({**sources[number].take(taken), "_seed": seeds})
+    own = {"_seed": seeds, "_id": taken, "_epoch": index // len(sources[number])}
+    return fns[number]({**sources[number].take(taken), **own})
 
   samples = {key: make(number, np.zeros(1, np.int64), np.zeros(1, np.int64)) for number, key in enumerate(keys)}
   check_alike({key: {k: (x.dtype.name, list(x.shape[1:])) for k, x in made.items()} for key, made in samples.items()})
@@ -273,6 +274,6 @@ def eval_batches(
 
 
 def _rows(source: Columns, low: int, high: int) -> Batch:
-  """Returns the records [low, high) with their seeds."""
+  """Returns the records [low, high) with their seeds, and their places in the place of names."""
   row = np.arange(low, high)
-  return {**source.take(row), "_seed": order.example_seeds(0, row)}
+  return {**source.take(row), "_seed": order.example_seeds(0, row), "_id": row, "_epoch": np.zeros_like(row)}

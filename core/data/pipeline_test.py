@@ -93,6 +93,20 @@ def test_another_seed_gives_another_order():
   assert not (a == b).all()
 
 
+def test_choices_without_replacement_go_through_the_entries_epoch_by_epoch():
+  columns = {"captions": np.arange(33).reshape(11, 3), "label": np.arange(11)}
+  pp = "choice_no_replacement(inkey='captions', outkey='one')|keep('one', 'label')"
+  found = take(dict(data=dict(source="arrays", columns=columns), batch_size=11, pp=pp), 0, 6)
+  for first in (found[:3], found[3:]):
+    seen = sorted(zip(np.concatenate([x["label"] for x in first]), np.concatenate([x["one"] for x in first])))
+    assert seen == [(label, 3 * label + n) for label in range(11) for n in range(3)]
+  assert len({tuple(x["one"][np.argsort(x["label"])] % 3) for x in found}) == 6
+  evaluated = list(
+    pipeline.eval_batches(parse(Source, dict(source="arrays", columns=columns), "data"), pp, batch_size=11)
+  )
+  assert (evaluated[0]["one"] // 3 == evaluated[0]["label"]).all()
+
+
 def test_mixture_reads_each_component_by_its_own_epochs():
   labels = np.concatenate([batch["label"] for batch in take(mixture(), 0, 40)])
   for component, n in ((labels[labels < 1000], 37), (labels[labels >= 1000] - 1000, 11)):

@@ -45,8 +45,8 @@ class Component:
     place: where the config has it.
     source: its records.
     order: how its records stream, or None for a source in memory or read in file order.
-    example: `tf.function` (row, record, seed) -> the preprocessed example; it needs the row or the record. Traced once,
-      for the check of its shapes and for the pipeline.
+    example: `tf.function` (row, record, seed, epoch) -> the preprocessed example; it needs the row or the record.
+      Traced once, for the check of its shapes and for the pipeline.
     choice: which of the examples are taken.
   """
 
@@ -101,11 +101,13 @@ def component(
 
   fn = builder.get_preprocess_fn(pp, place.pp, upright=isinstance(source, Columns) and bool(source.files))
 
-  def example(row, record, seed):
-    made = fn({**parse(row, record), "_seed": seed})
+  def example(row, record, seed, epoch):
+    # A record that is read in sequence has no number here; it is told by what it holds.
+    name = row if order is None else tf.strings.to_hash_bucket_fast(record, 2**63 - 1)
+    made = fn({**parse(row, record), "_seed": seed, "_id": name, "_epoch": epoch})
     return choice.of({name: value for name, value in made.items() if not name.startswith("_")}, place.pp)
 
-  inputs = [tf.TensorSpec([], kind) for kind in (tf.int64, tf.string, tf.int64)]
+  inputs = [tf.TensorSpec([], kind) for kind in (tf.int64, tf.string, tf.int64, tf.int64)]
   traced = tf.function(example, input_signature=inputs, autograph=False)
   return Component(place, source, order, traced, choice)
 
@@ -151,6 +153,9 @@ def specs(components: Sequence[Component]) -> dict[str, Any]:
     if nested := [key for key, x in outputs.items() if isinstance(x, dict)]:
       line = f"leaves {nested[0]!r}, which holds entries of its own; flatten, or keep what is needed"
       raise UserError(f"{part.place.pp} {line}")
+    for key, value in outputs.items():
+      if isinstance(value, tf.RaggedTensor):
+        raise UserError(f"{part.place.pp} leaves {key!r} ragged; pad_to_shape gives all examples one shape")
     found.append(
       {k: (x.dtype.name, x.shape.as_list() if x.shape.rank is not None else None) for k, x in outputs.items()}
     )
@@ -195,13 +200,15 @@ class TrainStream:
   def _host_step(self, step: int) -> dict[str, np.ndarray]:
     """Returns what the graph needs to know of this process's examples of one step."""
     slots = self._plan.slots(step)
-    row = np.zeros_like(slots.position)
+    row, epoch = np.zeros_like(slots.position), np.zeros_like(slots.position)
     for number, part in enumerate(self._components):
       here = slots.component == number
+      epoch[here] = slots.index[here] // len(part.source)
       if part.order is None:
         row[here] = rows(len(part.source), self._seed, number, slots.index[here])
     seed = example_seeds(self._seed, slots.position)
-    return {"_ordinal": self._ordinals(step), "seed": seed, "component": slots.component.astype(np.int32), "row": row}
+    component = slots.component.astype(np.int32)
+    return {"_ordinal": self._ordinals(step), "seed": seed, "component": component, "row": row, "epoch": epoch}
 
   def _raw(self, start_step: int) -> Any:
     """Returns the `tf.data.Dataset` of (what to make, serialized record or an empty string), an example an element."""
@@ -227,7 +234,7 @@ class TrainStream:
     return {**made, "_ordinal": info["_ordinal"]}
 
   def _branch(self, part: Component, info: dict[str, Any], record: Any) -> dict[str, Any]:
-    made = part.example(info["row"], record, info["seed"])
+    made = part.example(info["row"], record, info["seed"], info["epoch"])
     # All branches must have the same entries.
     return {"_meets": import_tensorflow().constant(True), **made} if self._chooses else made
 
@@ -270,7 +277,7 @@ class TrainStream:
       part = self._components[slots.component[slot]]
       name = _name(part, info, slots, slot)
       try:
-        made = part.eagerly(info["row"], record, info["seed"])
+        made = part.eagerly(info["row"], record, info["seed"], info["epoch"])
       except (tf.errors.OpError, UserError) as reason:
         return (
           f"{part.place.data}: {name} cannot be made an example, at step {self.step} ({tfrecord.reason(reason)}); "
@@ -327,7 +334,7 @@ def eval_batches(part: Component, low: int, high: int, size: int) -> Iterator[di
   records = info.map(lambda row, seed: b"")
   if isinstance(part.source, Records):
     records = tfrecord.read(part.source.range(low, high), passes=part.source.passes)
-  raw = tf.data.Dataset.zip(info, records).map(lambda info, record: (info[0], record, info[1]))
+  raw = tf.data.Dataset.zip(info, records).map(lambda info, record: (info[0], record, info[1], np.int64(0)))
   made = raw.map(part.example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   try:
     yield from _options(made.batch(size).prefetch(2)).as_numpy_iterator()
@@ -340,9 +347,9 @@ def _explain_eval(part: Component, raw: Any, low: int, error: Exception) -> str:
   tf, where = import_tensorflow(), part.place.data
   row, shapes = low, {}
   try:
-    for row, record, seed in raw:
+    for row, record, seed, epoch in raw:
       name = part.source.describe(int(row))
-      for key, value in part.eagerly(row, record, seed).items():
+      for key, value in part.eagerly(row, record, seed, epoch).items():
         other, shape = shapes.setdefault(key, (name, tuple(value.shape)))
         if shape != tuple(value.shape):
           shapes_differ = f"{key!r} has shape {shape} for {other} and {tuple(value.shape)} for {name}"

@@ -331,8 +331,21 @@ def refused(line, config, **kw):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("buffer", [20, 1_000])
+def test_choices_without_replacement_go_through_the_entries_epoch_by_epoch(data_dir, buffer):
+  """Of records in sequence and in memory: an image has four rows."""
+  pp = 'decode|choice_no_replacement(inkey="image", outkey="row")|keep("row", "label")'
+  batches = train_batches(config(data_dir, batch_size=71, shuffle_buffer_size=buffer, pp=pp), seed=0, start_step=0)
+  found = [next(batches) for _ in range(4)]
+  rows = {(int(label), row.tobytes()) for x in found for label, row in zip(x["label"], x["row"])}
+  assert rows == {(label, row.tobytes()) for label in range(71) for row in example(label)["image"]}
+  batches = train_batches(config(data_dir, batch_size=71, shuffle_buffer_size=buffer, pp=pp), seed=0, start_step=3)
+  np.testing.assert_array_equal(next(batches)["row"], found[3]["row"])
+
+
 def test_bad_input_is_refused_before_the_first_step(data_dir, own_dir, monkeypatch):
-  refused("no key 'labels'", config(data_dir, pp='decode|keep("image", "labels")'))
+  refused("no key 'labels'", config(data_dir, pp='decode|keep("labels")'))
+  refused("leaves 'image' ragged; pad_to_shape gives", config(data_dir, pp='decode|rag_tensor|keep("image")'))
   refused("config.input.data.split: there is no split 'val'", config(data_dir, data=tiny(data_dir, "val")))
   refused("config.input.data.split: 'train[:0]' holds no examples", config(data_dir, data=tiny(data_dir, "train[:0]")))
   decoded = config(data_dir, data=tiny(data_dir) | {"skip_decode": ["imag"]})

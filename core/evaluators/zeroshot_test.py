@@ -193,7 +193,7 @@ def test_an_interrupted_evaluation_gives_nothing():
       dict(datasets={"a": dict(data=dict(name="digits", split="test"), templates="name")}),
       ".datasets.a.class_names is missing",
     ),
-    (dict(datasets={"a": DIGITS | dict(label_key="lable")}), ".pp_img: pp op keep: no key 'lable'"),
+    (dict(datasets={"a": DIGITS | dict(label_key="lable")}), ": the preprocessing must leave 'lable'"),
     (dict(pred="text"), ".pred must be 'predict' or a dict, got 'text'"),
     (
       dict(pred=dict(image="imgae", text="text")),

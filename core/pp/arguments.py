@@ -30,6 +30,13 @@ def _as_new_key(key: str) -> str:
   return _as_key(key)
 
 
+def _as_words(text: str) -> str:
+  if "\0" in text:
+    raise ValueError("it holds a NUL")
+  text.encode()  # UnicodeEncodeError, of a lone surrogate, is a ValueError.
+  return text
+
+
 # A key of the example that is read, and one that is written.
 Key = Annotated[str, Meta(min_length=1), Check("a key", _as_key)]
 NewKey = Annotated[str, Meta(min_length=1), Check("a key", _as_new_key)]
@@ -49,6 +56,9 @@ GreyLevel = Annotated[int, Meta(ge=0, le=255)]
 Index = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Entries = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 NumClasses = Annotated[int, Meta(ge=1, le=2**24)]
+Words = Annotated[str, Check("text", _as_words)]
+# What stands in an example, where a pp string gives it.
+Entry = Index | Float32 | Words
 NumTokens = Annotated[int, Meta(ge=1, le=2**16)]
 
 # The methods of `tf.image.resize`.

@@ -13,17 +13,20 @@ from typing import Any
 from core.errors import UserError, nearest
 from core.pp import (  # noqa: F401 (the ops register themselves)
   arguments,
+  ops_choice,
   ops_crop,
   ops_general,
   ops_labels,
   ops_resize,
+  ops_shapes,
+  ops_strfmt,
   ops_text,
   ops_text_render,
   ops_values,
   randaug,
   registry,
 )
-from core.pp.rng import Rng
+from core.pp.rng import NoRng, Rng
 from core.recipe import pp_string as grammar
 from core.recipe import words
 
@@ -153,11 +156,10 @@ def _step(place: int, call: grammar.Call, prefix: str, by_source: dict[str, Any]
 
 def _apply(data: Data, chain: list[tuple[Step, Callable[..., Data]]], where: str | None) -> Data:
   """Runs the ops of `chain` one after the other."""
-  rng = Rng(data["_seed"]) if "_seed" in data and any(step.random for step, _ in chain) else None
+  at_random = any(step.random for step, _ in chain)
+  rng = Rng(data["_seed"]) if at_random and "_seed" in data else NoRng()
   for step, fn in chain:
     try:
-      if step.random and rng is None:
-        raise UserError("is random and there is no key '_seed'; training gives it, evaluation must not be random")
       data = fn(registry.Example(data), *([rng.fold_in(step.place)] if step.random else []))
     except UserError as error:
       raise UserError(f"{_prefix(where)}pp op {step.name}: {error}") from None

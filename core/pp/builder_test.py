@@ -103,8 +103,7 @@ def test_a_bad_string_is_refused_in_one_line(pp, words):
   [
     ("value_range(key='img')", "pp op value_range: no key 'img'; the example has: _id, _seed, image, label"),
     ("keep('image')|onehot(3, key='label')", "pp op onehot: no key 'label'; the example has: _id, _seed, image"),
-    ("keep('image', 'labels')", "pp op keep: no key 'labels'"),
-    ("drop('labels')", "pp op drop: no key 'labels'"),
+    ("keep('labels')", "pp op keep: no key 'labels'"),
     ("copy('img', 'image2')", "pp op copy: no key 'img'"),
     ("rename('img', 'image2')", "pp op rename: no key 'img'"),
     ("drop('image', 'label')|resize(3)", "pp op resize: no key 'image'; the example has: _id, _seed"),
@@ -123,7 +122,7 @@ def test_data_that_do_not_fit_are_refused_in_one_line(pp, words):
   assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", [name for name, op in registry.OPS.items() if op.random])
+@pytest.mark.parametrize("name", [name for name, op in registry.OPS.items() if op.random and "tokenize" not in name])
 def test_a_random_op_without_a_seed_is_refused(name):
   arguments = {"random_crop": "3", "choice": "key='image'"}.get(name, "")
   fn = builder.get_batched_fn(f"{name}({arguments})")
@@ -139,7 +138,15 @@ def test_keys_of_the_pipeline_pass_through():
   assert out["_seed"] is data["_seed"]
   assert out["_mask"] is data["_mask"]
   np.testing.assert_array_equal(out["l3"], data["label"])
-  assert sorted(batched("flatten('.')", data)) == ["_id", "_mask", "_seed", "image", "label", "nested._c", "nested.a.b"]
+  assert sorted(batched("flatten(sep='.')", data)) == [
+    "_id",
+    "_mask",
+    "_seed",
+    "image",
+    "label",
+    "nested._c",
+    "nested.a.b",
+  ]
 
 
 def test_the_input_is_not_changed():

@@ -118,3 +118,9 @@ def require_entries(held: Held, key: str) -> None:
   """
   if held.dtype == "a dict" or not held.rank:
     raise UserError(f"{key!r} must hold several entries; it holds {held}")
+
+
+def holds(dtype: str, value: float) -> bool:
+  """Tells whether a type of whole numbers, or of True and False, has a value."""
+  least, most = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+  return float(value).is_integer() and least <= value <= most

@@ -8,7 +8,10 @@ import tensorflow as tf
 from jaxtyping import UInt8
 from PIL import Image
 
+from core import data_files
 from core.pp import builder
+
+_WORDS = str(data_files.find("core/pp/vocabularies/digit_words.txt"))  # A text a line.
 
 # For every op of this folder, strings that run it on `examples()`.
 CASES = {
@@ -29,7 +32,14 @@ CASES = {
   "flip_lr": ["flip_lr", "flip_lr(key='grey')"],
   "randaug": ["randaug", "randaug(1, 15, key='grey')"],
   "pad": ["pad(2)", "pad((3, 1), value=7)", "pad(2, 'reflect', key='grey')", "pad(2, mode='symmetric')"],
-  "value_range": ["value_range", "value_range(0, 1, key='grey')", "value_range(1, -1, 50, 200, True)"],
+  "value_range": [
+    "value_range",
+    "value_range(0, 1, key='grey')",
+    "value_range(1, -1, 50, 200, True)",
+    "value_range(-1, 1, (0, 10, 20), [255, 200, 100], True)",
+    "value_range(0, 1, 0, (9, 99), key='floats')",
+  ],
+  "clip_value_range": ["clip_value_range"],
   "vgg_value_range": ["vgg_value_range", "vgg_value_range(127.5, 60, key='grey')"],
   "onehot": [
     "onehot(7, key='label', key_result='labels')",
@@ -37,23 +47,53 @@ CASES = {
     "onehot(7, 'several2', multi=False, on=0.9, off=0.1)",
     "onehot(7, key='several', key_result='image', on=-1.0, off=1.0)",
   ],
-  "keep": ["keep('image', 'label')"],
-  "drop": ["drop('image', 'png', 'jpeg')"],
+  "lookup": [f"lookup({_WORDS!r}, inkey='text', outkey='number')", f"coco_captions|lookup({_WORDS!r}, key='captions')"],
+  "clip_i1k_label_names": ["clip_i1k_label_names", "clip_i1k_label_names(inkey='several2', outkey='names')"],
+  "keep": ["keep('image', 'label')", "keep('image', 'nothing')"],
+  "drop": ["drop('image', 'png', 'jpeg', 'nothing')"],
   "copy": ["copy('image', 'image2')"],
   "rename": ["rename('image', 'image2')"],
   "squeeze_last_dim": ["squeeze_last_dim(key='grey')"],
-  "flatten": ["flatten", "flatten('.')"],
+  "flatten": ["flatten", "flatten(sep='.')", "flatten('nested')", "flatten(['nested', 'image'], '.')"],
+  "setdefault": [
+    "setdefault('label', 3)",
+    "setdefault('new', ['a', 'b'])",
+    "setdefault('nobody', 3)",
+    "setdefault('nothing', '')",
+  ],
+  "strfmt": [
+    "strfmt('{label} of {text}', outkey='prefix')",
+    "strfmt('all the same')",
+    "coco_captions|strfmt('{{}} {several}: {captions} {captions}', outkey='captions')",
+  ],
   "choice": [
     "choice(inkey='image', outkey='row')",
     "choice(3, key='image')",
     "choice(4, key=['image', 'grey'])",
     "coco_captions|choice(inkey='captions', outkey='text')",
+    "choice([2, 4], key='image', outkey='{key}_rows')",
   ],
+  "choice_no_replacement": [
+    "choice_no_replacement(inkey='image', outkey='row')",
+    "coco_captions|choice_no_replacement(['captions', 'several'])",
+  ],
+  "pad_to_shape": [
+    "pad_to_shape((20, None, 5), 7)",
+    "pad_to_shape(4, -1, 'before', key='several')",
+    "pad_to_shape((13, 8, 2), 0.5, where='both', key='floats')",
+  ],
+  "concat": [
+    "concat(['image', 'grey'], 'both')",
+    "concat(['image', 'image'], axis=0)",
+    "coco_captions|concat(['captions', 'captions'])",
+  ],
+  "rag_tensor": ["rag_tensor(inkey='several', outkey='ragged')"],
   "reshape": ["reshape((-1, 3))", "reshape(352, key='grey')"],
   "tokenize": [
     "tokenize(8, model='digit_captions')",
     "tokenize(5, 'sticky', 'digit_captions', pad_value=1, empty='keep', key='text')",
     "coco_captions|tokenize(8, model='digit_captions', lower=False, inkey='captions')",
+    "coco_captions|tokenize(8, model='digit_captions', sample_if_multi=False, inkey='captions')",
   ],
   "bert_tokenize": ["bert_tokenize(8, 'digit_words')", "coco_captions|bert_tokenize('digit_words', 6, key='captions')"],
   "lower": ["lower", "lower(unicode=True)", "coco_captions('text')|lower"],
@@ -98,9 +138,12 @@ def examples(n: int = N) -> dict[str, Any]:
     "png": np.array([encoded(image, format="PNG") for image in images], object),
     "nested": {"a": {"b": np.arange(n)}},
     "text": captions[:, 0],
+    "nobody": np.zeros((n, 0, 2), np.uint8),
+    "nothing": np.zeros((n, 0), object),
     "captions": {"text": captions, "id": np.arange(3 * n).reshape(n, 3)},
     "_seed": rng.integers(-(2**63), 2**63 - 1, n),
     "_id": np.arange(n),
+    "_epoch": np.arange(n) % 7,
   }
 
 

@@ -1,19 +1,17 @@
-"""pp ops that know nothing of images: keys, shapes, choices.
+"""pp ops on the keys of an example: which are there, under which name, and what a key holds that is not there.
 
 Each serves one example's tensors and, in its second form, a batch of NumPy arrays; see `registry` for how.
 """
 
-import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Shaped
 
 from core.errors import UserError
-from core.pp.arguments import Entries, Index, Key, Keys, NewKey, NewKeys
-from core.pp.held import Held, require_entries
-from core.pp.registry import OpFunctions, both, key_op, op
-from core.pp.rng import Rng
+from core.pp.arguments import Entry, Key, Keys, NewKey
+from core.pp.held import Held, of_batch, of_example
+from core.pp.registry import OpFunctions, both, op
 
 
 def _is_pipelines(key: str) -> bool:
@@ -28,23 +26,23 @@ def _require_some(keys: tuple[str, ...]) -> None:
 
 @op()
 def keep(*keys: Key):
-  """Keeps `keys`, all of which must be there, and drops the others."""
+  """Keeps those of `keys` that are there, of which there must be one, and drops all others."""
   _require_some(keys)
 
   def kept(data):
-    return {key: data[key] for key in (*filter(_is_pipelines, data), *keys)}
+    there = [key for key in keys if key in data] or keys[:1]  # Of none the first is refused, by the example.
+    return {key: data[key] for key in (*filter(_is_pipelines, data), *there)}
 
   return both(kept)
 
 
 @op()
 def drop(*keys: Key):
-  """Drops `keys`, all of which must be there, and keeps the others."""
+  """Drops those of `keys` that are there, and keeps all others."""
   _require_some(keys)
 
   def without(data):
-    gone = {key: data[key] for key in keys if not _is_pipelines(key)}
-    return {key: value for key, value in data.items() if key not in gone}
+    return {key: value for key, value in data.items() if key not in keys or _is_pipelines(key)}
 
   return both(without)
 
@@ -72,12 +70,14 @@ def rename(old: Key, new: NewKey):
 
 
 @op()
-def flatten(sep: Key = "/"):
+def flatten(keys: Keys | None = None, sep: Key = "/"):
   """Flattens nested dicts: `{"a": {"b": x}}` becomes `{"a/b": x}`.
 
   Args:
+    keys: the key, or a list of keys, whose dicts are; all others stay as they are. None: all.
     sep: text between the names.
   """
+  only = None if keys is None else as_keys(keys)
 
   def leaves(prefix, value):
     if not isinstance(value, dict):
@@ -85,9 +85,10 @@ def flatten(sep: Key = "/"):
     return [leaf for key, item in value.items() for leaf in leaves(f"{prefix}{sep}{key}", item)]
 
   def flat(data):
+    chosen = {key: data[key] for key in (data if only is None else only) if not _is_pipelines(key)}
     own = {key: value for key, value in data.items() if _is_pipelines(key)}
-    found: dict[str, Any] = {}
-    for path, leaf in (leaf for key, value in data.items() if key not in own for leaf in leaves(key, value)):
+    found: dict[str, Any] = {key: value for key, value in data.items() if key not in own and key not in chosen}
+    for path, leaf in (leaf for key, value in chosen.items() for leaf in leaves(key, value)):
       if path in found:
         raise UserError(f"two values would be called {path!r}; give another sep")
       found[path] = leaf
@@ -96,151 +97,79 @@ def flatten(sep: Key = "/"):
   return both(flat)
 
 
-@key_op()
-def squeeze_last_dim():
-  """Drops the last dimension, of size 1."""
-
-  def accepts(held: Held) -> None:
-    if not held.rank or held.shape[-1] not in (1, None):
-      raise UserError(f"the last dimension must be 1; the value is {held}")
-
-  def per_example(value):
-    import tensorflow as tf
-
-    return tf.squeeze(value, -1)
-
-  def batched(values: Shaped[np.ndarray, "batch ... 1"]) -> Shaped[np.ndarray, "batch ..."]:
-    return values[..., 0]
-
-  return OpFunctions(per_example, batched, accepts)
-
-
-@key_op()
-def reshape(new_shape: Index | tuple[Index, ...]):
-  """Gives each example another shape.
+@op()
+def setdefault(key: NewKey, value: Entry | tuple[Entry, ...]):
+  """Puts `value` under `key` where that is not there, or holds no entry.
 
   Args:
-    new_shape: the sizes, from 1 on, of which one may be -1: whatever is left.
+    key: which.
+    value: a number or a text, or a list of them, int32, float32 or text; in the place of no entries (size 0) it takes
+      their type, and fills their shape with each 0 in it for a 1.
   """
-  shape = (new_shape,) if isinstance(new_shape, int) else new_shape
-  if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
-    raise UserError(f"new_shape must be sizes from 1 on, of which one may be -1, got {new_shape!r}")
-  fixed = math.prod(size for size in shape if size != -1)
+  default = _array_of(value)
 
-  def accepts(held: Held) -> None:
-    if held.dtype == "a dict":
-      raise UserError("it takes an array; the key holds a dict")
-    if held.shape is None or None in held.shape:
-      return  # TensorFlow's own op refuses it when it comes by.
-    size = math.prod(held.shape)
-    if size % fixed or (-1 not in shape and size != fixed):
-      raise UserError(f"new_shape {new_shape!r} does not hold the {size} entries of {held}")
-
-  def per_example(value):
+  def per_example(data):
     import tensorflow as tf
 
-    return tf.reshape(value, shape)
+    if key not in data:
+      return {**data, key: tf.constant(default)}
+    fill = _filling(of_example(data[key]), default, key)
+    if fill is None:
+      return data
+    there, fill = data[key], tf.constant(fill, data[key].dtype)
+    known = there.shape.is_fully_defined()  # Then it is known to be empty.
+    return {**data, key: fill if known else tf.cond(tf.size(there) > 0, lambda: there, lambda: fill)}
 
-  def batched(values: Shaped[np.ndarray, "batch ..."]) -> Shaped[np.ndarray, "batch ..."]:
-    sizes = [math.prod(values.shape[1:]) // fixed if size == -1 else size for size in shape]
-    return values.reshape((len(values), *sizes))
+  def batched(data):
+    fill = _filling(of_batch(data[key]), default, key) if key in data else default
+    if fill is None:
+      return data
+    return {**data, key: np.broadcast_to(fill, (examples_in(data), *fill.shape)).copy()}
 
-  return OpFunctions(per_example, batched, accepts)
-
-
-@op(random=True)
-def choice(
-  n: Literal["single"] | Entries = "single",
-  key: Keys | None = None,
-  fewer_ok: bool = False,
-  inkey: Keys | None = None,
-  outkey: NewKeys | None = None,
-):
-  """Picks random entries along the first axis of a key, or the same ones of several keys.
-
-  Of several texts it picks a single one among those that are not empty, if any: lists of captions end in empty ones
-  where others are longer.
-
-  Args:
-    n: "single" for one entry, the axis dropped; an integer for that many different entries, in the order they stand.
-    key: the key, or a list of keys of equal length.
-    fewer_ok: if fewer than `n` entries are there, take them all.
-    inkey: instead of `key`, what to read ...
-    outkey: ... and where to write.
-  """
-  sources, targets = _as_keys(inkey or key), _as_keys(outkey or key or inkey)
-  if not sources or len(sources) != len(targets):
-    raise UserError("wants key=, or inkey= and outkey= with as many keys each")
-  if key and inkey and outkey:
-    raise UserError("key has no meaning beside inkey and outkey; leave it out")
-  if own := [target for target in targets if _is_pipelines(target)]:
-    raise UserError(f"{own[0]!r} belongs to the pipeline; give another outkey")
-  least = 1 if n == "single" or fewer_ok else n
-
-  def accepts(held):
-    all_held = [held(source) for source in sources]
-    for source, each in zip(sources, all_held):
-      require_entries(each, source)
-    for source, length in zip(sources, (each.shape[0] for each in all_held)):
-      if length is not None and length < least:
-        raise UserError(f"fewer than {least} entries under {source!r}: {length}")
-    known = {each.shape[0] for each in all_held} - {None}
-    if len(known) > 1:
-      raise UserError(f"{', '.join(map(repr, sources))} hold different numbers of entries: {sorted(known)}")
-
-  def per_example(data, rng):
-    import tensorflow as tf
-
-    index = _index_of_example(data[sources[0]], sources[0], n, least, rng)
-    picked = {target: tf.gather(data[source], index) for source, target in zip(sources, targets)}
-    if n != "single" and not fewer_ok:
-      picked = {target: tf.ensure_shape(value, [n, *value.shape[1:]]) for target, value in picked.items()}
-    return {**data, **picked}
-
-  def batched(data, rng):
-    rows, index = _index_of_batch(data[sources[0]], n, rng)
-    return {**data, **{target: data[source][rows, index] for source, target in zip(sources, targets)}}
-
-  return OpFunctions(per_example, batched, accepts)
+  return OpFunctions(per_example, batched)
 
 
-def _index_of_example(first: Any, key: str, n: int | str, least: int, rng: Rng) -> Any:
-  """Returns which entry, or entries, of one example's tensor are drawn; refuses too few when they come by."""
-  import tensorflow as tf
-
-  length = tf.shape(first)[0]
-  if first.shape[0] is None:
-    message = f"pp op choice: fewer than {least} entries under {key!r}:"
-    check = tf.raw_ops.Assert(condition=length >= least, data=[message, length])
-    with tf.control_dependencies([check]):
-      length = tf.identity(length)
-  if n == "single":
-    candidates = _filled_texts(first) if first.dtype == tf.string and first.shape.rank == 1 else tf.range(length)
-    return candidates[rng.integer(0, tf.size(candidates))]
-  return tf.sort(tf.argsort(rng.uniform(count=length), stable=True)[:n])
+def as_keys(key: str | tuple[str, ...]) -> tuple[str, ...]:
+  """Returns the keys of an argument that is a key or a list of them."""
+  return (key,) if isinstance(key, str) else key
 
 
-def _index_of_batch(
-  first: Shaped[np.ndarray, "batch entries ..."], n: int | str, rng: Rng
-) -> tuple[Int[np.ndarray, "batch ..."], Int[np.ndarray, "batch ..."]]:
-  """Returns rows, and which entry or entries of each are drawn, to index a batch of arrays with."""
-  batch, length = first.shape[:2]
-  rows = np.arange(batch)
-  if n == "single":
-    some = first.astype(bool) if first.dtype == object and first.ndim == 2 else np.ones((batch, length), bool)
-    some |= ~some.any(axis=1, keepdims=True)
-    candidates = np.argsort(~some, axis=1, kind="stable")
-    return rows, candidates[rows, rng.integer(0, some.sum(axis=1))]
-  return rows[:, None], np.sort(np.argsort(rng.uniform(count=length), axis=-1, kind="stable")[:, :n])
+def _array_of(value: Any) -> Shaped[np.ndarray, "..."]:
+  entries = value if isinstance(value, tuple) else (value,)
+  if not entries or len({isinstance(entry, str) for entry in entries}) > 1:
+    raise UserError(f"value is a number, a text, or a list of numbers or of texts, got {value!r}")
+  if isinstance(entries[0], str):
+    array = np.array([entry.encode() for entry in entries], object)
+  else:
+    array = np.array(entries, np.int32 if all(isinstance(entry, int) for entry in entries) else np.float32)
+  return array if isinstance(value, tuple) else array.reshape(())
 
 
-def _filled_texts(texts: Any) -> Any:
-  """Returns the indices of texts that are not empty; of all, where all are."""
-  import tensorflow as tf
+def _filling(held: Held, default: Shaped[np.ndarray, "..."], key: str) -> Shaped[np.ndarray, "..."] | None:
+  """Returns what stands in the place of no entries; None where some are held."""
+  if held.dtype == "a dict" or held.shape is None:
+    raise UserError(f"{key!r} holds {held}, which setdefault does not fill")
+  if None not in held.shape and 0 not in held.shape:
+    return None
+  if held.is_text != (default.dtype == object):
+    raise UserError(f"value is no {held.dtype}, and {key!r} holds {held}")
+  try:
+    fill = np.broadcast_to(default, [size or 1 for size in held.shape])
+  except ValueError:
+    raise UserError(f"value has the shape {list(default.shape)}, and {key!r} holds {held}") from None
+  if held.is_text:
+    return fill
+  typed = fill.astype(held.dtype)
+  if held.is_integer and (typed != fill).any():
+    raise UserError(f"value is no {held.dtype}, and {key!r} holds {held}")
+  return typed
 
-  filled = tf.strings.length(texts) > 0
-  return tf.where(filled | ~tf.reduce_any(filled))[:, 0]
 
-
-def _as_keys(key: str | tuple[str, ...] | None) -> tuple[str, ...]:
-  return () if key is None else (key,) if isinstance(key, str) else key
+def examples_in(batch: dict[str, Any]) -> int:
+  """Returns how many examples a batch is of."""
+  values = list(batch.values())
+  while values and isinstance(values[0], dict):
+    values = [*values[0].values(), *values[1:]]
+  if not values:
+    raise UserError("the batch has no other key, and so no examples")
+  return len(values[0])

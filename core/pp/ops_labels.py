@@ -1,12 +1,23 @@
-"""The pp op that turns labels into vectors, on one example's tensors and on a batch of NumPy arrays."""
+"""pp ops on labels: vectors and names of them, numbers of names. On one example's tensors and on a batch of arrays."""
 
+import json
+import re
+import zipfile
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
+from core import data_files, files, text_lines
+from core.checkpoint import remote
 from core.errors import UserError
-from core.pp.arguments import Float32, Key, NewKey, NumClasses
-from core.pp.registry import OpFunctions, op
+from core.pp import text as text_lib
+from core.pp.arguments import Float32, Key, NewKey, NumClasses, Words
+from core.pp.held import Held
+from core.pp.registry import OpFunctions, key_op, op
+from core.recipe.types import FilePath
+
+_WHOLE_NUMBER = re.compile(r"\s*-?[0-9]{1,18}\s*")
 
 
 @op()
@@ -78,3 +89,83 @@ def _vectors_of_example(labels: Any, depth: int, multi: bool, on: float, off: fl
     slots = tf.where(labels < 0, tf.constant(depth, tf.int64), labels)[:, None]
     vectors = tf.tensor_scatter_nd_update(tf.fill([depth + 1], float(off)), slots, tf.fill(tf.shape(labels), float(on)))
     return vectors[:depth]
+
+
+@key_op()
+def lookup(mapping: FilePath, npzkey: Key = "fnames", sep: Words | None = None):
+  """Turns texts into the numbers that a file has for them, int64; -1 for a text that it does not have.
+
+  Args:
+    mapping: a text file with a text a line, whose number is that of its line, from 0 on; or a `.npz`.
+    npzkey: the array of a `.npz` that holds the texts; the number of each is its place.
+    sep: what stands on each line of a text file between the text and its number, a whole one.
+  """
+  path = remote.fetch(mapping)
+  pairs = _of_npz(path, npzkey) if path.suffix == ".npz" else _of_lines(path, sep)
+  numbers: dict[bytes, int] = {}
+  for name, number in pairs:
+    if numbers.setdefault(name, number) != number:
+      raise UserError(f"mapping {mapping} has two numbers for {name.decode(errors='replace')!r}")
+
+  def looked_up(texts: list[bytes]) -> list[int]:
+    return [numbers.get(text, -1) for text in texts]
+
+  return text_lib.op_functions(looked_up, np.int64)
+
+
+@key_op(key="label", outkey="labels")
+def clip_i1k_label_names():
+  """Turns labels of ImageNet-1k, 0 to 999, into the names that CLIP's authors gave its classes."""
+  file = data_files.find("core/evaluators/class_names/imagenet.json")
+  names = np.array([name.encode() for name in json.loads(file.read_text("utf-8"))["classes"]], object)
+  outside = f"labels outside [0, {len(names)}):"
+
+  def accepts(held: Held) -> None:
+    if not held.is_integer or held.dtype == "bool":
+      raise UserError(f"it takes labels, whole numbers; the key holds {held}")
+
+  def per_example(labels):
+    import tensorflow as tf
+
+    labels = tf.cast(labels, tf.int64)
+    fine = tf.reduce_all((labels >= 0) & (labels < len(names)))
+    check = tf.raw_ops.Assert(condition=fine, data=[f"pp op clip_i1k_label_names: {outside}", labels], summarize=8)
+    with tf.control_dependencies([check]):
+      return tf.gather(tf.constant(names), labels)
+
+  def batched(labels: Shaped[np.ndarray, "batch ..."]) -> Shaped[np.ndarray, "batch ..."]:
+    labels = np.asarray(labels).astype(np.int64)
+    wrong = labels[(labels < 0) | (labels >= len(names))]
+    if wrong.size:
+      raise UserError(f"{outside} {', '.join(map(str, np.unique(wrong)[:8]))}")
+    return names[labels]
+
+  return OpFunctions(per_example, batched, accepts)
+
+
+def _of_npz(path: Any, key: str) -> list[tuple[bytes, int]]:
+  """Returns the texts of an array of a `.npz`, and their places."""
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      if key not in file:
+        raise UserError(f"mapping {path} has no array {key!r}; it has {', '.join(map(repr, file.files)) or 'none'}")
+      array = file[key]
+  except (OSError, ValueError, zipfile.BadZipFile) as error:
+    raise UserError(f"mapping {path}: no .npz of arrays ({files.reason(error)})") from None
+  if array.dtype.kind not in "US" or array.ndim != 1:
+    raise UserError(f"mapping {path}: {key!r} must be a list of texts; it is {array.dtype} {list(array.shape)}")
+  return [(name.encode() if isinstance(name, str) else name, place) for place, name in enumerate(array.tolist())]
+
+
+def _of_lines(path: Any, sep: str | None) -> list[tuple[bytes, int]]:
+  """Returns the texts of a file, and their numbers: of their lines, or those behind `sep`."""
+  lines = text_lines.read(path, "mapping")
+  if sep is None:
+    return [(line.encode(), number) for number, line in enumerate(lines)]
+  pairs = []
+  for count, line in enumerate(lines, 1):
+    name, *number = line.split(sep)
+    if len(number) != 1 or not _WHOLE_NUMBER.fullmatch(number[0]):
+      raise UserError(f"mapping {path} line {count} is no text, {sep!r} and whole number: {line[:60]!r}")
+    pairs.append((name.encode(), int(number[0])))
+  return pairs

@@ -1,8 +1,8 @@
 """pp ops on text: tokens of it, its case and punctuation, one of several captions.
 
-Text is UTF-8 bytes under a key, by default `text`; tokens go to `labels` unless told otherwise, int32 [max_len]. A key
-that holds several texts gives several rows. Every op has a form for batches in memory. `choice` (`ops_general`) picks
-one of several captions at random, `get_single` a certain one.
+Text is UTF-8 bytes under a key, by default `text`; tokens go to `labels` unless told otherwise, int32 [max_len]. Of
+several texts under a key one at random is tokenized, or all are. Every op has a form for batches in memory. `choice`
+(`ops_choice`) picks one of several captions at random, `get_single` a certain one.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,15 @@ from core.pp.registry import OpFunctions, both, key_op, op
 from core.recipe.types import FilePath, Text, Whole
 
 
-@key_op(key="text", outkey="labels")
+@key_op(key="text", outkey="labels", random=True)
 def tokenize(
   max_len: NumTokens,
   eos: Literal["yes", "no", "sticky", "none"] = "yes",
   model: FilePath = "c4_en",
   lower: bool = True,
+  sample_if_multi: bool = True,
   pad_value: Text | Whole = "<pad>",
+  add_bos: bool = False,
   bos: Literal["yes", "no"] = "no",
   empty: Empty = "refuse",
 ):
@@ -43,15 +45,18 @@ def tokenize(
     eos: "yes", "no" (or "none") or "sticky": whether the end of sentence follows the text, see above.
     model: a name or a file, see `core.pp.tokenizers`.
     lower: lower-case the letters A to Z first, as published models expect; for those of all scripts see `lower`.
+    sample_if_multi: of several texts take one at random, of those that are not empty if any; if False tokenize all, a
+      row each.
     pad_value: the piece, or its id, that fills a row; SigLIP's is 1, the end of sentence.
-    bos: "yes" or "no": whether the beginning of sentence precedes the text.
+    add_bos: whether the beginning of sentence precedes the text.
+    bos: "yes" is `add_bos=True`.
     empty: what becomes of an example without a token: "refuse" it (`input.skip_errors=True` counts and skips such
       examples), or "keep" it.
   """
   tokenizer = tokenizers.load(model)
   if not isinstance(tokenizer, tokenizers.SentencePiece):
     raise UserError(f"model={model!r} is a WordPiece vocabulary; bert_tokenize takes it")
-  first = _special(tokenizer, model, "bos") if bos == "yes" else None
+  first = _special(tokenizer, model, "bos") if add_bos or bos == "yes" else None
   last = _special(tokenizer, model, "eos") if eos in ("yes", "sticky") else None
   fill = _pad_id(tokenizer, model, pad_value)
 
@@ -59,11 +64,17 @@ def tokenize(
     flat, lengths = tokenizer.encode([text.lower() for text in texts] if lower else texts)
     return lengths, tokenizers.pad(flat, lengths, max_len, fill=fill, first=first, last=last, sticky=eos == "sticky")
 
-  return _tokens(rows, max_len, empty)
+  tokens = _tokens(rows, max_len, empty)
+  return text_lib.of_one(tokens, at_random=True) if sample_if_multi else text_lib.without_rng(tokens)
 
 
-@key_op(key="text", outkey="labels")
-def bert_tokenize(max_len: NumTokens | FilePath, vocab_path: FilePath | NumTokens, empty: Empty = "refuse"):
+@key_op(key="text", outkey="labels", random=True)
+def bert_tokenize(
+  max_len: NumTokens | FilePath,
+  vocab_path: FilePath | NumTokens,
+  sample_if_multi: bool = True,
+  empty: Empty = "refuse",
+):
   """Turns text into `max_len` ids of BERT's uncased WordPiece: [CLS], the tokens, and [PAD] (0) to the end.
 
   There is no [SEP]: the text towers of LiT (Zhai et al. 2022) were trained without.
@@ -71,6 +82,7 @@ def bert_tokenize(max_len: NumTokens | FilePath, vocab_path: FilePath | NumToken
   Args:
     max_len: ids a text, the first of which is [CLS]; what is longer is cut. The two may come in either order.
     vocab_path: the `vocab.txt` of a BERT release, or a name; see `core.pp.tokenizers`.
+    sample_if_multi: of several texts take one at random, of those that are not empty if any; if False take the first.
     empty: see `tokenize`.
   """
   if isinstance(max_len, str) and isinstance(vocab_path, int):
@@ -85,7 +97,7 @@ def bert_tokenize(max_len: NumTokens | FilePath, vocab_path: FilePath | NumToken
     flat, lengths = tokenizer.encode(texts)
     return lengths, tokenizers.pad(flat, lengths, max_len, fill=0, first=tokenizer.special["cls"])
 
-  return _tokens(rows, max_len, empty)
+  return text_lib.of_one(_tokens(rows, max_len, empty), at_random=sample_if_multi)
 
 
 @key_op(key="text")

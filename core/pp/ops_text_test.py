@@ -94,12 +94,51 @@ def test_bert_rows_begin_with_cls_and_have_no_sep():
   assert ids["[SEP]"] not in ours[2]
 
 
-def test_several_texts_give_several_rows():
+def test_several_texts_give_several_rows_where_they_are_not_sampled():
   several = np.array(TEXTS[:12], object).reshape(3, 4)
-  one, many = run(f"{SIGLIP[:-1]}, empty='keep')", TEXTS[:12]), run(f"{SIGLIP[:-1]}, empty='keep')", several)
+  pp = f"{SIGLIP[:-1]}, sample_if_multi=False, empty='keep')"
+  one, many = run(pp, TEXTS[:12]), run(pp, several)
   assert many["labels"].shape == (3, 4, 16)
   assert many["labels"].dtype == np.int32
   np.testing.assert_array_equal(many["labels"].reshape(12, 16), one["labels"])
+
+
+@pytest.mark.parametrize("pp", [SIGLIP, f"bert_tokenize(16, {VOCABULARY!r})"])
+def test_of_several_texts_one_at_random_is_tokenized_as_choice_would_pick_it(pp):
+  captions = [["a dog", "a cat", "", ""], ["", "the photo", "", ""]]
+  many = np.array(captions, object)[np.arange(200) % 2]
+  found = run(pp, many, _seed=np.arange(200))["labels"]
+  dog, cat, photo = rows(pp, ["a dog", "a cat", "the photo"])
+  assert found[1::2].tolist() == [photo] * 100
+  dogs = sum(row == dog for row in found[::2].tolist())
+  assert dogs + sum(row == cat for row in found[::2].tolist()) == 100
+  assert 30 < dogs < 70
+
+
+def test_of_several_texts_bert_takes_the_first_where_they_are_not_sampled():
+  pp = f"bert_tokenize(8, {VOCABULARY!r}, sample_if_multi=False, empty='keep')"
+  assert rows(pp, [["a dog", "a cat"], ["", "a photo"]]) == rows(pp, ["a dog", ""])
+  assert run(pp, np.empty((2, 0), object))["labels"].tolist() == rows(pp, ["", ""])
+
+
+def test_no_text_is_an_empty_one():
+  none = np.empty((2, 0), object)
+  kept = run(f"{SIGLIP[:-1]}, empty='keep')", none, _seed=np.arange(2))["labels"]
+  assert kept.tolist() == [[1] * 16] * 2
+  with pytest.raises(UserError, match="the text is empty"):
+    run(SIGLIP, none, _seed=np.arange(2))
+
+
+def test_several_texts_cannot_be_sampled_without_a_seed_and_one_can():
+  with pytest.raises(UserError, match="pp op tokenize: is random and there is no key '_seed'"):
+    run(SIGLIP, [["a", "b"]])
+  assert run(SIGLIP, ["a"])["labels"].shape == (1, 16)
+
+
+def test_add_bos_is_the_published_name_of_bos():
+  pp = f"tokenize(8, 'yes', {MODEL!r}, empty='keep', add_bos=True)"
+  assert rows(pp, TEXTS[:9]) == rows(pp.replace("add_bos=True", "bos='yes'"), TEXTS[:9])
+  assert rows(pp, ["a dog"])[0][0] == 3
 
 
 def test_text_is_read_from_text_and_tokens_go_to_labels_unless_told_otherwise():
@@ -156,7 +195,7 @@ def test_get_single_takes_one_of_several():
   "texts, words",
   [
     (["a", ""], "pp op tokenize: the text is empty: b''; empty='keep' takes it, input.skip_errors=True leaves it out"),
-    ([["a", ""], ["", ""]], "the text is empty"),
+    ([["", ""], ["", ""]], "the text is empty"),
     (["a", b"caf\xe9 au lait"], r"text is not UTF-8: byte 0xe9 at place 3 of 'caf"),
     ([b"\xe4\xb8"], "byte 0xe4 at place 0"),
     ([3], "it takes text; the key holds 3"),
@@ -164,12 +203,12 @@ def test_get_single_takes_one_of_several():
 )
 def test_a_text_that_cannot_be_used_is_refused_in_one_line(texts, words):
   with pytest.raises(UserError, match=words) as error:
-    builder.get_batched_fn(SIGLIP)({"text": np.array(texts, object)})
+    builder.get_batched_fn(SIGLIP)({"text": np.array(texts, object), "_seed": np.arange(len(texts))})
   assert "\n" not in str(error.value)
 
 
 def test_some_of_several_texts_may_be_empty():
-  assert rows(SIGLIP, [["a", ""]])[0][1] == [1] * 16
+  assert rows(f"{SIGLIP[:-1]}, sample_if_multi=False)", [["a", ""]])[0][1] == [1] * 16
 
 
 @pytest.mark.parametrize(

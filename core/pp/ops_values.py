@@ -12,12 +12,15 @@ from jaxtyping import Shaped
 
 from core.errors import UserError
 from core.pp.arguments import Float32, Margin, PositiveFloat32
-from core.pp.held import Held, require_image, require_numbers
+from core.pp.held import Held, holds, require_image, require_numbers
 from core.pp.registry import OpFunctions, key_op
 from core.pp.rng import Rng
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+# Of the images that CLIP was trained on (Radford et al. 2021).
+CLIP_MEAN = (0.48145466 * 255, 0.4578275 * 255, 0.40821073 * 255)
+CLIP_STD = (0.26862954 * 255, 0.26130258 * 255, 0.27577711 * 255)
 
 ImageBatch = Shaped[np.ndarray, "batch height width channels"]
 
@@ -58,7 +61,7 @@ def pad(
 
   def accepts(held: Held) -> None:
     require_image(held)
-    if held.is_integer and not _holds(held.dtype, value):
+    if held.is_integer and not holds(held.dtype, value):
       raise UserError(f"value {value!r} is none of {held.dtype}, the type of the image")
     most = {"constant": None, "reflect": -1, "symmetric": 0}[mode]
     for side, amount in zip(held.shape, (rows, columns)):
@@ -77,43 +80,36 @@ def pad(
   return OpFunctions(per_example, batched, accepts)
 
 
-def _holds(dtype: str, value: float) -> bool:
-  limits = np.iinfo(dtype)
-  return float(value).is_integer() and limits.min <= value <= limits.max
-
-
 @key_op()
 def value_range(
-  vmin: Float32 = -1, vmax: Float32 = 1, in_min: Float32 = 0, in_max: Float32 = 255, clip_values: bool = False
+  vmin: Float32 = -1,
+  vmax: Float32 = 1,
+  in_min: Float32 | tuple[Float32, ...] = 0,
+  in_max: Float32 | tuple[Float32, ...] = 255,
+  clip_values: bool = False,
 ):
   """Maps values linearly from [in_min, in_max] to [vmin, vmax], as float32.
 
   Args:
     vmin: what `in_min` becomes.
     vmax: what `in_max` becomes.
-    in_min: least value expected.
-    in_max: greatest value expected.
+    in_min: least value expected; a number, or one for each channel.
+    in_max: greatest value expected; a number, or one for each channel.
     clip_values: hold values beyond the expected range at vmin and vmax.
   """
-  if in_min == in_max:
-    raise UserError(f"in_min and in_max are both {in_min!r}")
-  slope, intercept = (vmax - vmin) / (in_max - in_min), vmin - in_min * (vmax - vmin) / (in_max - in_min)
-  if not all(abs(each) <= float(np.finfo(np.float32).max) for each in (slope, intercept)):
+  counts = {len(each) for each in (in_min, in_max) if isinstance(each, tuple)}
+  if len(counts) > 1 or 0 in counts:
+    raise UserError(f"in_min and in_max are a number or one a channel, got {in_min!r} and {in_max!r}")
+  first, last = np.float64(in_min), np.float64(in_max)
+  if (first == last).any():
+    raise UserError(
+      f"in_min and in_max are both {in_min!r}" if not counts else "in_min and in_max are alike in a channel"
+    )
+  slope = (vmax - vmin) / (last - first)
+  intercept = vmin - first * slope
+  if not (np.abs([slope, intercept]) <= float(np.finfo(np.float32).max)).all():
     raise UserError(f"in_min, {in_min!r}, and in_max, {in_max!r}, are too close to each other")
-  scale, offset = np.float32(slope), np.float32(intercept)
-  low, high = sorted((vmin, vmax))
-
-  def per_example(image):
-    import tensorflow as tf
-
-    values = tf.cast(image, tf.float32) * scale + offset
-    return tf.clip_by_value(values, low, high) if clip_values else values
-
-  def batched(images: Shaped[np.ndarray, "batch ..."]) -> Float32Array[np.ndarray, "batch ..."]:
-    values = images.astype(np.float32) * scale + offset
-    return np.clip(values, low, high) if clip_values else values
-
-  return OpFunctions(per_example, batched, require_numbers)
+  return _linear(slope, intercept, "in_min and in_max", sorted((vmin, vmax)) if clip_values else None)
 
 
 @key_op()
@@ -131,7 +127,28 @@ def vgg_value_range(
   if len(counts) > 1 or 0 in counts:
     raise UserError(f"mean and std are a number or one a channel, got {mean!r} and {std!r}")
   mean, std = np.float32(mean), np.float32(std)
-  scale, offset = np.broadcast_arrays(1 / std, -mean / std)
+  return _linear(1 / std, -mean / std, "mean and std")
+
+
+@key_op()
+def clip_value_range():
+  """Takes the mean of CLIP's images away and divides by their standard deviation, for each channel.
+
+  The sharper name of `vgg_value_range` with these numbers. It clips nothing.
+  """
+  return vgg_value_range(CLIP_MEAN, CLIP_STD)
+
+
+def _linear(scale: Any, offset: Any, arguments: str, bounds: list[float] | None = None) -> OpFunctions:
+  """Returns the forms of `value * scale + offset`, in float32.
+
+  Args:
+    scale: a number, or one a channel.
+    offset: likewise.
+    arguments: what an image of other channels does not fit, for the message.
+    bounds: least and greatest value of what comes out.
+  """
+  scale, offset = np.broadcast_arrays(np.float32(scale), np.float32(offset))
 
   def accepts(held: Held) -> None:
     if not scale.ndim:
@@ -139,18 +156,21 @@ def vgg_value_range(
       return
     require_image(held)
     if held.shape[-1] not in (scale.size, None):
-      raise UserError(f"mean and std are of {scale.size} channels; the image is {held}")
+      raise UserError(f"{arguments} are of {scale.size} channels; the image is {held}")
 
   def per_example(image):
     import tensorflow as tf
 
     if not scale.ndim:
-      return tf.cast(image, tf.float32) * scale + offset
-    values = tf.cast(as_rows(image), tf.float32) * each_column(scale, image) + each_column(offset, image)
-    return tf.ensure_shape(tf.reshape(values, tf.shape(image)), image.shape)
+      values = tf.cast(image, tf.float32) * scale + offset
+    else:
+      values = tf.cast(as_rows(image), tf.float32) * each_column(scale, image) + each_column(offset, image)
+      values = tf.ensure_shape(tf.reshape(values, tf.shape(image)), image.shape)
+    return tf.clip_by_value(values, *bounds) if bounds else values
 
   def batched(images: Shaped[np.ndarray, "batch ..."]) -> Float32Array[np.ndarray, "batch ..."]:
-    return images.astype(np.float32) * scale + offset
+    values = images.astype(np.float32) * scale + offset
+    return np.clip(values, *bounds) if bounds else values
 
   return OpFunctions(per_example, batched, accepts)
 

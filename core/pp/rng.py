@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt32
 
+from core.errors import UserError
+
 _PHILOX = 1  # TensorFlow's number of the algorithm.
 _LOW32 = np.uint64(0xFFFFFFFF)
 _64_BITS = (1 << 64) - 1
@@ -119,3 +121,20 @@ class Rng:
     shape = tf.zeros([0], tf.int32) if count is None else tf.reshape(count, [1])
     counter = np.array(self._counter(), np.uint64)  # Not a list: TensorFlow would take it through float64.
     return dict(shape=shape, key=self._key, counter=counter, alg=_PHILOX)
+
+
+class NoRng:
+  """Stands for the generator of an example without a seed, for ops that may not draw.
+
+  Raises:
+    UserError: one does.
+  """
+
+  def fold_in(self, i: int) -> "NoRng":
+    """Returns itself."""
+    return self
+
+  def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+    raise UserError("is random and there is no key '_seed'; training gives it, evaluation must not be random")
+
+  uniform = integer = key = _refuse

@@ -93,6 +93,49 @@ def of_first(ops: OpFunctions) -> OpFunctions:
   return OpFunctions(per_example, batched, ops.accepts)
 
 
+def of_one(functions: OpFunctions, *, at_random: bool) -> OpFunctions:
+  """Returns the forms of a random op that takes one of an example's texts, where there are several.
+
+  Args:
+    functions: of the op on it.
+    at_random: take any that is not empty, if there is one; if False, the first. No text at all counts as an empty one.
+  """
+
+  def per_example(value, rng):
+    import tensorflow as tf
+
+    if value.shape.rank == 0:
+      return functions.per_example(value)
+    texts = tf.reshape(value, [-1])
+    if at_random:
+      texts = tf.boolean_mask(texts, tf.strings.length(texts) > 0)
+    count, texts = tf.maximum(tf.size(texts), 1), tf.concat([texts, [""]], axis=0)
+    return functions.per_example(texts[rng.integer(0, count) if at_random else 0])
+
+  def batched(values, rng):
+    values = np.asarray(values)
+    if values.ndim == 1:
+      return functions.batched(values)
+    texts = np.concatenate([values.reshape(len(values), -1), np.full((len(values), 1), b"", object)], axis=1)
+    if not at_random:
+      return functions.batched(texts[:, 0])
+    filled = texts.astype(bool)
+    filled[:, -1] = ~filled.any(axis=1)
+    places = np.argsort(~filled, axis=1, kind="stable")  # First those that are filled, in order.
+    return functions.batched(
+      texts[np.arange(len(texts)), places[np.arange(len(texts)), rng.integer(0, filled.sum(axis=1))]]
+    )
+
+  return OpFunctions(per_example, batched, functions.accepts)
+
+
+def without_rng(functions: OpFunctions) -> OpFunctions:
+  """Returns the forms of a random op that draws nothing."""
+  return OpFunctions(
+    lambda value, rng: functions.per_example(value), lambda values, rng: functions.batched(values), functions.accepts
+  )
+
+
 def map_texts(fn: Callable[[str], str]) -> OpFunctions:
   """Returns the forms of an op that changes each text by itself."""
 

@@ -42,6 +42,8 @@ def shrunken(config: Mapping[str, Any]) -> dict[str, Any]:
   small["schedule"] = _short(config.get("schedule", {}))
   small["evals"] = {name: _evaluation(each) for name, each in _of_each_kind(config.get("evals", {})).items()}
   small["input"] = _input(config, small)
+  if small["input"]["data"].get("source") == "digits":
+    small["num_classes"] = 10
   return small
 
 
@@ -102,7 +104,7 @@ def _input(config: Mapping[str, Any], small: Mapping[str, Any]) -> dict[str, Any
   return {**given, "batch_size": 8, "data": _data(given["data"]), "pp": _pp(given["pp"])}
 
 
-_PP_OF_DIGITS = "resize(32)|value_range(-1,1,0,16)|onehot(1, key='label', key_result='labels')|keep('image', 'labels')"
+_PP_OF_DIGITS = "resize(32)|value_range(-1,1,0,16)|onehot(10, key='label', key_result='labels')|keep('image', 'labels')"
 
 
 def _of_each_kind(evals: Mapping[str, Any]) -> dict[str, Any]:
