@@ -113,6 +113,8 @@ def load(
 ) -> Any:
   """Returns the weights of `init_file`, fitted to `init_params`; what `dont_load` matches keeps its fresh value.
 
+  Scales and biases may have axes of length 1 besides, as in older files.
+
   Args:
     init_params: the fresh parameters, arrays or `jax.ShapeDtypeStruct`s.
     init_file: see `core.models.weights.read_file`.
@@ -124,4 +126,6 @@ def load(
   """
   del options
   init, dont_load = dict(trees.flatten_with_names(init_params)), weights.patterns(dont_load)
-  return trees.from_names(weights.merge(weights.read_file("bit", init_file), init, dont_load, source=init_file))
+  loaded = weights.read_file("bit", init_file)
+  loaded = {name: resnet.current_shape(array, init.get(name)) for name, array in loaded.items()}
+  return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file))

@@ -107,8 +107,9 @@ def load(
   """Returns the weights of a FlexiViT or of a plain ViT, at the sizes that this model keeps; see `vit.load`.
 
   A model that keeps a plain ViT's own sizes is that ViT there. Otherwise its patch embedding is resized by the
-  pseudo-inverse, so that enlarged patches keep their tokens, and its position embedding bilinearly. Enlarged and shrunk
-  again it is another one, as shrinking looks at some of the pixels only.
+  pseudo-inverse, so that enlarged patches keep their tokens, and its position embedding with its corners kept, as a
+  plain ViT's is: the published students began so from their teachers, whatever they do with it afterwards. Enlarged and
+  shrunk again it is another one, as shrinking looks at some of the pixels only.
 
   Raises:
     UserError: an unreadable file, one of another model, or one whose patch embedding is larger than this model keeps.
@@ -119,7 +120,6 @@ def load(
     options,
     dont_load,
     grid=options.posemb_size if isinstance(options, Options) else None,
-    resize_positions=patch_resize.resize_grid,
     resize_patches=_enlarge_patches,
   )
 

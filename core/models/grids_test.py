@@ -164,7 +164,7 @@ def test_a_flexivit_has_the_grid_of_its_options(tmp_path):
   path = of_another_process(tmp_path / "old.npz", params, (4, 9))
   square = flexi_vit.Model(2, **VIT | dict(posemb_size=(6, 6), seqhw=6))
   loaded = flexi_vit.load(shapes(square, (1, 6, 6, 3)), path, square.options)["pos_embedding"]
-  np.testing.assert_allclose(loaded, patch_resize.resize_grid(params["pos_embedding"], (4, 9), (6, 6)))
+  np.testing.assert_allclose(loaded, patch_resize.resize_grid_by_corners(params["pos_embedding"], (4, 9), (6, 6)))
 
 
 def test_a_mixer_is_bound_to_its_grid_not_to_its_number_of_patches(tmp_path):

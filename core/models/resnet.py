@@ -194,7 +194,7 @@ def load(
     init_file = catalog.bit_name(init_file, options.depth, f"{options.width:g}")
   init, dont_load = dict(trees.flatten_with_names(init_params)), weights.patterns(dont_load)
   loaded = {_current_name(name): array for name, array in weights.read_file("resnet", init_file).items()}
-  loaded = {name: _current_shape(array, init.get(name)) for name, array in loaded.items()}
+  loaded = {name: current_shape(array, init.get(name)) for name, array in loaded.items()}
   return trees.from_names(weights.merge(loaded, init, dont_load, source=init_file))
 
 
@@ -225,10 +225,11 @@ def _current_name(name: str) -> str:
   return name
 
 
-def _current_shape(array: np.ndarray, init: jax.ShapeDtypeStruct | jax.Array | None) -> np.ndarray:
+def current_shape(array: np.ndarray, init: jax.ShapeDtypeStruct | jax.Array | None) -> np.ndarray:
   """Returns the array with the axes of length 1 that the model has.
 
-  The first code's head was a 1x1 convolution, and its scales were vectors.
+  The paper's first code had a 1x1 convolution for a head, and vectors for scales; big_vision's first `bit` had scales of
+  four axes.
   """
   if init is not None and _without_ones(array.shape) == _without_ones(init.shape):
     return array.reshape(init.shape)

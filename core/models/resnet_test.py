@@ -277,6 +277,16 @@ def test_the_layout_of_the_papers_code_loads(saved, prefix):
   assert_same(resnet.load(shapes(model), saved(older)), params)
 
 
+def test_bits_older_scales_of_four_axes_load(saved):
+  model = bit.Model(7, **TINY)
+  params = random_like(shapes(model))
+  older = {
+    name: leaf[None, None, None] if "/gn" in name or "gn_root" in name else leaf for name, leaf in named(params).items()
+  }
+  assert older["block1/unit1/gn3/scale"].ndim == 4
+  assert_same(bit.load(shapes(model), saved(older)), params)
+
+
 @BOTH
 def test_a_head_of_another_size_keeps_its_fresh_value_if_told_so(module, saved):
   params = random_like(shapes(module.Model(21, **TINY)))

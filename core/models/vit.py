@@ -177,7 +177,6 @@ def load(
   dont_load: Sequence[str] = (),
   *,
   grid: grids.Grid | None = None,
-  resize_positions: Callable[[Any, grids.Grid, grids.Grid], Any] = patch_resize.resize_grid_by_corners,
   resize_patches: Callable[[Any, Any], Any] = patch_resize.resample_patch_embedding,
 ) -> Any:
   """Returns the published weights of `init_file` ("PATH.npz[:subtree]"), fitted to `init_params`.
@@ -193,8 +192,7 @@ def load(
       (another kind of GELU, another number of heads) are refused.
     dont_load: regexes over names, `["head/.*"]` for a new task.
     grid: rows and columns of patches in the model's images; by default those for which it was made in this process.
-    resize_positions: `fn(positions, the file's grid, the model's)`, for a model that wants another way of resizing.
-    resize_patches: `fn(kernel, (height, width))`, likewise.
+    resize_patches: `fn(kernel, (height, width))`, for a model that wants another way of resizing.
 
   Raises:
     UserError: an unreadable file, one of another model (it names the first parameters that differ), one whose grid of
@@ -216,7 +214,7 @@ def load(
     facts = grids.facts(of_file, loaded)
     loaded, of_grid = grids.split(loaded, **facts, model=grid, exact=not older and "first" not in facts)
   if wanted("pos_embedding") and of_grid and grid:
-    loaded["pos_embedding"] = resize_positions(loaded["pos_embedding"], of_grid, grid)
+    loaded["pos_embedding"] = patch_resize.resize_grid_by_corners(loaded["pos_embedding"], of_grid, grid)
   if wanted("embedding/kernel"):
     size = init["embedding/kernel"].shape[:2]
     loaded["embedding/kernel"] = resize_patches(loaded["embedding/kernel"], size)
