@@ -51,8 +51,7 @@ _CHOICES = """\
 - Random draws: parameters, order of the data, augmentation, dropout and mixup follow from seed and step, so that a run
   that was stopped goes on with the same numbers. They are other draws than those of big_vision.
 - Mixup mixes within the whole batch; there within each device's part of it.
-- Evaluations are the same every time: what is random in their preprocessing is replaced by what is central, and the
-  first caption of several is taken.
+- What is random in the preprocessing of an evaluation is drawn by the example, and so the same every time.
 - The distances to several teachers are averaged; there they are added.
 - A checkpoint is always written, every 1,000 steps where nothing else is said, and a run that is started again with the
   same workdir goes on from it.

@@ -130,9 +130,15 @@ def test_an_evaluation_of_which_a_part_is_refused_is_left_out():
   assert made.out["evals"] == {}
 
 
-def test_an_evaluation_draws_nothing():
-  made = port.port(evaluation(pp_fn="decode||inception_crop(8)|flip_lr|value_range(-1, 1)|onehot(3)"))
-  assert made.out["evals"]["val"]["pp_fn"] == "decode|resize(8)|value_range(-1, 1)|onehot(3)"
+def test_an_op_of_texts_keeps_those_that_are_empty():
+  made = port.port(evaluation(pp_fn="decode||lower|tokenize(8, eos='no')"))
+  assert made.out["evals"]["val"]["pp_fn"] == "decode|lower|tokenize(8, eos='no', empty='keep')"
+
+
+def test_labels_of_imagenet21k_are_those_of_our_builder():
+  config = evaluation(data=dict(name="imagenet21k", split="full"), pp_fn="onehot(21843)|keep('labels')")
+  pp = "onehot(21843, key='label', key_result='labels')|keep('labels')"
+  assert port.port(config).out["evals"]["val"]["pp_fn"] == pp
 
 
 def test_a_bar_in_quotes_joins_no_ops():

@@ -1,6 +1,6 @@
 """Preprocessing strings of big_vision as they are written here: the same language, without its empty ops."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from core.errors import UserError, nearest
@@ -10,28 +10,23 @@ from tools.port_config.rule import Unportable
 
 # What takes a text: there the empty one is a text like others.
 _OF_TEXT = ("tokenize", "bert_tokenize", "render_unifont")
-_LISTS = ("captions/text", "captions")  # Keys that hold several captions.
-# What an evaluation, which is the same every time, does in the place of a random op: the op, or nothing.
-_STEADY = {"inception_crop": "resize", "random_crop": "central_crop", "flip_lr": None, "randaug": None}
 
 
-def of_training(text: str, port: Any) -> str:
-  """Returns the pp string of an input in our spelling.
+def translated(text: str, port: Any) -> str:
+  """Returns a pp string in our spelling.
 
   Raises:
     Unportable: it cannot be read, or has an op or an argument that there is none of here.
   """
-  return _written(_calls(text, port), port)
-
-
-def of_evaluation(text: str, port: Any) -> str:
-  """Returns the pp string of an evaluation, without what is random, see `of_training`."""
-  return _written([each for call in _calls(text, port) for each in _steady(call, port)], port)
+  calls = _calls(text, port)
+  for call in calls:
+    _check(call)
+  return "|".join(map(_spelled, calls))
 
 
 def decoded(text: str, port: Any) -> str:
   """Returns the pp string of an evaluator that big_vision hands images which TFDS has decoded."""
-  written = of_evaluation(text, port)
+  written = translated(text, port)
   return written if written.startswith("decode") else "|".join(filter(None, ("decode", written)))
 
 
@@ -44,22 +39,16 @@ def _calls(text: str, port: Any) -> list[grammar.Call]:
     calls = grammar.read("|".join(ops))
   except ValueError as error:
     raise Unportable(str(error)) from None
-  return [each for call in calls for each in _with_texts(call, port)]
+  return [_as_here(call, port) for call in calls]
 
 
-def _with_texts(call: grammar.Call, port: Any) -> Iterator[grammar.Call]:
-  """Yields an op, and of one that draws a text the op before it that takes the first of several."""
+def _as_here(call: grammar.Call, port: Any) -> grammar.Call:
+  """Returns an op with the arguments that make it what it is there."""
   keyless = call.name == "onehot" and len(call.args) == 1 and not {"key", "key_result"} & set(call.kwargs)
   if keyless and _is_of_imagenet21k(port):
     port.tell_op("onehot of imagenet21k")
-    call = call._replace(kwargs={**call.kwargs, "key": "label", "key_result": "labels"})
-  if call.name in _OF_TEXT:
-    key = call.kwargs.get("inkey", call.kwargs.get("key"))
-    if call.name == "render_unifont" and key in _LISTS:
-      port.tell_op("render_unifont")
-      yield grammar.Call("get_single", (key,), {})
-    call = call._replace(kwargs={**call.kwargs, "empty": "keep"})
-  yield call
+    return call._replace(kwargs={**call.kwargs, "key": "label", "key_result": "labels"})
+  return call._replace(kwargs={**call.kwargs, "empty": "keep"}) if call.name in _OF_TEXT else call
 
 
 def _is_of_imagenet21k(port: Any) -> bool:
@@ -68,27 +57,6 @@ def _is_of_imagenet21k(port: Any) -> bool:
   for key in port.path[:-1]:
     node = node[key]
   return isinstance(node.get("data"), Mapping) and node["data"].get("name") == "imagenet21k"
-
-
-def _steady(call: grammar.Call, port: Any) -> Iterator[grammar.Call]:
-  op = registry.OPS.get(call.name)
-  if op is None or not op.random:
-    if call.name in ("tokenize", "bert_tokenize") and call.kwargs.get("inkey") in _LISTS:
-      port.tell_op("a caption of several")
-      yield grammar.Call("get_single", (call.kwargs["inkey"],), {})
-    yield call
-    return
-  if call.name not in _STEADY:
-    raise Unportable(f"pp op {call.name} is random, and an evaluation here is the same every time")
-  port.tell_op("random ops of evaluations")
-  if _STEADY[call.name]:
-    yield grammar.Call(_STEADY[call.name], call.args[:1], call.kwargs)
-
-
-def _written(calls: Sequence[grammar.Call], port: Any) -> str:
-  for call in calls:
-    _check(call)
-  return "|".join(map(_spelled, calls))
 
 
 def _check(call: grammar.Call) -> None:

@@ -100,7 +100,7 @@ KEYS = (
   R("input.shuffle_buffer_size", KEPT, "", "which examples meet in a batch is another draw here", v.given, same=False),
   R("no input.shuffle_buffer_size", OTHER, "input.shuffle_buffer_size", "the order of the files", None, v.file_order),
   R("input.cache_raw", KEPT),
-  R("input.pp", KEPT, "", "", pp.of_training),
+  R("input.pp", KEPT, "", "", pp.translated),
   R("input.pre_filter_fn", KEPT, "", "in words, `label < 100`; a function of Python is refused", v.condition),
   R("input.post_filter_fn", KEPT, "", "in words, `label < 100`; a function of Python is refused", v.condition),
   R("input.keep_only", KEPT),
@@ -113,7 +113,7 @@ KEYS = (
   R("input.PART.shuffle_buffer_size", KEPT, "", _RANDOM, v.given, same=False),
   R("no input.PART.shuffle_buffer_size", OTHER, "input.PART.shuffle_buffer_size", "files' order", None, v.file_order),
   R("input.PART.cache_raw", KEPT),
-  R("input.PART.pp", KEPT, "", "", pp.of_training),
+  R("input.PART.pp", KEPT, "", "", pp.translated),
   R("input.PART.pre_filter_fn", KEPT, "", "a condition in words", v.condition),
   R("input.PART.post_filter_fn", KEPT, "", "a condition in words", v.condition),
   R("input.PART.prefetch", IDLE, "", _MEMORY),
@@ -122,7 +122,7 @@ KEYS = (
   R("dataset", RENAMED, "input.data.name"),
   R("train_split", RENAMED, "input.data.split"),
   R("dataset_dir", RENAMED, "input.data.data_dir", "", v.given),
-  R("pp_train", RENAMED, "input.pp", "", pp.of_training),
+  R("pp_train", RENAMED, "input.pp", "", pp.translated),
   R("batch_size", RENAMED, "input.batch_size", "", v.unless_input),
   R("shuffle_buffer_size", RENAMED, "input.shuffle_buffer_size", "", v.given),
   R("cache_raw", RENAMED, "input.cache_raw"),
@@ -146,13 +146,13 @@ KEYS = (
   R("evals.NAME.split", RENAMED, "evals.NAME.data.split"),
   R("no evals.NAME.split", OTHER, "evals.NAME.data.split", "retrieval reads the test split", absent=e.test_split),
   R("evals.NAME.data_dir", RENAMED, "evals.NAME.data.data_dir", "", v.given),
-  R("evals.NAME.pp_fn", KEPT, "", "", pp.of_evaluation),
+  R("evals.NAME.pp_fn", KEPT, "", "", pp.translated),
   R("evals.NAME.pp_img", OTHER, "", "decode stands in front: there TFDS has decoded the image", pp.decoded),
   R("no evals.NAME.pp_img", OTHER, "evals.NAME.pp_img", _ZEROSHOT, absent=e.pp_img),
-  R("evals.NAME.pp_txt", KEPT, "", "", pp.of_evaluation),
+  R("evals.NAME.pp_txt", KEPT, "", "", pp.translated),
   R("no evals.NAME.pp_txt", OTHER, "evals.NAME.pp_txt", _ZEROSHOT, absent=e.pp_txt),
-  R("evals.NAME.pp_train", KEPT, "", "", pp.of_evaluation),
-  R("evals.NAME.pp_eval", KEPT, "", "", pp.of_evaluation),
+  R("evals.NAME.pp_train", KEPT, "", "", pp.translated),
+  R("evals.NAME.pp_eval", KEPT, "", "", pp.translated),
   R("evals.NAME.loss_name", KEPT),
   R("evals.NAME.label_key", KEPT),
   R("evals.NAME.use_global_batch", IDLE, "", "the examples of all devices are compared, always", v.only(True)),
@@ -214,10 +214,7 @@ EVALUATORS = (
 # What else is told of pp strings of one config.
 OPS_TOLD = (
   R("||", IDLE, "", "an empty op does nothing"),
-  R("random ops of evaluations", OTHER, "resize, central_crop", "evaluations are the same every time", same=False),
   R("onehot of imagenet21k", OTHER, "onehot", "TFDS has no imagenet21k; the labels of ours stand under `label`"),
-  R("render_unifont", RENAMED, "get_single|render_unifont", "of several captions it draws the first"),
-  R("a caption of several", OTHER, "get_single", "an evaluation takes the first, there a random one", same=False),
 )
 
 OPS = (
@@ -254,7 +251,6 @@ OPS = (
   R("tokenize", KEPT, "", "empty texts are kept by empty='keep', which the port writes"),
   R("bert_tokenize", KEPT, "", "empty texts are kept by empty='keep', which the port writes"),
   R("clip_i1k_label_names", KEPT),
-  R("i21k_label_names", KEPT),
   R("render_unifont", KEPT, "", "with the font of big_vision, Unifont 9.0.06, where its file is given"),
   R("convert_to_video", REFUSED, "", "there are no videos here", same=None),
 )

@@ -107,7 +107,7 @@ def _comments(port: Port, key: str) -> list[str]:
 
 def _key_of(row: Said) -> str:
   path = (row.here or row.there).removeprefix("no ")
-  path = row.there if " " in path.partition(".")[0] or row.here.startswith(("get_single", "resize")) else path
+  path = row.there if " " in path.partition(".")[0] or row.here == "onehot" else path
   return re.split(r"[.: =]", path)[0]
 
 
