@@ -45,14 +45,12 @@ def prediction(value: Any, port: Any) -> Any:
 
 def first(value: Any, port: Any) -> Any:
   """Returns whether an evaluation runs before the first step."""
-  return DROP if value else always_first(port, {"NAME": port.path[1]})
+  return not value and always_first(port, {"NAME": port.path[1]})
 
 
 def always_first(port: Any, names: Mapping[str, str]) -> Any:
   """Returns that an evaluation runs before the first step; where nothing says how often, then alone."""
   entry = port.config["evals"][names["NAME"]]
-  if entry.get("skip_first"):
-    return DROP
   return True if any(key.startswith("log_") for key in entry) else "only"
 
 

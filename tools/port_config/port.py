@@ -133,7 +133,7 @@ def port(config: Mapping[str, Any]) -> Port:
   for row in made.said:  # What is left of an evaluation of which a part is refused would be another one.
     if row.verdict == REFUSED and row.there.startswith("evals."):
       made.out.get("evals", {}).pop(row.there.split(".")[1], None)
-  _fill(made, {"NAME": tuple(made.out.get("evals", {})), "PART": parts, "UNIT": ("",)})
+  _fill(made, {"NAME": tuple(made.out.get("evals", {})), "PART": parts, "UNIT": ("steps",)})
   return made
 
 

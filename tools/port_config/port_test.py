@@ -98,7 +98,7 @@ def test_what_is_not_given_is_written_where_it_means_something_else_here():
 
 @pytest.mark.parametrize(
   "changes, first",
-  [({}, True), (dict(skip_first=True), None), (dict(skip_first=False), True), (dict(log_steps=None), "only")],
+  [({}, True), (dict(skip_first=True), False), (dict(skip_first=False), True), (dict(log_steps=None), "only")],
 )
 def test_evaluations_run_before_the_first_step_unless_told_otherwise(changes, first):
   config = evaluation(**changes)
@@ -235,6 +235,7 @@ def test_a_mixture_keeps_its_components_and_drops_those_without_weight():
   given = dict(data=dict(a=0.7, b=0.3, c=0), batch_size=8, a=part, b={**part, "shuffle_buffer_size": 5})
   made = port.port(classifier(input=given))
   assert made.out["input"]["data"] == dict(a=0.7, b=0.3)
+  assert "shuffle_buffer_size" not in made.out["input"]
   assert [made.out["input"][name]["shuffle_buffer_size"] for name in "ab"] == [1, 5]
   assert row(made, "input.a.prefetch").verdict == IDLE
 

@@ -134,7 +134,7 @@ KEYS = (
   R("evals.NAME.pred_kw", KEPT),
   R("evals.NAME.prefix", KEPT),
   R("evals.NAME.log_UNIT", KEPT),
-  R("evals.NAME.skip_first", RENAMED, "evals.NAME.first", "False is what first=True is", e.first),
+  R("evals.NAME.skip_first", RENAMED, "evals.NAME.first", "the other of True and False", e.first),
   R("no evals.NAME.skip_first", OTHER, "evals.NAME.first", _FIRST, None, e.always_first),
   R("evals.NAME.batch_size", KEPT, "", "", v.given),
   R("evals.NAME.cache", KEPT),

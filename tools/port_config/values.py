@@ -269,7 +269,8 @@ def of_evaluation(value: Any) -> Callable[[Any, Mapping[str, str]], Any]:
 def file_order(port: Any, names: Mapping[str, str]) -> Any:
   """Returns the smallest buffer; a config that takes no step has no use for one."""
   section = port.get(port.path[:-1])
-  return DROP if section is None or port.out.get("total_steps") == 0 else 1
+  is_mixture = all(isinstance(each, int | float) for each in (section or {}).get("data", {}).values())
+  return DROP if section is None or is_mixture or port.out.get("total_steps") == 0 else 1
 
 
 def condition(value: Any, port: Any) -> Any:
