@@ -20,14 +20,15 @@ from tools import export, export_images
 WEIGHTS = data_files.find("core/models/witness") / "vit_foreign.npz"
 WITNESS = data_files.find("tools/witness") / "export.npz"
 MODEL = dict(patch_size=8, width=24, depth=2, mlp_dim=48, num_heads=2, pool_type="tok", gelu="exact")
-# The pp string, and how far logits of about 3 may be apart: PIL rounds to whole grey levels between rows and columns.
+# The pp string, and how far logits of about 3 may be apart: PIL rounds to whole grey levels, between rows and columns
+# too, where ours are cut once.
 CASES = {
   "squashed": ("decode|resize(32,'bicubic',antialias=True)|value_range(-1,1)", 0.05),
   "cropped": ("decode|resize_small(40,'bilinear',antialias=True)|central_crop(32)|vgg_value_range", 0.03),
   "both": ("decode|resize((40,40),'lanczos3',antialias=True)|central_crop(32)|value_range(0,1)", 0.02),
   "area": ("decode|resize_small(36)|central_crop(32)|value_range(-1,1)", 0.5),  # A note says that they differ.
   "levels": ("decode|resize(32,'nearest')", 1e-5),
-  "not_resized": ("value_range(-1,1)", 0.03),
+  "not_resized": ("value_range(-1,1)", 0.05),
 }
 
 

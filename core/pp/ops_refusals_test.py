@@ -154,7 +154,7 @@ def test_a_batch_of_no_examples_is_taken(pp):
 @pytest.mark.parametrize(
   "pp, words",
   [
-    ("value_range(key='img')", "pp op value_range: no key 'img'; the example has: _id"),
+    ("value_range(key='img')", "pp op value_range: no key 'img'; the example has: _epoch, _id"),
     ("keep('labels')", "pp op keep: no key 'labels'"),
     ("decode|randaug(key='floats')", "pp op decode: no key"),
     ("randaug(key='floats')", "pp op randaug: wants a uint8 image"),

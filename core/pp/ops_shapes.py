@@ -84,6 +84,9 @@ def pad_to_shape(
     where: on which side of what is there; of an odd number "both" adds more after it.
   """
   sizes = (shape,) if isinstance(shape, int) else shape
+  if not sizes:
+    raise UserError("shape is a size or a list of them, got an empty one")
+  too_large = f"the value is larger than shape {shape!r}:"
 
   def accepts(held: Held) -> None:
     require_numbers(held)
@@ -94,8 +97,6 @@ def pad_to_shape(
     if held.is_integer and not holds(held.dtype, pad_value):
       raise UserError(f"pad_value {pad_value!r} is none of {held.dtype}")
 
-  too_large = f"the value is larger than shape {shape!r}:"
-
   def amounts(old):
     missing = [0 * size if new is None else new - size for new, size in zip(sizes, old)]
     before = [{"before": size, "after": 0 * size, "both": size // 2}[where] for size in missing]
@@ -104,7 +105,7 @@ def pad_to_shape(
   def per_example(value):
     import tensorflow as tf
 
-    old = tf.unstack(tf.shape(value)) if sizes else []
+    old = tf.unstack(tf.shape(value))
     fits = [size <= new for new, size in zip(sizes, old) if new is not None]
     data = [f"pp op pad_to_shape: {too_large}", tf.shape(value)]
     check = tf.raw_ops.Assert(condition=tf.reduce_all(fits), data=data)

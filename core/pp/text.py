@@ -116,15 +116,14 @@ def of_one(functions: OpFunctions, *, at_random: bool) -> OpFunctions:
     values = np.asarray(values)
     if values.ndim == 1:
       return functions.batched(values)
-    texts = np.concatenate([values.reshape(len(values), -1), np.full((len(values), 1), b"", object)], axis=1)
+    texts = values.reshape(len(values), math.prod(values.shape[1:]))
+    texts = np.concatenate([texts, np.full((len(values), 1), b"", object)], axis=1)
     if not at_random:
       return functions.batched(texts[:, 0])
     filled = texts.astype(bool)
     filled[:, -1] = ~filled.any(axis=1)
-    places = np.argsort(~filled, axis=1, kind="stable")  # First those that are filled, in order.
-    return functions.batched(
-      texts[np.arange(len(texts)), places[np.arange(len(texts)), rng.integer(0, filled.sum(axis=1))]]
-    )
+    candidates, rows = np.argsort(~filled, axis=1, kind="stable"), np.arange(len(texts))
+    return functions.batched(texts[rows, candidates[rows, rng.integer(0, filled.sum(axis=1))]])
 
   return OpFunctions(per_example, batched, functions.accepts)
 
