@@ -228,8 +228,8 @@ def _current_name(name: str) -> str:
 def current_shape(array: np.ndarray, init: jax.ShapeDtypeStruct | jax.Array | None) -> np.ndarray:
   """Returns the array with the axes of length 1 that the model has.
 
-  The paper's first code had a 1x1 convolution for a head, and vectors for scales; big_vision's first `bit` had scales of
-  four axes.
+  The paper's first code had a 1x1 convolution for a head, and vectors for scales; big_vision's first `bit` had four
+  axes.
   """
   if init is not None and _without_ones(array.shape) == _without_ones(init.shape):
     return array.reshape(init.shape)
