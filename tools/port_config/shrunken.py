@@ -82,9 +82,8 @@ def _tiny(family: str, options: Mapping[str, Any]) -> dict[str, Any]:
     towers = {side: _tiny(options.get(f"{side}_model", "vit"), options.get(side, {})) for side in ("image", "text")
               if side in options or side == "image"}  # fmt: skip
     return {**options, **towers, "out_dim": size}
-  kept = {
-    key: each for key, each in options.items() if key not in ("variant", "config", "patch_size", "depth", "width")
-  }
+  sizes = ("variant", "config", "patch_size", "depth", "width", "seqhw")
+  kept = {key: each for key, each in options.items() if key not in sizes}
   return {**kept, **_TINY[family]}
 
 
