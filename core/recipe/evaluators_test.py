@@ -209,7 +209,7 @@ def test_predictions_go_by_the_side_that_they_are_of():
     ),
     ("classification", dict(per_class=".csv"), "per_class must be "),
     ("classification", dict(per_class="a" * 300 + ".csv"), "per_class must be "),
-    ("classification", dict(pp_fn="decode|"), "pp_fn must be ops joined by .*pp string cannot be read"),
+    ("classification", dict(pp_fn="decode("), "pp_fn must be ops joined by .*pp string cannot be read"),
     ("classification", dict(data=dict(name="digits", split="test[")), "data.split must be "),
     ("classification", dict(data=dict(name="digits", splt="test")), "data.splt is no key of the source digits"),
     ("classification", dict(pred={}), "pred must be a prediction, or a dict of at least one by label, got {}"),
