@@ -320,6 +320,12 @@ FILES = (
   R("WORKDIR/checkpoint.npz", KEPT, "", "of older heads; config.model_init and config.resume"),
   R("names of published weights, howto-i21k-B/16", KEPT, "", "core/checkpoint/catalog.json"),
   R("M-imagenet2012 and the like, of BiT", RENAMED, "BiT-M-R50x1-ILSVRC2012", "the size is part of the name"),
+  R(
+    "NAME.npz for model_init",
+    RENAMED,
+    "tools:export --to=big_vision",
+    "and back: from weights here to a file for there",
+  ),
   R("config.json of a workdir", KEPT, "", "tools:port_config reads it"),
   R("big_vision_metrics.txt", RENAMED, "metrics.jsonl", "a line a step in both"),
 )
