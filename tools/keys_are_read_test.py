@@ -32,6 +32,7 @@ for path in sorted(Path("projects").glob("*/recipe.py")):
 
 # The rooms that a module of core.recipe is for; a key must be read in one of them, or in core.recipe itself.
 ROOMS = {
+  "distances": ("tasks", "evaluators"),
   "evaluators": ("evaluators", "data", "training"),
   "sources": ("data",),
   "input": ("data", "training"),

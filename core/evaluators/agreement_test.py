@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
 from core import sharding
@@ -74,6 +74,22 @@ def test_all_are_those_of_the_whole_dataset(batch_size):
   np.testing.assert_allclose(found["kl"], kl, rtol=1e-4)
   assert 0.1 < cka(*representations()) < 0.99
   np.testing.assert_allclose(found["cka"], cka(*representations()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [104, 512])
+def test_a_distance_is_reported_by_its_spread_over_all_examples(batch_size):
+  kinds = (dict(kind="euclidean"), dict(kind="agree", k=3), dict(kind="logsoftmax_euclidean"))
+  found = evaluator(batch_size=batch_size, distances=kinds).run(linear_classifier.variables())
+  student, of_teacher = logits()
+  best = of_teacher.argmax(axis=1)
+  expected = {
+    "kind=euclidean": np.linalg.norm(student - of_teacher, axis=1),
+    "kind=agree_k=3": np.array([c in row for c, row in zip(best, np.argsort(student, axis=1)[:, -3:])], float),
+    "kind=logsoftmax_euclidean": np.linalg.norm(log_softmax(student, axis=1) - log_softmax(of_teacher, axis=1), axis=1),
+  }
+  for name, values in expected.items():
+    spread = [found[f"{name}/{what}"] for what in ("avg", "std", "min", "max")]
+    np.testing.assert_allclose(spread, [values.mean(), values.std(), values.min(), values.max()], rtol=1e-4)
 
 
 def test_layers_are_chosen_by_side_and_averaged_over_places():

@@ -1,10 +1,11 @@
 """Recipes of the evaluators that look at what a prediction gives for the examples of one dataset."""
 
 import dataclasses
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
+from core.recipe.distances import DISTANCES
 from core.recipe.evaluators_base import (
   Evaluation,
   Key,
@@ -15,7 +16,7 @@ from core.recipe.evaluators_base import (
   different,
   file_name,
 )
-from core.recipe.types import Check, Count, Regex, Text, Whole
+from core.recipe.types import Check, Count, OneOf, Regex, Text, Whole
 
 Classes = Annotated[tuple[Whole, ...], Check("a list of class indices from 0 on, each but once", different)]
 ClassificationLoss = Literal["softmax_xent", "sigmoid_xent"]  # The functions of `core.tasks.losses`.
@@ -23,6 +24,7 @@ ClassificationLoss = Literal["softmax_xent", "sigmoid_xent"]  # The functions of
 Positive32 = Annotated[float, Meta(ge=1e-30, le=1e30)]
 Seed32 = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
+Distance = Annotated[Any, OneOf("kind", DISTANCES)]
 
 STUDENT_TEACHER = StudentTeacher(student="student", teacher="teacher")
 
@@ -102,12 +104,15 @@ class Agreement(OneDataset, TwoSided):
     pp_fn: the preprocessing of its examples. It leaves the images; no labels are read.
     layer: the representation that is compared, a name among the intermediates of both models, or one for each. Tokens
       and places are averaged. None: no `cka`.
+    distances: what else is measured of the logits, [dict(kind="l2"), dict(kind="agree", k=5)] say. Of each the mean,
+      the deviation, the least and the most are reported, `kind=agree_k=5/avg`.
   """
 
   TITLE: ClassVar[str] = "the evaluator agreement"
 
   pred: Literal["predict"] | StudentTeacher = STUDENT_TEACHER
   layer: Text | Layers | None = "pre_logits"
+  distances: tuple[Distance, ...] = ()
 
   def layers(self) -> dict[str, str]:
     """Returns the layer of each side; none where none is compared."""

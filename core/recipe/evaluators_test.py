@@ -93,6 +93,7 @@ TAKES = {
   "outputs": {"empty text", "text", "NUL", "folder", "_id", "[text]"},
   "outfile": set(),
   "layer": {"None"} | TEXT,
+  "distances": {"[]"},
   "rho": POSITIVE,
   "tolerance": POSITIVE,
   "max_iterations": COUNT,

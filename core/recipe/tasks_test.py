@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from core.errors import UserError
-from core.recipe import annotations, tasks
+from core.recipe import annotations, distances, tasks
 from core.recipe.models.vit import ViT
 from core.recipe.parse import parse
 
@@ -162,7 +162,7 @@ def test_the_loss_must_be_told_where_others_have_another_default(kind, config):
 def test_a_student_does_not_learn_by_what_has_no_gradient():
   with pytest.raises(UserError, match=r"^config\.distance: there is no 'agree'"):
     distillation(distance="agree")
-  assert distillation(distance="hard", distance_kw=dict(ls=0.1)).distance_kw == tasks.Hard(ls=0.1)
+  assert distillation(distance="hard", distance_kw=dict(ls=0.1)).distance_kw == distances.Hard(ls=0.1)
 
 
 def test_one_tower_has_no_file_of_texts():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from core.recipe import tasks as recipes
+from core.recipe import distances as recipes
 
 Distance = Callable[[Float[Array, "batch classes"], Float[Array, "batch classes"]], Float[Array, "batch"]]
 

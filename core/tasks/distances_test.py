@@ -4,7 +4,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
-from core.recipe import tasks
+from core.recipe import distances as recipes
 from core.tasks import distances
 
 RNG = np.random.default_rng(0)
@@ -14,7 +14,7 @@ STUDENT, TEACHER = (RNG.normal(size=(5, 7)).astype(np.float32) * 3 for _ in rang
 @pytest.mark.parametrize("t", [0.5, 1.0, 4.0])
 def test_kl_is_scipys_relative_entropy_in_double_precision_times_the_squared_temperature(t):
   p, q = (softmax(logits.astype(np.float64) / t, axis=-1) for logits in (TEACHER, STUDENT))
-  found = distances.make(tasks.Kl(t=t))(STUDENT, TEACHER)
+  found = distances.make(recipes.Kl(t=t))(STUDENT, TEACHER)
   np.testing.assert_allclose(found, t**2 * entropy(p, q, axis=-1), rtol=1e-5)
 
 
@@ -67,7 +67,7 @@ def test_a_smoothed_hard_label_is_scipys_relative_entropy():
   p = np.full((5, 7), 0.1 / 6)
   p[np.arange(5), TEACHER.argmax(axis=1)] = 0.9
   q = softmax(STUDENT.astype(np.float64), axis=-1)
-  found = distances.make(tasks.Hard(ls=0.1))(STUDENT, TEACHER)
+  found = distances.make(recipes.Hard(ls=0.1))(STUDENT, TEACHER)
   np.testing.assert_allclose(found, entropy(p, q, axis=-1), rtol=1e-5)
   np.testing.assert_allclose(distances.hard(np.log(p).astype(np.float32), TEACHER, ls=0.1), 0, atol=1e-6)
 
@@ -75,10 +75,10 @@ def test_a_smoothed_hard_label_is_scipys_relative_entropy():
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_agreement_counts_the_teachers_class_among_the_students_first(k):
   rank = (np.take_along_axis(STUDENT, TEACHER.argmax(1)[:, None], 1) < STUDENT).sum(1)
-  np.testing.assert_array_equal(distances.make(tasks.Agree(k=k))(STUDENT, TEACHER), rank < k)
+  np.testing.assert_array_equal(distances.make(recipes.Agree(k=k))(STUDENT, TEACHER), rank < k)
 
 
 def test_every_distance_that_a_config_can_name_is_here():
-  for name, kind in tasks.DISTANCES.items():
+  for name, kind in recipes.DISTANCES.items():
     found = distances.make(kind())(STUDENT, TEACHER)
     np.testing.assert_array_equal(found, getattr(distances, name)(STUDENT, TEACHER))

@@ -131,9 +131,7 @@ def _times_table(plan: Plan) -> str:
 
   logged = multiples(plan.log_training) + (plan.total > 1 and plan.log_training > 1)  # The first step is, too.
   saved = multiples(plan.ckpt)
-  if (
-    plan.keep_ckpt and plan.total
-  ):  # Saved besides, but for those that are due anyway.
+  if plan.keep_ckpt and plan.total:  # Saved besides, but for those that are due anyway.
     saved += (plan.total - 1) // plan.keep_ckpt - (plan.total - 1) // math.lcm(plan.ckpt, plan.keep_ckpt)
   rows = [("log", plan.log_training, logged), ("checkpoint", plan.ckpt, saved)]
   rows += [(f"evaluate {name}", every, multiples(every)) for name, every in plan.evals.items() if every is not None]
