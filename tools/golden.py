@@ -49,6 +49,7 @@ from typing import Any
 import jax
 
 from core import command, files
+from core.errors import UserError
 from core.recipe import evaluators, load
 from core.training import cli, loop, metrics
 
@@ -131,7 +132,9 @@ def main(argv: Sequence[str]) -> int:
   """Runs a project's digits configs, writes what they give and prints what moved; returns the exit status."""
   flags, _ = _COMMAND.parse(argv)
   jax.config.update("jax_platforms", "cpu")
-  path = Path(os.environ["BUILD_WORKSPACE_DIRECTORY"], "projects", flags.project, "repro", "golden.json")
+  if (checkout := os.environ.get("BUILD_WORKSPACE_DIRECTORY")) is None:  # Bazel sets it.
+    raise UserError(f"it writes to the checkout, which ./bazelw run //projects/{flags.project}:repin tells it")
+  path = Path(checkout, "projects", flags.project, "repro", "golden.json")
   pinned = json.loads(path.read_text()) if path.exists() else {}
   found = record(flags.project)
   moved = differences(pinned, found, exact=True)
