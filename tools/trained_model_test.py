@@ -37,7 +37,6 @@ CASES = {
       prof_name="vit",
       prof=TINY,
       prof_init="elsewhere.npz",
-      prof_load=LEFT_OUT,
     ),
     {"image": IMAGE, "labels": LABELS},
   ),
