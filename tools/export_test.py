@@ -277,7 +277,7 @@ def test_nothing_is_left_of_an_export_that_failed(here, monkeypatch):
   "arguments, line",
   [
     (["--to=timm"], "--output=... is missing"),
-    (["--to=tim", "--output=out"], "flag --to must be one of npz, timm, hf, stablehlo, got 'tim'"),
+    (["--to=tim", "--output=out"], "flag --to must be one of npz, big_vision, timm, hf, stablehlo, got 'tim'"),
     (["--to=npz", "--output=out"], "must end in .npz"),
     (["--to=npz", "--output=params.npz"], "params.npz is there already; nothing is overwritten"),
     (["--to=timm", "--output=out", "--image_size=x"], "--image_size=x must be a number of pixels or HEIGHTxWIDTH"),

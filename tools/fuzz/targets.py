@@ -187,7 +187,7 @@ def metrics(folder: Path) -> Target:
   def read(path: Path) -> None:
     log = metrics.MetricsLog(path, resume_step=2)
     log.write(3, {"training_loss": 1.0})
-    log.at(2)
+    log.line(2, "val/prec@1")
     log.close()
     for damaged in folder.glob("*.damaged*"):  # A name that is taken is looked for, among all of them.
       damaged.unlink()
