@@ -78,6 +78,8 @@ def test_logits_and_input_gradients_are_those_of_timm(module):
   # resnet_timm.npz holds `params/resnet/...` in the layout of the paper's code, which timm read it from.
   params = module.load(shapes(model), path)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+  # So large that what is added to the deviation of a kernel, 1e-5 in `bit` and nothing in timm's, does not count.
+  params = trees.from_names({name: 1e3 * x if "conv" in name else x for name, x in named(params).items()})
 
   @jax.jit
   def logits_and_grad(params, image, cotangent):
