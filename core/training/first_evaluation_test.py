@@ -106,6 +106,17 @@ def test_no_step_at_all_evaluates_once_and_ends(tmp_path, monkeypatch):
   assert (tmp_path / "metrics.jsonl").read_text() == text
 
 
+def test_parts_of_a_run_of_no_step_are_none(tmp_path):
+  parts = dict(log_training_percent=0.1, ckpt_percent=0.5, keep_ckpt_percent=0.5)
+  own = {
+    key: value for key, value in make_config(total_steps=0).items() if key not in ("log_training_steps", "ckpt_steps")
+  }
+  recipe = parse(Recipe, own | parts | dict(evals=dict(test=dict(**DATA, log_percent=0.1))))
+  assert "no step is taken" in dry_run.describe(Linear(), recipe, title="parts")
+  results = loop.run(Linear(), recipe, tmp_path)
+  np.testing.assert_allclose(results["test/loss"], loss_at_the_start(), rtol=1e-5)
+
+
 def test_no_step_needs_no_data_but_their_shapes(tmp_path):
   zeros = dict(source="zeros", spec=dict(image=dict(shape=(8, 8, 1), dtype="uint8")))
   given = make_config(total_steps=0) | dict(input=dict(data=zeros, batch_size=8, pp="value_range(0,1)"))

@@ -53,7 +53,7 @@ class Plan:
     lengths = dict(total_steps=total, **known)
 
     def every(duration: Duration) -> int:
-      return duration.steps(**lengths)
+      return max(1, duration.steps(**lengths))  # A part of a run of no step is none.
 
     evals = {name: _rhythm(each, total, every) for name, each in recipe.evals.items()}
     first = {name for name, each in recipe.evals.items() if each.first}
