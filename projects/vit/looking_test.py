@@ -80,4 +80,5 @@ def test_a_dry_run_refuses_what_the_run_would(capfd):
   with pytest.raises(SystemExit) as exit_:
     cli.main(TASK, project=Path(__file__).parent, default="digits", argv=["--dry_run", "--config.input.batch_size=0"])
   assert exit_.value.code == 2
-  assert capfd.readouterr().err.startswith("error: config.input.batch_size must be a whole number in [1, 1048576], got 0")
+  line = "error: config.input.batch_size must be a whole number in [1, 1048576], got 0"
+  assert capfd.readouterr().err.startswith(line)
