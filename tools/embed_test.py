@@ -11,20 +11,13 @@ from core.checkpoint import pretrained
 from core.data.columns import bytes_column
 from core.data.sources import digit_captions
 from core.pp import builder
-from core.testing import tiny_towers
+from core.testing import compilation, tiny_towers
 from tools import embed, embedding
 
 jax.config.update("jax_num_cpu_devices", 4)
 TEXTS = ["a photo of the digit seven", "three and four", "a red nine at the top left", "zero", "the digits one and two"]
 
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-  """Nearly all the time is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick(scope="function")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from core import trees
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import bert, mixer, text_transformer, two_towers, vit
+from core.testing import compilation
 from core.testing.params import random_like, shapes
 from tools import export
 
@@ -24,14 +25,7 @@ def get_config(arg=None):
   ))
 """
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 @pytest.fixture

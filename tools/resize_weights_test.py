@@ -8,20 +8,14 @@ from core import data_files
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import flexi_vit, patch_resize, vit
+from core.testing import compilation
 from core.testing.params import random_like, shapes
 from tools import resize_weights
 
 TINY = dict(width=32, depth=1, mlp_dim=64, num_heads=2)
 WITNESS = data_files.find("core/models/witness/vit_timm.npz")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from PIL import Image
 from core.checkpoint import pretrained
 from core.data.columns import bytes_column
 from core.pp import builder
-from core.testing import tiny_towers
+from core.testing import compilation, tiny_towers
 from tools import zeroshot, zeroshot_page
 
 pytest_plugins = ["core.testing.file_server"]
@@ -23,14 +23,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 LABELS = ["seven", "three", "nine", "zero"]
 TEMPLATES = ["a photo of the digit {}", "the digit {}"]
 
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-  """Nearly all the time is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick(scope="function")
 
 
 @pytest.fixture(scope="module")

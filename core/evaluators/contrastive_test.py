@@ -7,7 +7,7 @@ import scipy.special
 
 from core.data.sources import digit_captions
 from core.errors import UserError
-from core.testing import linear_image_text
+from core.testing import compilation, linear_image_text
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -17,14 +17,7 @@ DATA = dict(source="digit_captions", split="test[:203]")
 PP_TXT = linear_image_text.PP_TXT.replace(")", ", inkey='caption', outkey='labels')")
 PP = f"value_range(-1,1)|{PP_TXT}|keep('image', 'labels')"
 
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-  """Nearly all the time is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick(scope="function")
 
 
 def evaluator(predict=None, **options):

@@ -5,10 +5,9 @@ import socket
 
 import jax
 import numpy as np
-import pytest
 
 from core.data.sources import digit_captions
-from core.testing import linear_classifier, linear_image_text, trainer
+from core.testing import compilation, linear_classifier, linear_image_text, trainer
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -24,14 +23,7 @@ jax.distributed.initialize(f"localhost:{port}", 2, int(number))
 print(json.dumps(processes_test.evaluate_all(pathlib.Path(folder))))
 """
 
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-  """Nearly all the time is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick(scope="function")
 
 
 def evaluate_all(folder):

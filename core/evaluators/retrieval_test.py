@@ -14,7 +14,7 @@ from core.evaluators import retrieval
 from core.recipe.parse import parse
 from core.recipe.sources import Source
 from core.recipe.types import Refused
-from core.testing import generated_tfds, linear_image_text
+from core.testing import compilation, generated_tfds, linear_image_text
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -25,14 +25,7 @@ BASE = dict(
   type="retrieval", data=DATA, pp_img=linear_image_text.PP_IMG, pp_txt=linear_image_text.PP_TXT, batch_size=64
 )
 
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-  """Nearly all the time is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick(scope="function")
 
 
 def evaluator(predict=None, **options):

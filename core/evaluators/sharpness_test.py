@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from core.errors import UserError
 from core.models import vit
-from core.testing import linear_classifier
+from core.testing import compilation, linear_classifier
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -21,14 +21,7 @@ RNG = np.random.default_rng(0)
 # Four features of an image, three hidden units, ten classes: 42 parameters.
 PARAMS = {"first": RNG.normal(size=(4, 3)).astype(np.float32), "second": RNG.normal(size=(3, 10)).astype(np.float32)}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run a few times."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def features(images):

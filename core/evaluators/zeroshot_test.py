@@ -12,7 +12,7 @@ from core.evaluators import zeroshot
 from core.pp import builder
 from core.recipe.evaluators import Zeroshot
 from core.recipe.parse import parse
-from core.testing import linear_image_text
+from core.testing import compilation, linear_image_text
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -22,14 +22,7 @@ DATA = dict(source="digit_captions", split="test", digits=1)
 DIGITS = dict(data=DATA, class_names=digit_captions.DIGITS, templates=digit_captions.DIGIT_PROMPTS)
 BASE = dict(type="zeroshot", pp_img=linear_image_text.PP_IMG, pp_txt=linear_image_text.PP_TXT, batch_size=64)
 
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-  """Nearly all the time is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick(scope="function")
 
 
 def evaluator(datasets, predict=None, **options):

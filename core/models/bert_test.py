@@ -9,19 +9,13 @@ from core.errors import UserError
 from core.models import bert, registry
 from core.models.foreign import bert as foreign_bert
 from core.recipe.models.bert import VARIANTS
+from core.testing import compilation
 from core.testing.params import random_like, with_options
 
 WITNESS = data_files.find("core/models/witness")
 TINY = dict(width=24, depth=2, mlp_dim=48, num_heads=2, vocab_size=50, max_len=12)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def shapes(model, length=6):

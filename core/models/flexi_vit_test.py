@@ -10,19 +10,13 @@ from core import trees
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import flexi_vit, patch_resize, registry, vit
+from core.testing import compilation
 from core.testing.params import random_like, shapes, with_options
 
 TINY = dict(width=32, depth=2, mlp_dim=64, num_heads=2)
 KEPT = dict(patch_size=8, posemb_size=7)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 @pytest.fixture

@@ -8,15 +8,9 @@ import pytest
 
 from core.models import layers
 from core.recipe.models.options import RematPolicy
+from core.testing import compilation
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,13 @@ from core.errors import UserError
 from core.models import mixer, registry
 from core.models.foreign import mixer as foreign
 from core.models.foreign import table
+from core.testing import compilation
 from core.testing.params import random_like, shapes, with_options
 
 WITNESS = data_files.find("core/models/witness")
 TINY = dict(patch_size=8, hidden_dim=32, num_blocks=2, tokens_mlp_dim=24, channels_mlp_dim=64)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def named(tree):

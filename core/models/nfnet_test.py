@@ -10,19 +10,13 @@ from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import nfnet, registry
 from core.recipe.models.nfnet import VARIANTS
+from core.testing import compilation
 from core.testing.params import random_like, shapes, with_options
 
 SMALL = dict(depth=(2,), width=(32,), stem_width=32, group_size=8, final_width=32)
 TINY = dict(depth=(1, 2, 1, 1), width=(32, 32, 48, 64), stem_width=32, group_size=8, final_width=96)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 @pytest.fixture

@@ -13,20 +13,14 @@ from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import bit, registry, resnet
 from core.models.std_conv import standardize_weights
+from core.testing import compilation
 from core.testing.params import random_like, shapes, with_options
 
 WITNESS = data_files.find("core/models/witness")
 TINY = dict(width=0.5, depth=(2, 1))
 BOTH = pytest.mark.parametrize("module", [resnet, bit], ids=["resnet", "bit"])
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def named(tree):

@@ -7,20 +7,14 @@ from core import data_files, trees
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import layers, registry, text_transformer
+from core.testing import compilation
 from core.testing.params import random_like, with_options
 
 TINY = dict(width=32, depth=2, mlp_dim=64, num_heads=2, vocab_size=100)
 # INTEROP: width 32, vocab 100, 8 tokens, 16 outputs; depth 1.
 PUBLISHED = data_files.find("core/models/witness/text_transformer.txt")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def shapes(model, length=8):

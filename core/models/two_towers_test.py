@@ -6,6 +6,7 @@ import pytest
 from core import data_files, trees
 from core.errors import UserError
 from core.models import one_tower, registry, two_towers
+from core.testing import compilation
 from core.testing.params import random_like
 
 WITNESS = data_files.find("core/models/witness")
@@ -19,14 +20,7 @@ OPTIONS = dict(
 )
 ONE = dict(image=dict(patch_size=8, **SIZES), out_dim=16, temperature_init=10.0)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def shapes(model, image=(1, 32, 32, 3), text=(1, 8)):

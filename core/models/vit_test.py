@@ -7,20 +7,14 @@ from core import data_files, trees
 from core.errors import UserError
 from core.models import registry, vit
 from core.recipe.models.vit import VARIANTS
+from core.testing import compilation
 from core.testing.params import random_like, shapes, with_options
 
 WITNESS = data_files.find("core/models/witness")
 POOL_TYPES = ("gap", "map", "tok", "0", "none")
 TINY = dict(patch_size=8, width=32, depth=2, mlp_dim=64, num_heads=2)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def named(tree):

@@ -15,17 +15,11 @@ from core.recipe.ema import Ema
 from core.recipe.optimizer import Optimizer
 from core.recipe.parse import parse
 from core.recipe.sharding import Sharding
+from core.testing import compilation
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-
-@pytest.fixture
-def quick_compilation():
-  """Most of the time of these tests is XLA optimizing programs that run a few times."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick(scope="function", autouse=False)
 
 
 FORMS = {

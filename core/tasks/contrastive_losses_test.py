@@ -10,20 +10,14 @@ from scipy.special import expit, log_softmax, softmax
 from core import sharding
 from core.errors import UserError
 from core.tasks import contrastive_losses
+from core.testing import compilation
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 LOSSES = {"softmax": contrastive_losses.softmax_contrastive, "sigmoid": contrastive_losses.sigmoid_contrastive}
 T, B = 10.0, -3.0
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def embeddings(batch=32, dim=16, dtype=np.float32):

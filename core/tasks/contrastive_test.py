@@ -12,6 +12,7 @@ from core.recipe.types import Refused
 from core.state import TrainState
 from core.tasks import contrastive_losses
 from core.tasks.contrastive import Contrastive
+from core.testing import compilation
 from core.testing import params as test_params
 from core.training import loop
 from core.training.step import make_update
@@ -30,14 +31,7 @@ LOCKED = [("img/.*", None), (".*", dict(warmup_steps=2))]
 TRAINED = [(".*", dict(warmup_steps=2))]
 BATCH = 16
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def make_recipe(**kw):

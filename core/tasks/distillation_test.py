@@ -16,6 +16,7 @@ from core.state import TrainState
 from core.tasks.classification import Classification
 from core.tasks.distillation import Distillation
 from core.tasks.mixup import mixup
+from core.testing import compilation
 from core.testing import params as test_params
 from core.training import step as step_lib
 
@@ -26,14 +27,7 @@ WIDER = TINY | dict(width=32)
 SCHEDULE = dict(warmup_steps=2)
 BATCH = 8
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def make_recipe(**kw):

@@ -16,6 +16,7 @@ from core.state import TrainState
 from core.tasks import contrastive_losses, in_parts
 from core.tasks.contrastive import Contrastive
 from core.tasks.task import Task
+from core.testing import compilation
 from core.training import prepare, state_init
 from core.training.step import make_update
 
@@ -35,14 +36,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(-1, 1, (64, 4, 4, 3)).astype(np.float32)
 TOKENS = RNG.integers(1, 16, (64, 4)).astype(np.int32)
 
-
-@pytest.fixture
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick(scope="function", autouse=False)
 
 
 def make_task(**kw):

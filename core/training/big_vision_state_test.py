@@ -16,7 +16,7 @@ from core.optim import adafactor
 from core.recipe.parse import parse
 from core.recipe.recipe import Recipe
 from core.tasks.task import Task
-from core.testing import big_vision_checkpoint
+from core.testing import big_vision_checkpoint, compilation
 from core.testing.params import random_like
 from core.training import big_vision_state, state_init
 from core.training.big_vision_state import Stored
@@ -44,13 +44,7 @@ class Of(Task):
     return {}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def of_vit(**options):

@@ -15,7 +15,7 @@ from core.data import pipeline
 from core.errors import UserError
 from core.recipe.parse import parse
 from core.tasks.contrastive import Contrastive
-from core.testing import configs
+from core.testing import compilation, configs
 from projects.clippo.train import TASK
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -23,14 +23,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 PP = "render_text(16,inkey='caption',outkey='labels')|value_range(-1,1)|value_range(-1,1,key='labels')"
 BATCH, WEIGHT, CLASSES = 20, 0.5, 110
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Has XLA optimize little: nearly all the time of these tests went into programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def make_task(config):

@@ -10,21 +10,14 @@ import pytest
 from core import trees
 from core.checkpoint import pretrained
 from core.data.sources import digits as digits_data
-from core.testing import configs, trainer
+from core.testing import compilation, configs, trainer
 from core.training import cli
 from projects.distill.configs import digits
 from projects.distill.train import TASK
 
 PROJECT = Path(__file__).parent
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Has XLA optimize little: nearly all the time of these tests went into programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def run(*arguments) -> int:

@@ -10,7 +10,7 @@ import pytest
 from core.checkpoint import pretrained
 from core.errors import UserError
 from core.models import vit
-from core.testing import configs, trainer
+from core.testing import compilation, configs, trainer
 from core.testing.params import random_like, shapes
 from core.training import cli
 from projects.flexivit import flexible, train
@@ -33,13 +33,7 @@ def run(*arguments):
   return exit_.value.code
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Has XLA optimize little: nearly all the time of these tests went into programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def options(**changes):

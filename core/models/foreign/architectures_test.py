@@ -16,6 +16,7 @@ from core.errors import UserError
 from core.models import bert, grids, vit, weights
 from core.models.foreign import config_keys, timm_config
 from core.models.foreign import vit as foreign_vit
+from core.testing import compilation
 from core.testing.params import shapes
 
 WITNESS = data_files.find("core/models/witness/architectures.npz")
@@ -39,14 +40,7 @@ REFUSED = {
   "ViT_eps": "its model has norm_eps=0.1, ours 1e-06: set model.norm_eps=0.1, or state norm_eps=1e-06 to keep ours",
 }
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 @pytest.fixture(autouse=True)

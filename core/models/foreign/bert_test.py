@@ -14,19 +14,13 @@ from core.errors import UserError
 from core.models import bert
 from core.models.foreign import bert as foreign_bert
 from core.models.foreign import table
+from core.testing import compilation
 
 WITNESS = data_files.find("core/models/witness/text_hf.npz")
 TINY = dict(width=24, depth=2, mlp_dim=48, num_heads=2, vocab_size=50, max_len=12)
 CASES = {"bert": "exact", "bert_pretraining": "tanh"}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def witness(case):

@@ -10,20 +10,14 @@ from core.errors import UserError
 from core.models import nfnet
 from core.models.foreign import nfnet as foreign
 from core.models.foreign import table
+from core.testing import compilation
 from core.testing.params import shapes, with_options
 
 WITNESS = data_files.find("core/models/witness/nfnet_timm.npz")
 TINY = dict(depth=(1, 2, 2, 1), width=(32, 32, 48, 48), stem_width=32, group_size=8, final_width=64)
 TIMM = foreign.FORMATS["timm"]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from core import data_files, trees
 from core.errors import UserError
 from core.models import text_transformer, two_towers, vit
 from core.models.foreign import siglip, table
+from core.testing import compilation
 
 WITNESS = data_files.find("core/models/witness/text_hf.npz")
 SIZES = dict(width=24, depth=2, mlp_dim=48, num_heads=2)
@@ -27,14 +28,7 @@ OPTIONS = dict(
 )
 STATED = two_towers.Model(**OPTIONS).options
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def witness(case):

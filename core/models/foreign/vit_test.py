@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.models import vit
 from core.models.foreign import table
 from core.models.foreign import vit as foreign_vit
-from core.testing import torch_files
+from core.testing import compilation, torch_files
 from core.testing.params import shapes
 
 WITNESS = data_files.find("core/models/witness/vit_foreign.npz")
@@ -40,14 +40,7 @@ DEFAULTS = dict(
 # computes the same.
 FOLDED = {"deit3", "dinov2_registers", "dinov2_swiglu", "hf_dinov2_swiglu", "hf_dinov2_registers"}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Nearly all the time of these tests is XLA optimizing programs that run once."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+quick_compilation = compilation.quick()
 
 
 def witness(case):
