@@ -49,10 +49,7 @@ def fetch(location: str) -> Path:
   scheme, mark, _ = place.partition("://")
   if not mark or scheme == "file":
     path = Path(files.from_here(place))
-    try:
-      files.refuse_irregular(path)
-    except OSError as error:
-      raise UserError(f"{path}: {files.reason(error)}") from None
+    refuse_irregular(path)
     if sha256 and path.is_file():
       _check_sums(path, {"sha256": sha256}, f"{path}: it")
     return path
@@ -113,6 +110,18 @@ def _is_proper(url: str) -> bool:
   except ValueError:
     return False
   return True
+
+
+def refuse_irregular(path: Path) -> None:
+  """Refuses what is neither a file nor a folder and would be waited for, see `core.files.refuse_irregular`.
+
+  Raises:
+    UserError: a pipe, socket or device, or a link to one.
+  """
+  try:
+    files.refuse_irregular(path)
+  except OSError as error:
+    raise UserError(f"{path}: {files.reason(error)}") from None
 
 
 def _split_checksum(location: str) -> tuple[str, str | None]:

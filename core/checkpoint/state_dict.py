@@ -17,7 +17,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ import numpy as np
 import safetensors
 
 from core import files
-from core.checkpoint import big_vision, hub, pretrained, torch_file, values
+from core.checkpoint import big_vision, hub, pretrained, remote, torch_file, values
 from core.errors import UserError, nearest
 from core.live import Line
 
@@ -51,6 +51,7 @@ _FLOAT8 = {
 }
 _AVERAGED = ("state_dict_ema", "model_ema")
 _RAW = ("state_dict", "model", "teacher", "student")
+_WRAPPED = (*_AVERAGED, *_RAW)
 _BEFORE_ALL = ("module.", "_orig_mod.", "model.")
 _BEFORE_ONE = ("teacher.", "student.", "base_encoder.", "momentum_encoder.", "backbone.")
 
@@ -78,7 +79,7 @@ def read(path: Path, entry: str = "") -> Arrays:
       code; an array that no model can hold (`values.check`), or of a kind that is not read.
   """
   held = _entry(_open(path), entry, path) if entry else _open(path)
-  averaged, raw = (next((key for key in keys if key in _entries(held)), None) for keys in (_AVERAGED, _RAW))
+  averaged, raw = _nested(held, _AVERAGED), _nested(held, _RAW)
   if averaged:
     remedy = f"; {path.name}:{raw} names those" if raw and not os.path.isdir(path) else ""
     Line(sys.stderr).say(f"{path.name}: its averaged weights are read ({averaged}), not the raw ones{remedy}")
@@ -115,10 +116,7 @@ def _open(path: Path) -> Mapping[str, Any]:
 
 
 def _open_file(path: Path) -> Mapping[str, Any]:
-  try:
-    files.refuse_irregular(path)  # As a shard or a file in a folder may be one.
-  except OSError as error:
-    raise UserError(f"{path}: {files.reason(error)}") from None
+  remote.refuse_irregular(path)  # As a shard or a file in a folder may be one.
   return _open_safetensors(path) if path.suffix == ".safetensors" else torch_file.read(path)
 
 
@@ -169,23 +167,25 @@ class _Safetensor:
 
 
 def _entry(held: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
-  if name not in _entries(held):
-    known = nearest(name, _entries(held)) if _entries(held) else ": it has none, only arrays"
+  entries = [key for key, value in held.items() if isinstance(key, str) and isinstance(value, Mapping)]
+  if name not in entries:
+    known = nearest(name, entries) if entries else ": it has none, only arrays"
     raise UserError(f"{path}: holds no entry {name!r}{known}")
   return held[name]
 
 
-def _entries(held: Mapping[str, Any]) -> list[str]:
-  return [name for name, value in held.items() if isinstance(name, str) and isinstance(value, Mapping)]
+def _nested(held: Mapping[str, Any], names: Sequence[str]) -> str | None:
+  """Returns the first of some names under which entries are held, and no array; None where there is none."""
+  return next((name for name in names if isinstance(held.get(name), Mapping)), None)
 
 
 def _unwrap(held: Mapping[str, Any], path: Path) -> dict[str, _Stored]:
   entered: list[Mapping[str, Any]] = []
-  while nested := next((held[key] for key in (*_AVERAGED, *_RAW) if key in _entries(held)), None):
+  while key := _nested(held, _WRAPPED):
     entered.append(held)
-    if any(nested is each for each in entered):
-      raise UserError(f"{path}: what it holds under {' or '.join((*_AVERAGED, *_RAW))} leads back to itself")
-    held = nested
+    held = held[key]
+    if any(held is each for each in entered):
+      raise UserError(f"{path}: what it holds under {' or '.join(_WRAPPED)} leads back to itself")
   arrays = {name: value for name, value in held.items() if isinstance(name, str) and hasattr(value, "read")}
   arrays.pop("n_averaged", None)  # What PyTorch's AveragedModel counts, beside its `module.`
   while prefix := _prefix(arrays):

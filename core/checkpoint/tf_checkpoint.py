@@ -60,7 +60,7 @@ def read(prefix: str) -> dict[str, np.ndarray]:
     raise UserError(f"{index}: no such file")
   if "://" not in prefix:
     for data in glob.glob(f"{glob.escape(prefix)}.data-*"):
-      remote.fetch(data)  # Refuses what is no file, which TensorFlow would wait for.
+      remote.refuse_irregular(Path(data))
     try:
       return _read(prefix, prefix)
     except _MissingError as missing:
