@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from core.errors import UserError
+from core.pp import text as text_lib
 from core.pp.arguments import Entries, Keys, NewKeys
 from core.pp.held import require_entries
 from core.pp.ops_general import as_keys
@@ -146,7 +147,7 @@ def _index_of_example(first: Any, key: str, n: Any, least: int, rng: Rng) -> Any
 
   length = _checked_length(first, key, least, "choice")
   if n == "single":
-    candidates = _filled_texts(first) if first.dtype == tf.string and first.shape.rank == 1 else tf.range(length)
+    candidates = text_lib.filled(first) if first.dtype == tf.string and first.shape.rank == 1 else tf.range(length)
     return candidates[rng.integer(0, tf.size(candidates))]
   count = rng.integer(n[0], n[1] + 1) if isinstance(n, tuple) else n
   return tf.sort(tf.argsort(rng.uniform(count=length), stable=True)[:count])
@@ -173,15 +174,5 @@ def _index_of_batch(
   rows = np.arange(batch)
   if n == "single":
     some = first.astype(bool) if first.dtype == object and first.ndim == 2 else np.ones((batch, length), bool)
-    some |= ~some.any(axis=1, keepdims=True)
-    candidates = np.argsort(~some, axis=1, kind="stable")
-    return rows, candidates[rows, rng.integer(0, some.sum(axis=1))]
+    return rows, text_lib.one_of(some, rng)
   return rows[:, None], np.sort(np.argsort(rng.uniform(count=length), axis=-1, kind="stable")[:, :n])
-
-
-def _filled_texts(texts: Any) -> Any:
-  """Returns the indices of texts that are not empty; of all, where all are."""
-  import tensorflow as tf
-
-  filled = tf.strings.length(texts) > 0
-  return tf.where(filled | ~tf.reduce_any(filled))[:, 0]

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from core.errors import UserError
 from core.pp.held import require_text
 from core.pp.registry import OpFunctions
+from core.pp.rng import Rng
 from core.recipe import words
 
 TextArray = Shaped[np.ndarray, "..."]  # An object array of `bytes`, as `core.data.columns.bytes_column` makes it.
@@ -106,11 +107,11 @@ def of_one(functions: OpFunctions, *, at_random: bool) -> OpFunctions:
 
     if value.shape.rank == 0:
       return functions.per_example(value)
-    texts = tf.reshape(value, [-1])
-    if at_random:
-      texts = tf.boolean_mask(texts, tf.strings.length(texts) > 0)
-    count, texts = tf.maximum(tf.size(texts), 1), tf.concat([texts, [""]], axis=0)
-    return functions.per_example(texts[rng.integer(0, count) if at_random else 0])
+    texts = tf.concat([tf.reshape(value, [-1]), [""]], axis=0)
+    if not at_random:
+      return functions.per_example(texts[0])
+    candidates = filled(texts)
+    return functions.per_example(texts[candidates[rng.integer(0, tf.size(candidates))]])
 
   def batched(values, rng):
     values = np.asarray(values)
@@ -118,14 +119,25 @@ def of_one(functions: OpFunctions, *, at_random: bool) -> OpFunctions:
       return functions.batched(values)
     texts = values.reshape(len(values), math.prod(values.shape[1:]))
     texts = np.concatenate([texts, np.full((len(values), 1), b"", object)], axis=1)
-    if not at_random:
-      return functions.batched(texts[:, 0])
-    filled = texts.astype(bool)
-    filled[:, -1] = ~filled.any(axis=1)
-    candidates, rows = np.argsort(~filled, axis=1, kind="stable"), np.arange(len(texts))
-    return functions.batched(texts[rows, candidates[rows, rng.integer(0, filled.sum(axis=1))]])
+    index = one_of(texts.astype(bool), rng) if at_random else 0
+    return functions.batched(texts[np.arange(len(texts)), index])
 
   return OpFunctions(per_example, batched, functions.accepts)
+
+
+def filled(texts: Any) -> Any:
+  """Returns the indices of one example's texts, a tensor, that are not empty; of all, where all are."""
+  import tensorflow as tf
+
+  some = tf.strings.length(texts) > 0
+  return tf.where(some | ~tf.reduce_any(some))[:, 0]
+
+
+def one_of(some: Bool[np.ndarray, "batch entries"], rng: Rng) -> Int[np.ndarray, "batch"]:
+  """Returns which entry of each example is drawn, among `some`; among all, where they are none."""
+  some = some | ~some.any(axis=1, keepdims=True)
+  candidates = np.argsort(~some, axis=1, kind="stable")
+  return candidates[np.arange(len(some)), rng.integer(0, some.sum(axis=1))]
 
 
 def without_rng(functions: OpFunctions) -> OpFunctions:
