@@ -5,15 +5,14 @@ from core import signals
 if __name__ == "__main__":
   signals.listen()  # Before imports that take long.
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from core import command, files
+from core import command
 from core.recipe import document, tasks
 from core.recipe.recipe import Recipe
 from projects.clippo import recipe as clippo
 from projects.flexivit import recipe as flexivit
+from tools import docs_page
 
 # The recipes by the titles of their sections; each extends one that stands before it.
 RECIPES = {
@@ -37,10 +36,7 @@ def page() -> str:
 def main(argv: Sequence[str]) -> int:
   """Writes the page; returns the exit status."""
   _COMMAND.parse(argv)
-  path = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."), "docs", "config.md")
-  with files.replacing(path) as file:
-    file.write(page().encode())
-  print(f"written to {path}")
+  docs_page.write("config.md", page())
   return 0
 
 

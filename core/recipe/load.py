@@ -53,7 +53,7 @@ def from_json(path: Any, overrides: Iterable[tuple[str, str]] = ()) -> dict[str,
   try:
     config = plain(json.loads(path.read_bytes()))  # Also of what an editor put a byte order mark before.
   except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f"{path} is no config of a run ({_first_line(error)})") from None
+    raise UserError(f"{path} is no config of a run ({first_line(error)})") from None
   if not isinstance(config, dict):
     raise UserError(f"{path} is no config of a run (it holds {words.shown(config)})")
   return overridden(config, overrides)
@@ -113,17 +113,19 @@ def _run(fn: Any, file: str) -> Any:
   except UserError:
     raise
   except (Exception, SystemExit) as error:
-    raise UserError(f"config {file}:{_line_number(error, file)}: {_first_line(error)}") from error
+    raise UserError(f"config {file}:{line_number(error, file)}: {first_line(error)}") from error
 
 
-def _line_number(error: BaseException, file: str) -> int:
+def line_number(error: BaseException, file: str) -> int:
+  """Returns the line of a person's Python file at which an error was raised, 1 where that is not known."""
   if isinstance(error, SyntaxError) and error.filename == file:
     return error.lineno or 1
   lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
   return lines[-1] if lines else 1
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+  """Returns the kind of an error and the first line of its message."""
   message = error.msg if isinstance(error, SyntaxError) else str(error)
   return f"{type(error).__name__}: {(message.splitlines() or [''])[0]}".removesuffix(": ")
 

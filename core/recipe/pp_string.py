@@ -39,16 +39,18 @@ def read(pp_string: str) -> list[Call]:
   if len(pp_string) > _LONGEST:
     raise ValueError(f"pp string has {len(pp_string)} characters; {_LONGEST} is the most")
   try:
-    chain = _without_empty_ops(pp_string)
+    chain = without_empty_ops(pp_string)
     return [_call(node) for node in _chain(ast.parse(f"({chain}\n)", mode="eval").body)] if chain.strip() else []
   except (SyntaxError, UnicodeError, RecursionError, MemoryError, tokenize.TokenError):
     raise ValueError(f"pp string cannot be read ({_READABLE}): {words.shown(pp_string)}") from None
 
 
-def _without_empty_ops(pp_string: str) -> str:
+def without_empty_ops(pp_string: str) -> str:
   """Returns the string with a space in the place of every `|` that joins nothing.
 
-  Refuses what Python's parser takes in silence: a comment, which hides what follows; brackets that open later.
+  Raises:
+    ValueError: what Python's parser takes in silence: a comment, which hides what follows; brackets that open later.
+    SyntaxError, tokenize.TokenError: it has no tokens of Python.
   """
   text = f"({pp_string}\n)"
   lines = [list(line) for line in text.split("\n")]

@@ -5,11 +5,10 @@ from core import signals
 if __name__ == "__main__":
   signals.listen()  # Before imports that take long.
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from core import command, files
+from core import command
+from tools import docs_page
 from tools.port_config import rules
 from tools.port_config.rule import IDLE, REFUSED, Rule
 
@@ -113,10 +112,7 @@ def _code(text: str) -> str:
 def main(argv: Sequence[str]) -> int:
   """Writes the page; returns the exit status."""
   _COMMAND.parse(argv)
-  path = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."), "docs", "from_big_vision.md")
-  with files.replacing(path) as file:
-    file.write(page().encode())
-  print(f"written to {path}")
+  docs_page.write("from_big_vision.md", page())
   return 0
 
 

@@ -10,7 +10,7 @@ from core.errors import UserError
 from tools.port_config import rules
 from tools.port_config.rule import DROP, IDLE, KEPT, OTHER, REFUSED, RENAMED, Patterns, Rule, Said, Unportable, filled
 
-_PROJECTS = Path(__file__).parents[2] / "projects"
+PROJECTS = Path(__file__).parents[2] / "projects"
 
 
 class Port:
@@ -244,7 +244,7 @@ def project_of(config: Mapping[str, Any]) -> str:
   project = next((rule.here for rule in rules.PROJECTS if rule.to(config, name)), "")
   if not project and name.startswith(("proj.", "xp.")):
     project = name.split(".")[1]
-  known = sorted(path.parent.name for path in _PROJECTS.glob("*/train.py"))
+  known = sorted(path.parent.name for path in PROJECTS.glob("*/train.py"))
   if project not in known:
     raise UserError(
       f"config.model_name {name!r} is of the project {project or name!r}, which is not here; "

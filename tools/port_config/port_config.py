@@ -35,8 +35,6 @@ COMMAND.text("output", "the file to write", required=True, shown="FILE.py")
 COMMAND.switch("no_dry_run", "end when the result is read; a dry run needs the data and the weights that it names")
 cli.define_jax(COMMAND)
 
-PROJECTS = Path(__file__).parents[2] / "projects"
-
 _IDLE_RULE = re.compile(
   r"config\.(schedule|lr_mults|wd_mults|sharding_strategy): ('.*?'|\".*?\") (matches no parameter|comes after)"
 )

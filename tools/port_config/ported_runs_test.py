@@ -12,7 +12,7 @@ from core.recipe.recipe import metric_prefix
 from core.testing import trainer
 from core.training import cli
 from tools import trained_model
-from tools.port_config import port_config, shrunken
+from tools.port_config import port, port_config, shrunken
 
 CONFIGS = sorted(data_files.find("tools/port_config/testdata").glob("*.json"))
 
@@ -20,7 +20,7 @@ CONFIGS = sorted(data_files.find("tools/port_config/testdata").glob("*.json"))
 def run(project, arguments):
   """Runs a project's trainer and returns its exit status."""
   with pytest.raises(SystemExit) as exit_:
-    cli.main(trained_model.trainer_of(project).TASK, project=port_config.PROJECTS / project, default="", argv=arguments)
+    cli.main(trained_model.trainer_of(project).TASK, project=port.PROJECTS / project, default="", argv=arguments)
   return exit_.value.code
 
 

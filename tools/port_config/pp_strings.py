@@ -1,6 +1,6 @@
 """Preprocessing strings of big_vision as they are written here: the same language, without its empty ops."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from core.errors import UserError, nearest
@@ -31,14 +31,12 @@ def decoded(text: str, port: Any) -> str:
 
 
 def _calls(text: str, port: Any) -> list[grammar.Call]:
-  every = list(_ops(text))
-  ops = [op for op in every if op.strip()]
-  if ops and len(ops) < len(every):
-    port.tell_op("||")
   try:
-    calls = grammar.read("|".join(ops))
+    calls = grammar.read(text)
   except ValueError as error:
     raise Unportable(str(error)) from None
+  if calls and grammar.without_empty_ops(text) != text:
+    port.tell_op("||")
   return [_as_here(call, port) for call in calls]
 
 
@@ -68,24 +66,6 @@ def _check(call: grammar.Call) -> None:
     arguments.bind(op.signature, op.annotations, call.args, call.kwargs, f"pp op {op.name}")
   except UserError as error:
     raise Unportable(str(error)) from None
-
-
-def _ops(text: str) -> Iterator[str]:
-  """Yields what stands between the bars that are neither in quotes nor in brackets."""
-  start, depth, quote = 0, 0, ""
-  for place, letter in enumerate(text):
-    if quote:
-      quote = "" if letter == quote else quote
-    elif letter in "\"'":
-      quote = letter
-    elif letter in "([{":
-      depth += 1
-    elif letter in ")]}":
-      depth -= 1
-    elif letter == "|" and depth == 0:
-      yield text[start:place]
-      start = place + 1
-  yield text[start:]
 
 
 def _spelled(call: grammar.Call) -> str:

@@ -3,13 +3,13 @@
 import importlib.util
 import json
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from core import files
 from core.errors import UserError
+from core.recipe import load
 from core.recipe.parse import plain
 
 
@@ -57,9 +57,7 @@ def _of_python(path: Path, arg: str | None, big_vision: str | None) -> Any:
     lacks = "; give --big_vision=CHECKOUT" if (error.name or "").startswith("big_vision") and not big_vision else ""
     raise UserError(f"{path}: {error}{lacks}") from None
   except (Exception, SystemExit) as error:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    first = (str(error).splitlines() or [""])[0]
-    raise UserError(f"{path}:{lines[-1] if lines else 1}: {type(error).__name__}: {first}") from error
+    raise UserError(f"{path}:{load.line_number(error, str(path))}: {load.first_line(error)}") from error
   finally:
     for each in added:
       sys.path.remove(each)
