@@ -22,6 +22,8 @@ _BEHIND = r"((?::[a-z]{1,8}(?:/\w{1,20})?)?[:,.;)]*)"
 _OF_QUERY = re.compile(rf"([?&#])(?:([^=&#?]*)=)?([^&#]*?){_BEHIND}(?=[&#]|$)")
 _OF_PATH = re.compile(rf"([;#])(?:([^=;#]*)=)?([^;#]*?){_BEHIND}(?=[;#]|$)")
 _BEGINS = re.compile(r"[A-Za-z][\w+.-]*://")
+# What a port ends at: the authority's end (RFC 3986, section 3.2), marks at the URL's, or a list's next one.
+_PORT = r"\d+(?:[/?#]|[^\w\s]*(?:$|[\s\"'])|,[A-Za-z][\w+.-]*://)"
 _IS_MASKED = re.compile(r"://\*\*\*|[?&;#=]\*\*\*")
 
 
@@ -49,7 +51,7 @@ def is_masked(url: str) -> bool:
 
 def _masked(text: str, space: str) -> str:
   user = rf"[^{space}/?#]*@"  # As RFC 3986 has it, section 3.2.1.
-  raw = rf"[^{space}/?#@:\[]*:(?!\d+(?!\w))[^{space}]*@"  # The password holds a slash, say, which it must not.
+  raw = rf"[^{space}/?#@:\[]*:(?!{_PORT})[^{space}]*@"  # The password holds a slash, say, which it must not.
   cut = rf"[^{space}/?#@:\[]+:(?!\d*(?!\w))[^{space}/?#]*"  # No host has such a port: the rest of it is cut off.
   text = re.sub(rf"(?<=://)(?:{user}|{raw})", f"{MASK}@", text)
   text = re.sub(rf"(?<=://){cut}", MASK, text)
@@ -63,18 +65,20 @@ def _without_parameters(match: re.Match[str]) -> str:
     parameters, end, behind = parameters.partition(quote)
     behind = end + masked(behind)
   of_path, mark, query = parameters.partition("?")
-  shown = _OF_PATH.sub(_without_value_of_path, of_path)
+  # An @ is of a password that holds a `#`, say, which it must not: then nothing here is a word.
+  shown = _OF_PATH.sub(_without_value if "@" in parameters else _without_value_of_path, of_path)
   return quote + before + shown + _OF_QUERY.sub(_without_value, mark + query) + behind
 
 
 def _without_value_of_path(match: re.Match[str]) -> str:
-  """Keeps words: they go on behind a semicolon, and what a `#` names is part of a page, unless it is of a password."""
-  return match[0] if match[2] is None and "@" not in match[3] else _without_value(match)
+  """Keeps words: they go on behind a semicolon, and what a `#` names is part of a page."""
+  return match[0] if match[2] is None else _without_value(match)
 
 
 def _without_value(match: re.Match[str]) -> str:
   mark, key, value, behind = match.groups()
   if key is None:
     return f"{mark}{MASK}{behind}" if value else match[0]
-  is_open = key.lower() in _OPEN and _OPEN_VALUE.fullmatch(value)
-  return match[0] if is_open or not value else f"{mark}{key}={MASK}{behind}"
+  if key.lower() in _OPEN and _OPEN_VALUE.fullmatch(value):
+    return match[0]
+  return f"{mark}{key}={MASK}{behind}" if value else f"{mark}{MASK}{behind}"  # Base64 ends in `=`: it is no key then.

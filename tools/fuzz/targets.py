@@ -258,8 +258,9 @@ def url(folder: Path) -> Target:
     st.characters(codec="utf-8", exclude_characters="\"' \n\r\t", exclude_categories=["Z", "C"]), max_size=6
   )
   secret = st.tuples(word, word).map(lambda parts: f"{parts[0]}hunter2{parts[1]}")
-  # `user:80/...` is a host with its port and a path (RFC 3986, section 3.2), and what stands behind `&` another key.
-  secret = secret.filter(lambda text: not re.match(r"\d+/", text) and "&" not in text)
+  # `user:80/...` is a host with its port and a path, in `user:@b/...` b is the host (RFC 3986, section 3.2), and what
+  # stands behind `&` is another key.
+  secret = secret.filter(lambda text: not re.match(r"\d+/|[^/?#]*@[^/?#]*[/?#]", text) and "&" not in text)
   around = st.sampled_from(("", "'", '"', "weights ", "--weights=", "a,"))
   behind = st.sampled_from(("", ": no such file", ", or give another", "'", '"', ":img"))
   return Target(st.tuples(secret, around, behind), call, (("hunter2", "", ""),))
